@@ -1,0 +1,170 @@
+"""Build the book: execute the chapters that changed, then render all of it with warnings as errors.
+
+    .venv/bin/python book/build.py [--preset book] [--only papers/object_region_mse]
+
+A chapter is executed again when anything that it can depend on has changed: its text, icm_helpers, the committed data,
+the pins, the Python version or the preset. Everything lands in _build:
+
+    executed/   the chapters with their outputs, each carrying the key that it was executed under
+    failed/     a chapter that failed, up to the failing cell
+    src/        what Sphinx reads: book/ with each text notebook replaced by its executed twin
+    html/       the rendered book
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from icm_helpers import notebooks
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def digest(root: Path, files: Iterable[Path], *facts: str) -> str:
+    """One key for the names and contents of files and a few facts."""
+    sha = hashlib.sha256("\0".join(facts).encode())
+    for path in sorted(set(files)):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        sha.update(f"\0{path.relative_to(root).as_posix()}\0{content}".encode())
+    return sha.hexdigest()
+
+
+def tree(folder: Path) -> list[Path]:
+    """Every file below a folder, without caches and hidden files."""
+    skipped = {"__pycache__", "_build"}
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return [p for p in found if not any(part in skipped or part[0] == "." for part in p.relative_to(folder).parts)]
+
+
+def chapter_key(root: Path, chapter: Path, preset: str) -> str:
+    """The key of a chapter's outputs: equal keys, equal outputs."""
+    shared = [*(root / "icm_helpers").rglob("*.py"), root / "pyproject.toml", root / "constraints.txt"]
+    data = [path for path in tree(root / "data") if (root / "data" / "cache") not in path.parents]
+    return digest(root, [chapter, *shared, *data], preset, platform.python_version())
+
+
+def is_fresh(executed: Path, key: str) -> bool:
+    """Whether an executed chapter exists and carries the key."""
+    if not executed.is_file():
+        return False
+    return nbformat.read(executed, as_version=4).metadata.get("icm_key") == key
+
+
+def seal(nb: NotebookNode, executed: Path, key: str) -> None:
+    """Write an executed chapter with its key, and without what papermill noted about this machine."""
+    nb.metadata.pop("papermill", None)
+    nb.metadata["icm_key"] = key
+    for cell in nb.cells:
+        cell.metadata.pop("papermill", None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata.tags.append("remove-cell")  # the reader sees the documented parameters, once
+    partial = executed.with_suffix(".sealing.ipynb")
+    nbformat.write(nb, partial)
+    os.replace(partial, executed)
+
+
+def execute_stale(root: Path, preset: str, only: str | None = None) -> list[Path]:
+    """Execute the chapters whose key changed, one after another; returns those that were executed.
+
+    Raises:
+        ValueError: `only` names no chapter.
+        ChapterError: a chapter failed. The ones before it are kept, so the next call goes on from there.
+    """
+    book, build = root / "book", root / "_build"
+    found = notebooks.chapters(book)
+    names = {chapter.relative_to(book).with_suffix("").as_posix(): chapter for chapter in found}
+    if only is not None and only not in names:
+        raise ValueError(f"--only {only}: no such chapter; there are {', '.join(names) or 'none'}")
+    executed = {name: build / "executed" / f"{name}.ipynb" for name in names}
+    keys = {name: chapter_key(root, chapter, preset) for name, chapter in names.items()}
+    stale = [name for name in names if only in (None, name) and not is_fresh(executed[name], keys[name])]
+    print(f"chapters: {len(names)}, up to date: {len(names) - len(stale)}, to execute: {len(stale)}", flush=True)
+    start = time.monotonic()
+    for done, name in enumerate(stale):
+        elapsed = time.monotonic() - start
+        eta = f", about {elapsed / done * (len(stale) - done):.0f} s to go" if done else ""
+        print(f"[{done + 1}/{len(stale)}] {name} (preset {preset}; {elapsed:.0f} s so far{eta})", flush=True)
+        try:
+            nb = notebooks.execute(names[name], executed[name], {"preset": preset}, cwd=root)
+        except notebooks.ChapterError as error:
+            failed = build / "failed" / f"{name}.ipynb"
+            failed.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(error.partial, failed)
+            message = str(error).replace(str(error.partial), str(failed))
+            raise notebooks.ChapterError(message, failed) from None
+        seal(nb, executed[name], keys[name])
+        (build / "failed" / f"{name}.ipynb").unlink(missing_ok=True)
+    return [names[name] for name in stale]
+
+
+def assemble(root: Path) -> Path:
+    """Lay out what Sphinx reads: book/ with each text notebook replaced by its executed twin."""
+    book, source = root / "book", root / "_build" / "src"
+    shutil.rmtree(source, ignore_errors=True)
+    chapters = set(notebooks.chapters(book))
+    for path in tree(book):
+        name = path.relative_to(book)
+        if path in chapters:
+            path, name = root / "_build" / "executed" / name.with_suffix(".ipynb"), name.with_suffix(".ipynb")
+        elif path.suffix in {".py", ".ipynb"}:
+            continue
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, source / name)
+    return source
+
+
+def render(root: Path, source: Path) -> Path:
+    """Run Jupyter Book with warnings as errors, unless the pages of just this source exist; returns the first page.
+
+    Raises:
+        RuntimeError: there were warnings or errors; Sphinx has printed them.
+    """
+    build, config = root / "_build", root / "_config.yml"
+    index, stamp = build / "html" / "index.html", build / "html.key"
+    key = digest(root, [*tree(source), config, root / "constraints.txt"])
+    if index.is_file() and stamp.is_file() and stamp.read_text() == key:
+        print("pages: up to date")
+        return index
+    stamp.unlink(missing_ok=True)
+    # From nothing, because Sphinx warns only of the pages that it reads again, and keeps pages that are gone.
+    for name in ("html", ".doctrees"):
+        shutil.rmtree(build / name, ignore_errors=True)
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source), "--config", str(config)]
+    if subprocess.run([*command, "--path-output", str(root), "-W", "-n", "--keep-going"], cwd=root).returncode:
+        raise RuntimeError("the pages have warnings (listed above), which count as errors")
+    stamp.write_text(key)
+    return index
+
+
+def main() -> None:
+    """The command line; see the top of this file."""
+    parser = argparse.ArgumentParser(description="Execute the chapters that changed and render the book.")
+    parser.add_argument("--preset", default="book", help="smoke, book or paper")
+    parser.add_argument("--only", metavar="CHAPTER", help="execute this chapter only, and render nothing")
+    args = parser.parse_args()
+    start = time.monotonic()
+    try:
+        execute_stale(ROOT, args.preset, args.only)
+        if args.only:
+            print(f"executed: {ROOT / '_build' / 'executed' / args.only}.ipynb")
+            return
+        index = render(ROOT, assemble(ROOT))
+    except (notebooks.ChapterError, ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    print(f"Done in {time.monotonic() - start:.0f} s. Open {index.as_uri()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Losses, codecs, recognition models and measurement for the Image Coding for Machines reproduction book."""

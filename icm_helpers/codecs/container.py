@@ -1,0 +1,227 @@
+"""One image to bytes and back, for every codec: padding, header and checksum live here, once.
+
+    offset  size  field
+    0       3     magic, b"ICM"
+    3       1     format version, 1
+    4       1+n   length and ASCII of the codec's name
+    5+n     8     fingerprint of the codec's weights and CDF tables
+    13+n    4     height, width: uint16 each
+    17+n    4     CRC-32 of the scale indexes: which CDF table codes which symbol
+    21+n    1     k, number of strings
+    22+n    4k-4  lengths of all strings but the last, which takes what is left: uint32 each
+    ...           the strings: CompressAI's rANS words
+    -4      4     CRC-32 of everything before it
+
+Little endian. `mean-scale-small` pays 46 bytes a picture, checksums included. The latent's shape is not written: it
+follows from height, width and the codec's `downsampling_factor`. A checksum finds accidents, it proves nothing
+about who wrote the file.
+
+Why the scale indexes have a checksum of their own: the decoder computes the entropy parameters again, in floats, and
+one scale on the other side of a table's edge turns all that follows into noise. On one machine they come out the same:
+both sides run one image at a time, on one CPU thread (with two, 40 % of the entropy parameters were measured to change
+in the last bit), in float32, without autocast, with deterministic cuDNN. Another processor or library may round
+differently; where that matters, decoding raises `BitstreamError` instead of returning noise. Decode where you encoded,
+as CompressAI asks for too.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from compressai.entropy_models import GaussianConditional
+from compressai.models import CompressionModel
+from torch import Tensor, nn
+from torch.nn import functional
+
+from icm_helpers.codecs.zoo import fingerprint
+
+MAGIC, VERSION = b"ICM", 1
+MAX_PIXELS = 2**26  # 8192 x 8192: what a header may make the decoder allocate
+
+
+class BitstreamError(ValueError):
+    """The bytes are damaged, were not written by this format, or belong to another codec, weights or processor."""
+
+
+class FileCodec(Protocol):
+    """A codec whose bytes are a file format of their own, such as `classical.Jpeg`: `encode` adds nothing to them."""
+
+    def encode(self, image: Tensor) -> bytes: ...
+
+    def decode(self, data: bytes) -> Tensor: ...
+
+
+def encode(codec: CompressionModel | FileCodec, image: Tensor) -> bytes:
+    """Code one picture, (3, H, W) float32 in [0, 1], from 1 x 1 to `MAX_PIXELS`; `8 * len(data) / (H * W)` is its bpp.
+
+    Args:
+        codec: a network from `zoo.load`, in eval mode and with CDF tables, or a `FileCodec`.
+
+    Raises:
+        ValueError: the image has another shape, type or range, or the codec is not ready to code.
+    """
+    _check_image(image)
+    if not isinstance(codec, nn.Module):
+        return codec.encode(image)
+    device = _check_codec(codec)
+    with _exact(codec) as indexes_crc:
+        padded = pad(image[None].to(device), codec.downsampling_factor)  # (1, 3, H', W')
+        coded = codec.compress(padded)
+    if tuple(coded["shape"]) != _latent_shape(codec, *image.shape[1:]):
+        raise ValueError(
+            f"{codec.name} has a latent of {tuple(coded['shape'])}: not H, W over its downsampling_factor."
+        )
+    strings = [batch[0] for batch in coded["strings"]]
+    name = codec.name.encode("ascii")
+    body = struct.pack(
+        f"<3sBB{len(name)}s8sHHIB{len(strings) - 1}I",
+        *(MAGIC, VERSION, len(name), name, fingerprint(codec), *image.shape[1:], indexes_crc()),
+        *(len(strings), *map(len, strings[:-1])),
+    ) + b"".join(strings)
+    return body + struct.pack("<I", zlib.crc32(body))
+
+
+def decode(codec: CompressionModel | FileCodec, data: bytes) -> Tensor:
+    """The picture in `data`, (3, H, W) float32 in [0, 1], on the codec's device.
+
+    Equals the codec's `forward` in eval mode on the padded picture, cropped and clamped; except for CompressAI's
+    autoregressive models (mbt2018, cheng2020), whose `forward` rounds `y` where coding rounds `y` minus its mean.
+
+    Raises:
+        BitstreamError: any byte is missing, changed or left over; another codec or other weights wrote it; or this
+            processor computes other entropy parameters than the encoder's.
+        ValueError: the codec is not ready to decode.
+    """
+    data = bytes(data)
+    if not isinstance(codec, nn.Module):
+        return codec.decode(data)
+    _check_codec(codec)
+    height, width, expected, strings = _parse(codec, data)
+    shape = _latent_shape(codec, height, width)
+    # The rANS decoder checks no bounds: one that lost its way must meet zeros, not the end of its memory.
+    slack = bytes(8 * shape[0] * shape[1] * codec.downsampling_factor**2)
+    with _exact(codec) as indexes_crc:
+        try:
+            x_hat = codec.decompress([[string + slack] for string in strings], shape)["x_hat"]
+        except (AssertionError, IndexError, ValueError) as error:
+            raise BitstreamError(f"{codec.name} cannot read the strings ({error}): they were forged.") from error
+    if indexes_crc() != expected:
+        raise BitstreamError(
+            f"the entropy parameters differ from the encoder's (checksum {expected:08x}, here {indexes_crc():08x}): "
+            f"another processor or library rounds differently. Decode on the kind of device that encoded."
+        )
+    return x_hat[0, :, :height, :width].clamp(0, 1)  # outside of _exact: an ordinary tensor, fit for autograd
+
+
+def pad(x: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column of (N, 3, H, W) until both sides are multiples of `multiple`.
+
+    >>> pad(torch.rand(1, 3, 1, 70), 64).shape
+    torch.Size([1, 3, 64, 128])
+    """
+    height, width = x.shape[-2:]
+    return functional.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+
+
+def _parse(codec: CompressionModel, data: bytes) -> tuple[int, int, int, list[bytes]]:
+    """Height, width, checksum of the scale indexes and strings, after every check that needs no decoding."""
+    if data[:3] != MAGIC:
+        raise BitstreamError(f"starts with {data[:3]!r} instead of {MAGIC!r}: no file of this format, or damaged.")
+    if len(data) < 8:
+        raise BitstreamError(f"ends after {len(data)} bytes, inside the header: the file is cut short.")
+    body, (expected,) = data[:-4], struct.unpack("<I", data[-4:])
+    found = zlib.crc32(body)
+    if found != expected:
+        raise BitstreamError(
+            f"checksum differs (expected {expected:08x}, found {found:08x}): the file is damaged or cut short, "
+            f"or it was written by another version."
+        )
+    try:
+        version, size = struct.unpack_from("<BB", body, 3)
+        name, writer, height, width, indexes_crc, count = struct.unpack_from(f"<{size}s8sHHIB", body, 5)
+        lengths = struct.unpack_from(f"<{max(count, 1) - 1}I", body, 22 + size)
+    except struct.error as error:
+        raise BitstreamError(f"the header ends early ({error}): no file of this version.") from error
+    if version != VERSION:
+        raise BitstreamError(
+            f"format version {version}, this code reads {VERSION}: decode with the code that wrote it."
+        )
+    if name != codec.name.encode("ascii"):
+        raise BitstreamError(
+            f"written by codec {name.decode('ascii', 'replace')!r}, not {codec.name!r}: load that one."
+        )
+    if writer != fingerprint(codec):
+        raise BitstreamError(
+            f"written by {codec.name} with weights {writer.hex()}, these are {fingerprint(codec).hex()}: load the "
+            f"checkpoint that wrote it."
+        )
+    if not 0 < height * width <= MAX_PIXELS:
+        raise BitstreamError(f"{height} x {width} pixels, not 1 to {MAX_PIXELS}: the header was forged.")
+    strings, rest = [], memoryview(body)[22 + size + 4 * len(lengths) :]
+    for length in (*lengths, len(rest) - sum(lengths)):
+        if length < 4 or length % 4 or length > len(rest):
+            raise BitstreamError(f"a string of {length} bytes where {len(rest)} are left: no whole rANS words.")
+        strings.append(bytes(rest[:length]))
+        rest = rest[length:]
+    return height, width, indexes_crc, strings
+
+
+def _latent_shape(codec: CompressionModel, height: int, width: int) -> tuple[int, int]:
+    return -(-height // codec.downsampling_factor), -(-width // codec.downsampling_factor)
+
+
+def _check_image(image: Tensor) -> None:
+    if not isinstance(image, Tensor) or image.dtype != torch.float32 or image.ndim != 3 or image.shape[0] != 3:
+        found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        raise ValueError(f"an image is a float32 tensor (3, H, W) in [0, 1], not {found}.")
+    height, width = image.shape[1:]
+    if not 0 < height * width <= MAX_PIXELS or max(height, width) > 65535:
+        raise ValueError(f"{height} x {width} pixels: 1 to {MAX_PIXELS} can be coded, no side above 65535. Code tiles.")
+    if not bool(((image >= 0) & (image <= 1)).all()):  # false for NaN too
+        raise ValueError("an image lies in [0, 1] without NaN: divide 8-bit values by 255, or clamp.")
+
+
+def _check_codec(codec: CompressionModel) -> torch.device:
+    if not hasattr(codec, "name"):
+        raise ValueError(
+            f"{type(codec).__name__} has no name for the header: make it with zoo.load, or set codec.name."
+        )
+    if codec.training:
+        raise ValueError(f"{codec.name} is in training mode: call codec.eval() before coding.")
+    if any(key.endswith("_quantized_cdf") and not table.numel() for key, table in codec.named_buffers()):
+        raise ValueError(f"{codec.name} has no CDF tables: call codec.update(force=True) after training.")
+    return next(codec.parameters()).device
+
+
+@contextmanager
+def _exact(codec: CompressionModel) -> Iterator[Callable[[], int]]:
+    """Switch off what makes two runs of one network differ; yields what tells the CRC-32 of all scale indexes."""
+    crc, threads = 0, torch.get_num_threads()
+    conditionals = [module for module in codec.modules() if isinstance(module, GaussianConditional)]
+
+    def watched(build_indexes: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def build(scales: Tensor) -> Tensor:
+            nonlocal crc
+            indexes = build_indexes(scales)
+            crc = zlib.crc32(indexes.cpu().numpy().tobytes(), crc)
+            return indexes
+
+        return build
+
+    device = next(codec.parameters()).device.type
+    cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    try:
+        torch.set_num_threads(1)
+        for conditional in conditionals:
+            conditional.build_indexes = watched(conditional.build_indexes)
+        with torch.inference_mode(), torch.autocast(device, enabled=False), cudnn:
+            yield lambda: crc
+    finally:
+        for conditional in conditionals:
+            conditional.__dict__.pop("build_indexes", None)
+        torch.set_num_threads(threads)

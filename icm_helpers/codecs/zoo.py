@@ -1,0 +1,241 @@
+"""Every codec of the book by name: `load`, `save`, and the `fingerprint` that ties a bitstream to its weights.
+
+CDF tables are part of a checkpoint. They follow from the weights, but through float arithmetic whose last bit may
+differ between machines and library versions, and one differing entry makes a bitstream unreadable. So `save` computes
+them once, the file carries them, `load` uses them as they are, and `fingerprint` covers them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from pickle import UnpicklingError
+
+import compressai.zoo
+import torch
+from compressai.models import (
+    CompressionModel,
+    FactorizedPriorReLU,
+    JointAutoregressiveHierarchicalPriorsVbr,
+    MeanScaleHyperprior,
+    MeanScaleHyperpriorVbr,
+    ScaleHyperpriorVbr,
+)
+from compressai.models.utils import remap_old_keys
+from compressai.zoo import image as _image
+from compressai.zoo import image_vbr as _image_vbr
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to build one codec: `build(*sizes[quality])`, or `build()` where one size is all there is."""
+
+    build: Callable[..., CompressionModel]
+    sizes: Mapping[int, tuple[int, ...]] | None = None
+
+
+# CompressAI's zoo function of this name builds the GDN network (1.2.8), hence the class itself.
+_FIXED = _image.model_architectures | {"bmshj2018-factorized-relu": FactorizedPriorReLU}
+# As published: a variable step of the hyperlatent too, which the autoregressive model does not have.
+_VARIABLE = {
+    "bmshj2018-hyperprior-vbr": partial(ScaleHyperpriorVbr, vr_entbttlnck=True),
+    "mbt2018-mean-vbr": partial(MeanScaleHyperpriorVbr, vr_entbttlnck=True),
+    "mbt2018-vbr": JointAutoregressiveHierarchicalPriorsVbr,
+}
+
+# One line a codec. A class answers CompressAI's forward, compress, decompress and update, and its downsampling_factor:
+# it takes sides that are multiples of it, and its latent is that much smaller.
+ARCHITECTURES: dict[str, Architecture] = {
+    "mean-scale-small": Architecture(partial(MeanScaleHyperprior, 32, 48)),
+    **{name: Architecture(_FIXED[name], sizes) for name, sizes in _image.cfgs.items()},
+    **{name: Architecture(partial(build, *_image_vbr.cfgs[name])) for name, build in _VARIABLE.items()},
+}
+
+
+def load(
+    name: str = "mean-scale-small",
+    quality: int | None = None,
+    *,
+    weights: Path | str | None = "default",
+    metric: str = "mse",
+) -> CompressionModel:
+    """Build a codec by name, in eval mode, trainable, with `codec.name` and `codec.quality` set.
+
+    Args:
+        name: `mean-scale-small` (`MeanScaleHyperprior(32, 48)`, 0.44 million parameters), or any image model of
+            CompressAI's zoo. Its variable-rate models (-vbr) are coded at their default gain, `s=1`.
+        quality: 1 to 8 (1 to 6 for cheng2020) where CompressAI has sizes by quality, else None.
+        weights: "default" for the file shipped in data/checkpoints, or CompressAI's published weights;
+            a `.safetensors` file written by `save`; a `.pt`, `.pth` or `.pth.tar` state dict; or None for a random
+            start that depends on torch's seed only. A random start has no CDF tables: call `codec.update(force=True)`
+            after training, and before coding.
+        metric: "mse" or "ms-ssim": what CompressAI's published weights were trained for.
+
+    Raises:
+        ValueError: unknown name, quality or metric, or weights that do not belong to this codec.
+        FileNotFoundError: the file of weights is missing.
+        ConnectionError: CompressAI's weights could not be fetched.
+
+    >>> codec = load("mean-scale-small", weights=None)
+    >>> sum(p.numel() for p in codec.parameters())
+    444875
+    """
+    if name not in ARCHITECTURES:
+        close = difflib.get_close_matches(name, ARCHITECTURES, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"no codec is called {name!r}.{hint} Known: {', '.join(ARCHITECTURES)}.")
+    architecture = ARCHITECTURES[name]
+    if architecture.sizes is None and quality is not None:
+        raise ValueError(f"{name} has one size only: leave quality out (got {quality!r}).")
+    if architecture.sizes is not None and quality not in architecture.sizes:
+        raise ValueError(f"{name} needs a quality out of {', '.join(map(str, architecture.sizes))} (got {quality!r}).")
+    codec = architecture.build(*architecture.sizes[quality]) if architecture.sizes else architecture.build()
+    codec.name, codec.quality = name, quality
+    codec.eval()
+    if weights is None:
+        return codec
+
+    shipped = CHECKPOINTS / f"{name}.safetensors"
+    if weights != "default":
+        _fill(codec, _read(Path(weights), name, quality), Path(weights))
+    elif name in compressai.zoo.image_models:
+        _fill(codec, *_fetch(name, quality, metric))
+    elif shipped.is_file():
+        _fill(codec, _read(shipped, name, quality), shipped)
+    else:
+        raise FileNotFoundError(
+            f"the shipped weights {shipped} are missing: restore the file from the repository, train the codec and "
+            f"write it with zoo.save, or take weights=None for a random start."
+        )
+    return codec
+
+
+def save(codec: CompressionModel, path: Path | str, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a codec from `load` as safetensors, atomically, with its name, quality and your `metadata` in the header.
+
+    The CDF tables of `codec` are recomputed in place first, so that they belong to the weights, and so that codec and
+    file share one `fingerprint`.
+
+    Raises:
+        ValueError: the codec was not made by `load`, so that nobody could tell what to build from the file.
+    """
+    if not hasattr(codec, "name"):
+        raise ValueError(f"{type(codec).__name__} has no name to write into {path}: make it with zoo.load.")
+    _update(codec, force=True)
+    path = Path(path)
+    header = dict(metadata or {}) | {"codec": codec.name, "quality": str(codec.quality)}
+    state = {key: value.detach().cpu().contiguous() for key, value in codec.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(state, temporary, metadata=header)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fingerprint(codec: CompressionModel) -> bytes:
+    """Eight bytes that change with any weight or CDF table: a SHA-256 over names, types, shapes and values, cut short.
+
+    Independent of the device and of the order of layers. Takes about 1 ms a million parameters.
+
+    >>> codec = load(weights=None)
+    >>> len(fingerprint(codec)), fingerprint(codec) == fingerprint(load(weights=None))
+    (8, False)
+    """
+    digest = hashlib.sha256()
+    state = codec.state_dict()
+    for key in sorted(state):
+        value = state[key].detach().cpu()
+        # A masked convolution zeroes its weights only when it first runs: hash what it will compute with.
+        mask = state.get(key.removesuffix("weight") + "mask") if key.endswith(".weight") else None
+        if mask is not None:
+            value = value * mask.cpu()
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.digest()[:8]
+
+
+def _read(path: Path, name: str, quality: int | None) -> dict[str, Tensor]:
+    """The state dict in a file, without unpickling anything but tensors."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: name a .safetensors, .pt or .pth.tar file, or None.")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                header = file.metadata() or {}
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            found = f"({header.get('codec', name)!r}, {header.get('quality', quality)})"
+            wanted = f"({name!r}, {quality})"
+            if found != wanted:
+                raise ValueError(f"{path} was saved from load{found}, this is load{wanted}: ask for what it holds.")
+            return state
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path} cannot be read as weights ({str(error).partition(chr(10))[0]}): the file is damaged, or "
+            f"holds more than tensors, which is refused because it could run code."
+        ) from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no state dict: expected names and tensors, or those under 'state_dict'.")
+    return dict(state)
+
+
+def _fetch(name: str, quality: int | None, metric: str) -> tuple[dict[str, Tensor], str]:
+    """CompressAI's published weights and their URL; the zoo's own loader would unpickle anything and check no hash."""
+    urls = (_image.model_urls | _image_vbr.model_urls).get(name, {}).get(metric, {})
+    url = urls.get(quality) if isinstance(urls, dict) else urls
+    if url is None:
+        raise ValueError(f"CompressAI publishes no {metric!r} weights of {name}, quality {quality}: take weights=None.")
+    try:
+        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True), url
+    except OSError as error:
+        cache = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+        raise ConnectionError(
+            f"cannot fetch {url} ({error}): place the file at {cache}, name one of your own with weights=..., take "
+            f"weights=None for a random start, or take load('mean-scale-small'), which needs no network."
+        ) from error
+
+
+def _fill(codec: CompressionModel, state: dict[str, Tensor], source: Path | str) -> None:
+    """Load `state` strictly, whichever of CompressAI's spellings its keys have, and make sure there are CDF tables."""
+    expected = codec.state_dict()
+    state.pop("QuantOffset", None)  # in the published variable-rate weights, in no network
+    old = compressai.zoo.load_state_dict({key: value for key, value in state.items() if key not in expected})
+    state = {key: value for key, value in state.items() if key in expected} | remap_old_keys("entropy_bottleneck", old)
+    for key, buffer in codec.named_buffers():  # CDF tables are as long as the weights ask for
+        if key in state and not buffer.numel():
+            buffer.resize_(state[key].shape)
+    try:
+        codec.load_state_dict(state)
+    except (RuntimeError, KeyError) as error:
+        expected = codec.state_dict()
+        wrong = [f"{key} is missing" for key in expected if key not in state]
+        wrong += [f"{key} is unknown" for key in state if key not in expected]
+        wrong += [
+            f"{key} is {tuple(state[key].shape)} instead of {tuple(value.shape)}"
+            for key, value in expected.items()
+            if key in state and state[key].shape != value.shape
+        ]
+        raise ValueError(
+            f"{source} does not fit {codec.name} of quality {codec.quality}: {len(wrong)} entries differ, first "
+            f"{'; '.join(wrong[:4])}. Was it trained as another codec or quality?"
+        ) from error
+    _update(codec, force=False)  # only where the file has no tables
+
+
+def _update(codec: CompressionModel, force: bool) -> None:
+    """`codec.update`; for a variable step of the hyperlatent, at the gain that `compress` takes by default."""
+    gain = {"scale": codec.Gain[1].detach()} if getattr(codec, "vr_entbttlnck", False) else {}
+    codec.update(force=force, **gain)

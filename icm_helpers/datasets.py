@@ -1,0 +1,424 @@
+"""Pictures with objects: one reader of COCO's format (made scenes, COCO-mini, COCO 2017), and training crops."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from faster_coco_eval.core import mask as rle
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from icm_helpers import scenes
+
+_ROOT = Path(__file__).resolve().parent.parent
+_log = logging.getLogger(__name__)
+
+
+class DataError(ValueError):
+    """A data set that is absent, damaged or inconsistent; the message names the file and what to do."""
+
+
+@dataclass
+class Sample:
+    """One picture and its objects; `labels` are the annotation file's category ids, not 0..C-1."""
+
+    image: Tensor  # (3, H, W) float32 in [0, 1]
+    boxes: Tensor  # (n, 4) float32, x1 y1 x2 y2 in pixels, inside the picture
+    labels: Tensor  # (n,) int64
+    masks: Tensor  # (n, H, W) bool
+    crowd: Tensor  # (n,) bool: a region of many objects, annotated as one
+    image_id: int
+    name: str  # file name, as in the annotation file
+
+    @property
+    def object_mask(self) -> Tensor:
+        """Union of the masks, (1, H, W) float32 in {0, 1}; crowd regions count, since they show objects."""
+        return self.masks.any(dim=0, keepdim=True).float()
+
+
+def _read_image(path: Path, width: int, height: int) -> np.ndarray:
+    """Pixels (H, W, 3) uint8 of a picture whose annotations were drawn on `width` x `height` pixels.
+
+    Annotation tools differ in whether they honour the EXIF orientation, so the annotation's size decides: the picture
+    is turned as EXIF says where this gives that size (also for a half turn, as OpenCV does), and left alone where only
+    the stored pixels have it.
+    """
+    try:
+        with Image.open(path) as stored:
+            stored.load()
+            turned = ImageOps.exif_transpose(stored)
+            image = turned if turned.size == (width, height) else stored
+            if image.mode.startswith("I;16"):  # convert("RGB") would clip 16 bits at 255
+                grey = (np.asarray(image) >> 8).astype(np.uint8)
+                pixels = np.stack([grey] * 3, axis=-1)
+            else:
+                pixels = np.array(image.convert("RGB"))
+    except FileNotFoundError:
+        raise DataError(f"image {path} is missing: fetch it again, or remove it from the annotation file") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"image {path} cannot be decoded ({error}): it is damaged, fetch it again") from error
+    if pixels.shape[:2] != (height, width):
+        raise DataError(
+            f"image {path} has {pixels.shape[1]} x {pixels.shape[0]} pixels, but its annotations were made for "
+            f"{width} x {height}: it was resized, or the annotation file belongs to another data set"
+        )
+    return pixels
+
+
+def _decode_mask(segmentation: Any, box: list[float], height: int, width: int) -> np.ndarray:
+    """Mask (H, W) bool of one annotation: its polygons, its run lengths (list or string), or else its filled box."""
+    if isinstance(segmentation, dict):
+        if list(segmentation["size"]) != [height, width]:
+            raise ValueError(f"run lengths for size {segmentation['size']}, picture of size {[height, width]}")
+        packed = isinstance(segmentation["counts"], str | bytes)
+        return rle.decode(segmentation if packed else rle.frPyObjects(segmentation, height, width)).astype(bool)
+    # Two points are no polygon, and the decoder would take four numbers for a box.
+    polygons = [polygon for polygon in segmentation or [] if len(polygon) >= 6]
+    if polygons:
+        return rle.decode(rle.merge(rle.frPyObjects(polygons, height, width))).astype(bool)
+    mask = np.zeros((height, width), dtype=bool)
+    x1, y1, x2, y2 = box
+    mask[math.floor(y1) : math.ceil(y2), math.floor(x1) : math.ceil(x2)] = True
+    return mask
+
+
+class CocoDataset(Dataset):
+    """Pictures and instances in COCO's format, checked when opened; item i is a `Sample`.
+
+    Pictures come in the order of their ids; those without annotations are samples with n = 0. Boxes without area or
+    wholly outside the picture are left out, boxes partly outside are clipped; `skipped` counts both, one warning tells.
+    An annotation without a mask gets its filled box.
+
+    Args:
+        images: folder of the pictures.
+        annotations: the `instances_*.json` file.
+        limit: use only the first so many pictures.
+
+    Raises:
+        DataError: a file or folder is missing, damaged, or contradicts the others.
+    """
+
+    def __init__(self, images: Path, annotations: Path, *, limit: int | None = None) -> None:
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit is {limit}: ask for at least one picture, or None for all")
+        self.images, self.annotations = Path(images), Path(annotations)
+        content = self._read_json()
+        try:
+            self.categories: dict[int, str] = {c["id"]: c["name"] for c in content["categories"]}
+            listed = {i["id"]: i for i in sorted(content["images"], key=lambda i: i["id"])}
+            if len(listed) != len(content["images"]):
+                raise self._error("lists an image id twice")
+            self.ids: list[int] = list(listed)[:limit]
+            self._entries = {i: listed[i] for i in self.ids}
+            for entry in self._entries.values():
+                if not (isinstance(entry["file_name"], str) and entry["width"] > 0 and entry["height"] > 0):
+                    raise self._error(f"gives image {entry['id']} no file name or no size")
+            self._check_files()
+            self.skipped: Counter[str] = Counter()
+            self._objects = self._clean(content["annotations"], listed)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise self._error(f"is not in COCO's instances format ({type(error).__name__}: {error})") from error
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        entry = self._entries[self.ids[index]]
+        width, height = entry["width"], entry["height"]
+        objects = self._objects[entry["id"]]
+        pixels = _read_image(self.images / entry["file_name"], width, height)
+        masks = np.zeros((len(objects), height, width), dtype=bool)
+        boxes = np.zeros((len(objects), 4), dtype=np.float32)
+        for i, item in enumerate(objects):
+            x, y, w, h = item["bbox"]
+            boxes[i] = x, y, x + w, y + h
+            try:
+                masks[i] = _decode_mask(item.get("segmentation"), [x, y, x + w, y + h], height, width)
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                raise self._error(f"has a broken mask in annotation {item.get('id')} ({error})") from error
+        return Sample(
+            image=torch.from_numpy(pixels).permute(2, 0, 1).float() / 255,  # (H, W, 3) -> (3, H, W)
+            boxes=torch.from_numpy(boxes),
+            labels=torch.tensor([item["category_id"] for item in objects], dtype=torch.int64),
+            masks=torch.from_numpy(masks),
+            crowd=torch.tensor([bool(item["iscrowd"]) for item in objects], dtype=torch.bool),
+            image_id=entry["id"],
+            name=entry["file_name"],
+        )
+
+    def ground_truth(self, ids: Iterable[int] | None = None) -> dict[str, list]:
+        """COCO dictionary for an evaluator: the pictures in use (or `ids` of them) and their cleaned annotations.
+
+        Annotations are numbered anew from 1: evaluators match by this number, and a zero or a double spoils the AP.
+
+        Raises:
+            KeyError: an id that is not in use.
+        """
+        chosen = self.ids if ids is None else list(ids)
+        objects = [item for i in chosen for item in self._objects[i]]
+        return {
+            "images": [self._entries[i] for i in chosen],
+            "annotations": [{**item, "id": n} for n, item in enumerate(objects, start=1)],
+            "categories": [{"id": i, "name": name} for i, name in self.categories.items()],
+        }
+
+    def used_categories(self) -> dict[int, str]:
+        """The categories that occur in the annotations of the pictures in use."""
+        used = {item["category_id"] for objects in self._objects.values() for item in objects}
+        return {i: self.categories[i] for i in sorted(used)}
+
+    def _error(self, what: str) -> DataError:
+        return DataError(f"annotation file {self.annotations} {what}: repair it, or fetch it again")
+
+    def _read_json(self) -> dict[str, Any]:
+        if not self.annotations.is_file():
+            raise DataError(f"annotation file {self.annotations} is missing: fetch it, or correct the path")
+        if not self.images.is_dir():
+            raise DataError(f"image folder {self.images} is missing: fetch the images, or correct the path")
+        try:
+            content = json.loads(self.annotations.read_bytes())
+        except ValueError as error:
+            raise self._error(f"is not JSON ({error})") from error
+        absent = {"images", "annotations", "categories"} - set(content if isinstance(content, dict) else ())
+        if absent:
+            raise self._error(f"has no {', '.join(sorted(absent))}")
+        return content
+
+    def _check_files(self) -> None:
+        """One listing a folder instead of one question a file: COCO has 118 000, perhaps on a network disk."""
+        names = {entry["file_name"] for entry in self._entries.values()}
+        folders = {(self.images / name).parent for name in names}
+        present = {folder / name for folder in folders if folder.is_dir() for name in os.listdir(folder)}
+        absent = sorted(name for name in names if self.images / name not in present)
+        if absent:
+            raise DataError(
+                f"{len(absent)} of {len(names)} images are missing in {self.images}, the first is {absent[0]}: "
+                f"fetch them again, or remove them from {self.annotations}"
+            )
+
+    def _clean(self, annotations: list[dict], listed: dict[int, dict]) -> dict[int, list[dict]]:
+        """Check every annotation; return those of the pictures in use, boxes clipped, by image id."""
+        objects: dict[int, list[dict]] = {i: [] for i in self.ids}
+        first: dict[str, Any] = {}
+        for item in annotations:
+            which = f"annotation {item.get('id')}"
+            if item["image_id"] not in listed:
+                raise self._error(f"has {which} for image {item['image_id']}, but lists no such image")
+            if item["category_id"] not in self.categories:
+                raise self._error(f"has {which} of category {item['category_id']}, but defines no such category")
+            if item["image_id"] not in objects:
+                continue
+            x, y, w, h = item["bbox"] if len(item["bbox"]) == 4 else [math.nan] * 4
+            if not all(math.isfinite(v) for v in (x, y, w, h)):
+                raise self._error(f"has {which} whose box is not four finite numbers")
+            entry = listed[item["image_id"]]
+            x1, x2 = (min(max(v, 0), entry["width"]) for v in (x, x + w))
+            y1, y2 = (min(max(v, 0), entry["height"]) for v in (y, y + h))
+            if w <= 0 or h <= 0:
+                fate = "skipped: zero area"
+            elif x2 <= x1 or y2 <= y1:
+                fate = "skipped: outside the image"
+            else:
+                fate = "clipped" if (x1, y1) != (x, y) or (x2, y2) != (x + w, y + h) else ""
+                box = [x1, y1, x2 - x1, y2 - y1] if fate else [x, y, w, h]
+                defaults = {"area": box[2] * box[3], "iscrowd": 0}
+                objects[item["image_id"]].append({**defaults, **item, "bbox": box})
+            if fate:
+                self.skipped[fate] += 1
+                first.setdefault(fate, which)
+        if self.skipped:
+            told = ", ".join(f"{n} {fate} (first: {first[fate]})" for fate, n in self.skipped.items())
+            _log.warning("%s: boxes %s", self.annotations, told)
+        return objects
+
+
+def require_categories(dataset: CocoDataset, known: Mapping[int, str] | Iterable[int], who: str) -> None:
+    """Make sure that a detector can be judged on a data set: it knows every category that is annotated.
+
+    Where `known` maps ids to names, the names must agree too: 1 is a person in COCO and something else elsewhere.
+
+    Raises:
+        DataError: a category is annotated that `who` does not know, or calls otherwise.
+    """
+    named = known if isinstance(known, Mapping) else dict.fromkeys(known)
+    for number, name in dataset.used_categories().items():
+        if number not in named:
+            what = "does not know this category"
+        elif named[number] is not None and named[number].casefold() != name.casefold():
+            what = f"calls this category {named[number]!r}"
+        else:
+            continue
+        raise DataError(
+            f"{dataset.annotations} annotates category {number} ({name!r}), but {who} {what}: "
+            "take a detector trained on these categories, or map the category ids of the annotation file"
+        )
+
+
+def real_data() -> Path:
+    """Folder of small real data: ICM_REAL_DATA, or `../shared/real` beside the repository.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    folder = Path(os.environ.get("ICM_REAL_DATA", _ROOT.parent / "shared" / "real"))
+    if not folder.is_dir():
+        raise DataError(f"no real data at {folder}: set ICM_REAL_DATA to the folder that holds coco_mini")
+    return folder
+
+
+def load(name: str, split: str, *, size: int = 192, limit: int | None = None, root: Path | None = None) -> CocoDataset:
+    """Open a data set by name.
+
+    Args:
+        name: "scenes" (drawn on first use, then kept in `data/cache`), "coco-mini" (180 + 127 pictures in
+            `real_data()`) or "coco2017" (the full one, in the folder that ICM_COCO names, else `data/coco2017`).
+        split: "train" or "val".
+        size: side of the scenes in pixels.
+        limit: use, or draw, only the first so many pictures; scenes have 3000 train and 300 val pictures without it.
+        root: another folder than the default.
+
+    Raises:
+        DataError: unknown name or split, or the data are not there.
+    """
+    if split not in ("train", "val"):
+        raise DataError(f"no split {split!r}: take 'train' or 'val'")
+    if name == "scenes":
+        # Train and val seeds are a million apart and never meet.
+        start, default = {"train": (0, 3000), "val": (1_000_000, 300)}[split]
+        count = default if limit is None else limit
+        folder = (root or _ROOT / "data" / "cache") / f"scenes-{split}-{size}-{count}-v{scenes.VERSION}"
+        scenes.write_coco(folder, range(start, start + count), size)
+        return CocoDataset(folder / "images", folder / "annotations" / "instances.json", limit=limit)
+    if name == "coco-mini":
+        folder = root or real_data() / "coco_mini"
+    elif name == "coco2017":
+        folder = root or Path(os.environ.get("ICM_COCO", _ROOT / "data" / "coco2017"))
+    else:
+        raise DataError(f"no data set {name!r}: take 'scenes', 'coco-mini' or 'coco2017'")
+    images, annotations = folder / f"{split}2017", folder / "annotations" / f"instances_{split}2017.json"
+    if not (images.is_dir() and annotations.is_file()):
+        cure = (
+            f"get {split}2017.zip and annotations_trainval2017.zip from https://cocodataset.org/#download and unpack "
+            "both there, or set ICM_COCO to the folder that has them"
+            if name == "coco2017"
+            else "set ICM_REAL_DATA to the folder that holds a whole coco_mini"
+        )
+        raise DataError(f"{name} needs {images.name}/ and annotations/{annotations.name} in {folder}: {cure}")
+    return CocoDataset(images, annotations, limit=limit)
+
+
+class Crops(Dataset):
+    """Training crops of a data set, each a function of (seed, i) alone, so that a resumed training sees the same ones.
+
+    Item i is (image (3, P, P) float32 in [0, 1], mask (1, P, P) float32 in {0, 1}: union of objects). Every crop is
+    placed at random and mirrored half of the time. "heavy" also scales by 0.5 to 1.25 (with a filter against aliasing,
+    and never so far that a picture larger than the patch must be padded) and shifts brightness, contrast and hue a
+    little. A picture smaller than the crop is continued by reflection.
+
+    Args:
+        dataset: where the pictures come from.
+        patch: side P in pixels.
+        seed: of all choices.
+        length: number of crops, as many as the training will draw.
+        augment: "none" or "heavy".
+        object_prob: probability that a crop is placed over a pixel of some object, where the picture has one.
+        cache: keep decoded pictures in memory (4 bytes a pixel; each worker process keeps its own): not for COCO 2017.
+
+    Raises:
+        ValueError: an argument is out of range, or the data set is empty.
+    """
+
+    def __init__(
+        self,
+        dataset: CocoDataset,
+        patch: int,
+        seed: int,
+        length: int,
+        augment: str = "heavy",
+        *,
+        object_prob: float = 0.5,
+        cache: bool = True,
+    ) -> None:
+        if augment not in ("none", "heavy"):
+            raise ValueError(f"augment is {augment!r}: take 'none' or 'heavy'")
+        if patch < 1 or length < 1 or seed < 0 or not 0 <= object_prob <= 1 or len(dataset) == 0:
+            raise ValueError(
+                f"patch={patch}, length={length}, seed={seed}, object_prob={object_prob}, {len(dataset)} pictures: "
+                "patch, length and pictures must be at least 1, seed not negative, object_prob within [0, 1]"
+            )
+        self.dataset, self.patch, self.seed, self.length = dataset, patch, seed, length
+        self.augment, self.object_prob = augment, object_prob
+        self._kept: dict[int, np.ndarray] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if not 0 <= index < self.length:
+            raise IndexError(f"crop {index} of {self.length}")
+        rng = np.random.default_rng((self.seed, index))
+        rgbm = self._picture(int(rng.integers(len(self.dataset))))
+        height, width = rgbm.shape[:2]
+
+        # A window of `side` pixels is cut out, then resized to the patch.
+        smallest = np.clip(self.patch / min(height, width), 0.5, 1)
+        scale = rng.uniform(smallest, 1.25) if self.augment == "heavy" else 1.0
+        side = max(round(self.patch / scale), 1)
+        inside = np.flatnonzero(rgbm[..., 3]) if rng.random() < self.object_prob else ()
+        y, x = divmod(int(rng.choice(inside)), width) if len(inside) else (None, None)
+        top, left = self._start(rng, height, side, y), self._start(rng, width, side, x)
+        window = rgbm[top : top + side, left : left + side]
+        if window.shape[:2] != (side, side):
+            short = [(0, side - n) for n in window.shape[:2]]
+            window = np.pad(window, (*short, (0, 0)), mode="reflect")
+        if side != self.patch:
+            shrink = side > self.patch
+            window = cv2.resize(window, (self.patch,) * 2, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+        if rng.random() < 0.5:
+            window = window[:, ::-1]
+
+        crop = torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1)))  # (P, P, 4) -> (4, P, P)
+        image, mask = crop[:3].float() / 255, (crop[3:] >= 128).float()
+        return (_jitter(image, rng) if self.augment == "heavy" else image), mask
+
+    def _picture(self, index: int) -> np.ndarray:
+        """Picture and object mask (0 or 255) side by side, (H, W, 4) uint8."""
+        if self._kept is not None and index in self._kept:
+            return self._kept[index]
+        sample = self.dataset[index]
+        rgbm = torch.cat((sample.image, sample.object_mask)).mul(255).round().byte()  # (4, H, W)
+        rgbm = rgbm.permute(1, 2, 0).contiguous().numpy()
+        if self._kept is not None:
+            self._kept[index] = rgbm
+        return rgbm
+
+    @staticmethod
+    def _start(rng: np.random.Generator, extent: int, side: int, at: int | None) -> int:
+        """Start of a window of `side` pixels, of `extent`: uniform over those that show pixel `at`, if any."""
+        first, last = 0, max(extent - side, 0)
+        if at is not None:
+            first, last = max(first, at - side + 1), min(last, at)
+        return int(rng.integers(first, last + 1))
+
+
+def _jitter(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Small change of brightness (0.8 to 1.2), contrast (0.8 to 1.2, about the mean) and hue (up to 15 degrees)."""
+    brightness, contrast = rng.uniform(0.8, 1.2, size=2)
+    # A turn about the grey axis (Rodrigues' formula) changes hue by one 3 x 3 matrix, much faster than through HSV.
+    angle = math.radians(rng.uniform(-15, 15))
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
+    turn = math.cos(angle) * torch.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) / 3
+    turned = torch.einsum("ij,jhw->ihw", brightness * contrast * turn, image)
+    return (turned + brightness * (1 - contrast) * image.mean()).clamp(0, 1)

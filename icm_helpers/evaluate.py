@@ -1,0 +1,325 @@
+"""Measure a codec as its user would: real bytes, decoded pictures, what a detector still finds, and how sure that is."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import bjontegaard
+import numpy as np
+import torch
+from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval.core import mask as rle
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from icm_helpers.codecs import container
+from icm_helpers.datasets import CocoDataset, Sample, require_categories
+
+REPLICATES = 200
+CONFIDENT = 0.3  # a clean detection of at least this score counts as what the detector saw
+
+
+class Detector(Protocol):
+    """What a recognition model offers: its categories, and what it finds in images (3, H, W) in [0, 1]."""
+
+    categories: dict[int, str]
+
+    def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        """For each image `boxes` (n, 4) xyxy in pixels, `scores`, `labels` (category ids), perhaps `masks` (n, H, W)."""
+        ...
+
+
+def coco_results(image_id: int, found: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """One image's detections as entries of a COCO results list."""
+    x0, y0, x1, y1 = found["boxes"].double().cpu().unbind(1)
+    boxes = torch.stack([x0, y0, x1 - x0, y1 - y0], dim=1).tolist()
+    entries = [
+        {"image_id": image_id, "category_id": int(label), "bbox": box, "score": float(score)}
+        for box, label, score in zip(boxes, found["labels"].tolist(), found["scores"].tolist(), strict=True)
+    ]
+    if "masks" in found:
+        for entry, mask in zip(entries, found["masks"].cpu().numpy(), strict=True):
+            entry["segmentation"] = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return entries
+
+
+def resamplings(ids: Sequence[int], replicates: int = REPLICATES) -> np.ndarray:
+    """Bootstrap resamplings of a data set's images: indices (replicates, n), decided by the image ids alone.
+
+    Every record of a data set uses the same ones, so the difference of any two records has a *paired* interval.
+    """
+    seed = zlib.crc32(np.asarray(ids, dtype=np.int64).tobytes())
+    return np.random.default_rng(seed).integers(0, len(ids), (replicates, len(ids)))
+
+
+def average_precision(
+    truth: dict[str, Any], results: list[dict[str, Any]], iou_type: str = "bbox", samples: np.ndarray | None = None
+) -> tuple[dict[str, float], list[float]]:
+    """COCO average precision, and its bootstrap replicates.
+
+    Args:
+        truth: COCO ground truth.
+        results: COCO results; may be empty.
+        iou_type: bbox or segm.
+        samples: indices (replicates, n) into the sorted image ids; None for no replicates.
+
+    Returns:
+        `ap` (IoU .50:.95), `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large` (absent where no such object exists), and the AP of
+        each replicate. The matching of detections to objects is done once; a replicate only accumulates it again.
+    """
+    coco = COCO(truth)
+    names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+    if not results:
+        return dict.fromkeys(names[:3], 0.0), [0.0] * (0 if samples is None else len(samples))
+    found = coco.loadRes(results)
+    full = COCOeval_faster(coco, found, iou_type, print_function=_silent)
+    full.evaluate()
+    full.accumulate()
+    full.summarize()
+    summary = {name: float(value) for name, value in zip(names, full.stats[:6], strict=True) if value >= 0}
+    if samples is None:
+        return summary, []
+    once = COCOeval_faster(coco, found, iou_type, print_function=_silent, separate_eval=True)
+    once.params.areaRng, once.params.areaRngLbl, once.params.maxDets = [[0, 1e10]], ["all"], [100]
+    once.evaluate()
+    matches, images, categories = once._evalImgs_cpp, len(once.params.imgIds), len(once.params.catIds)  # category-major
+    replicates = []
+    for sample in samples:
+        once._evalImgs_cpp = [matches[c * images + i] for c in range(categories) for i in sample]
+        once._paramsEval.imgIds = list(range(len(sample)))
+        once.accumulate()
+        precision = np.asarray(once.eval["precision"])
+        replicates.append(float(precision[precision > -1].mean()) if (precision > -1).any() else 0.0)
+    return summary, replicates
+
+
+def clean_detections(dataset: CocoDataset, detector: Detector, progress: bool = True) -> list[dict[str, Any]]:
+    """What a detector finds in the uncompressed images, as COCO results: the truth of the agreement measure."""
+    found = []
+    for i in tqdm(range(len(dataset)), desc="clean detections", disable=None if progress else True):
+        sample = dataset[i]
+        found += coco_results(sample.image_id, detector.detect([sample.image])[0])
+    return found
+
+
+def evaluate(
+    codec: Any,
+    dataset: CocoDataset,
+    detectors: dict[str, Detector],
+    clean: dict[str, list[dict[str, Any]]],
+    *,
+    encode: Callable[[Any, Sample], bytes] | None = None,
+    progress: bool = True,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Code every image to real bytes, decode them, run the detectors, and bootstrap over images.
+
+    Args:
+        codec: anything :func:`icm_helpers.codecs.container.encode` takes.
+        dataset: the evaluation images.
+        detectors: by name.
+        clean: each detector's :func:`clean_detections` on this data set.
+        encode: (codec, sample) -> bytes, where coding needs more than codec and image (refined latents, say).
+
+    Returns:
+        `result`: bpp (all bytes), bpp_likelihood (where the codec has likelihoods), psnr, psnr_inside, psnr_outside (over the pooled
+        pixels inside and outside object masks), and by detector box_ap, box_ap50, box_ap_small, ..., mask_ap, agreement (box AP
+        against its own clean detections of score 0.3 or more), per_image bytes and squared errors;
+        `bootstrap`: bpp, psnr_inside, psnr_outside, and box_ap, mask_ap, agreement by detector, 200 paired replicates each.
+
+    Raises:
+        DataError: a detector does not know an annotated category.
+    """
+    for name, detector in detectors.items():
+        require_categories(dataset, detector.categories, name)
+    sizes, pixels, bits = [], [], []
+    inside, outside, area = [], [], []
+    results: dict[str, list] = {name: [] for name in detectors}
+    masks_known = False
+    for i in tqdm(range(len(dataset)), desc="coding and detecting", disable=None if progress else True):
+        sample = dataset[i]
+        x, mask = sample.image, sample.object_mask
+        data = encode(codec, sample) if encode else container.encode(codec, x)
+        x_hat = container.decode(codec, data).cpu()
+        sizes.append(len(data))
+        pixels.append(x.shape[1] * x.shape[2])
+        if (estimate := likelihood_bits(codec, x)) is not None:
+            bits.append(estimate)
+        error = (x - x_hat).square().mean(dim=0, keepdim=True)
+        inside.append((error * mask).sum().item())
+        outside.append((error * (1 - mask)).sum().item())
+        area.append(mask.sum().item())
+        for name, detector in detectors.items():
+            found = detector.detect([x_hat])[0]
+            masks_known |= "masks" in found
+            results[name] += coco_results(sample.image_id, found)
+    size, count, inner, outer, covered = (np.asarray(v, dtype=np.float64) for v in (sizes, pixels, inside, outside, area))
+    truth = dataset.ground_truth()
+    samples = resamplings(dataset.ids)  # a data set's ids are sorted, as the evaluator's are
+
+    def pooled(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+        return numerator[samples].sum(axis=1) / denominator[samples].sum(axis=1)
+
+    result: dict[str, Any] = {
+        "images": len(dataset),
+        "bpp": 8 * size.sum() / count.sum(),
+        "psnr": _psnr((inner + outer).sum() / count.sum()),
+        "psnr_inside": _psnr(inner.sum() / covered.sum()),
+        "psnr_outside": _psnr(outer.sum() / (count - covered).sum()),
+        "object_share": covered.sum() / count.sum(),
+        "per_image": {"id": [int(i) for i in dataset.ids], "bytes": sizes, "pixels": pixels},
+    }
+    if bits:
+        result["bpp_likelihood"] = float(np.sum(bits) / count.sum())
+    bootstrap: dict[str, Any] = {
+        "bpp": (8 * pooled(size, count)).tolist(),
+        "psnr_inside": _psnr(pooled(inner, covered)).tolist(),
+        "psnr_outside": _psnr(pooled(outer, count - covered)).tolist(),
+    }
+    for name, found in results.items():
+        for task, iou_type in (("box", "bbox"), ("mask", "segm")):
+            if task == "mask" and not any("segmentation" in entry for entry in found):
+                continue
+            summary, replicates = average_precision(truth, found, iou_type, samples)
+            for key, value in summary.items():
+                result.setdefault(f"{task}_{key}", {})[name] = value
+            bootstrap.setdefault(f"{task}_ap", {})[name] = replicates
+        summary, replicates = average_precision(as_truth(truth, clean[name]), found, "bbox", samples)
+        result.setdefault("agreement", {})[name] = summary["ap"]
+        bootstrap.setdefault("agreement", {})[name] = replicates
+    return result, bootstrap
+
+
+def as_truth(truth: dict[str, Any], detections: list[dict[str, Any]]) -> dict[str, Any]:
+    """A detector's confident detections as COCO ground truth of the same images."""
+    kept = [d for d in detections if d["score"] >= CONFIDENT]
+    annotations = [
+        {**{k: d[k] for k in ("image_id", "category_id", "bbox")}, "id": i, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0}
+        for i, d in enumerate(kept, start=1)
+    ]
+    return {**truth, "annotations": annotations}
+
+
+@torch.inference_mode()
+def likelihood_bits(codec: Any, x: Tensor) -> float | None:
+    """The bits that a network's likelihoods promise for one image (3, H, W); None for a codec without likelihoods."""
+    if not isinstance(codec, torch.nn.Module):
+        return None
+    device = next(codec.parameters()).device
+    padded = container.pad(x[None].to(device), codec.downsampling_factor)  # (1, 3, H', W')
+    return sum(-p.log2().sum().item() for p in codec(padded)["likelihoods"].values())
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Rate against a metric, with bootstrap replicates: `bpp`, `metric` (k,), `bpp_replicates`, `metric_replicates` (r, k)."""
+
+    name: str
+    bpp: np.ndarray
+    metric: np.ndarray
+    bpp_replicates: np.ndarray
+    metric_replicates: np.ndarray
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % interval over the replicates, and the share of replicates in which it was defined."""
+
+    value: float
+    low: float
+    high: float
+    defined: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.value:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
+
+
+def curve(records: Sequence[dict[str, Any]], metric: str, detector: str | None = None, name: str = "") -> Curve:
+    """A method's curve from its records: one point a lmbda, seeds averaged, in each replicate too.
+
+    Raises:
+        ValueError: no records, or a record lacks the metric.
+    """
+    if not records:
+        raise ValueError(f"no records for the curve {name or metric}")
+
+    def pick(part: dict[str, Any], key: str) -> Any:
+        if key not in part or (detector is not None and key != "bpp" and detector not in part[key]):
+            raise ValueError(f"a record has no {key}{f' of {detector}' if detector else ''}; it has {', '.join(sorted(part))}")
+        return part[key] if key == "bpp" or detector is None else part[key][detector]
+
+    points = []
+    for lmbda in sorted({r["recipe"]["lmbda"] for r in records}):
+        same = [r for r in records if r["recipe"]["lmbda"] == lmbda]
+        points.append(
+            [np.mean([pick(r[part], key) for r in same], axis=0) for part in ("result", "bootstrap") for key in ("bpp", metric)]
+        )
+    points.sort(key=lambda p: p[0])
+    bpp, value, bpp_replicates, value_replicates = (np.stack(v, axis=-1) for v in zip(*points, strict=True))
+    return Curve(name or metric, bpp, value, bpp_replicates, value_replicates)
+
+
+def bd_rate(anchor: Curve, test: Curve) -> Interval:
+    r"""Bjontegaard delta rate of `test` against `anchor`, in percent: negative where it needs fewer bits for the same metric.
+
+    By the `bjontegaard` package with PCHIP interpolation. Where a curve is not increasing (AP is noisy), only the points that rise
+    above all points of lower rate count. Undefined, NaN, where curves do not overlap in the metric.
+    """
+    return _bd(anchor, test, _bd_rate)
+
+
+def bd_metric(anchor: Curve, test: Curve) -> Interval:
+    """Mean difference of the metric at equal rate, over the range of rates that both curves cover."""
+    return _bd(anchor, test, _bd_metric)
+
+
+def _bd(anchor: Curve, test: Curve, measure: Any) -> Interval:
+    value = measure(anchor.bpp, anchor.metric, test.bpp, test.metric)
+    values = np.array(
+        [
+            measure(*pair)
+            for pair in zip(
+                anchor.bpp_replicates, anchor.metric_replicates, test.bpp_replicates, test.metric_replicates, strict=True
+            )
+        ]
+    )
+    finite = values[np.isfinite(values)]
+    if not np.isfinite(value) or len(finite) == 0:
+        return Interval(float("nan"), float("nan"), float("nan"), len(finite) / max(1, len(values)))
+    low, high = np.percentile(finite, [2.5, 97.5])
+    return Interval(float(value), float(low), float(high), len(finite) / len(values))
+
+
+def _bd_rate(rate_a: np.ndarray, metric_a: np.ndarray, rate_b: np.ndarray, metric_b: np.ndarray) -> float:
+    (rate_a, metric_a), (rate_b, metric_b) = _rising(rate_a, metric_a), _rising(rate_b, metric_b)
+    if len(rate_a) < 2 or len(rate_b) < 2 or max(metric_a[0], metric_b[0]) >= min(metric_a[-1], metric_b[-1]):
+        return float("nan")
+    return float(bjontegaard.bd_rate(rate_a, metric_a, rate_b, metric_b, "pchip", require_matching_points=False, min_overlap=0))
+
+
+def _bd_metric(rate_a: np.ndarray, metric_a: np.ndarray, rate_b: np.ndarray, metric_b: np.ndarray) -> float:
+    if max(rate_a.min(), rate_b.min()) >= min(rate_a.max(), rate_b.max()):
+        return float("nan")
+    orders = np.argsort(rate_a), np.argsort(rate_b)
+    curves = (rate_a[orders[0]], metric_a[orders[0]], rate_b[orders[1]], metric_b[orders[1]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(bjontegaard.bd_psnr(*curves, "pchip", require_matching_points=False, min_overlap=0))
+
+
+def _rising(rate: np.ndarray, metric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(rate)
+    rate, metric = rate[order], metric[order]
+    keep = np.r_[True, metric[1:] > np.maximum.accumulate(metric)[:-1]]
+    return rate[keep], metric[keep]
+
+
+def _psnr(mse: Any) -> Any:
+    return -10 * np.log10(mse) if np.ndim(mse) else float(-10 * np.log10(mse))
+
+
+def _silent(*_: Any) -> None:
+    """faster-coco-eval logs through this."""

@@ -1,0 +1,131 @@
+"""One style for every figure: a colour and a marker for each method, safe for colour-blind readers, legible on light and dark pages.
+
+Figures have a transparent ground and grey ink of middle lightness, so the same picture reads on white and on black.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from icm_helpers.evaluate import Curve
+
+INK = "#7d8590"
+# Okabe and Ito's palette, the shades that keep contrast on both grounds.
+METHODS: dict[str, tuple[str, str, str]] = {
+    "mse": ("#0072b2", "o", "MSE"),
+    "object-region": ("#d55e00", "s", "object region"),
+    "jpeg": ("#999999", "^", "JPEG"),
+    "refined-mse": ("#56b4e9", "o", "MSE, latents refined"),
+    "refined-object-region": ("#e69f00", "s", "object region, latents refined"),
+    "encoder": ("#009e73", "D", "encoder's own latents"),
+}
+"""Method -> colour, marker, the name a reader sees."""
+
+STYLE = {
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "savefig.transparent": True,
+    "savefig.bbox": "tight",
+    "figure.dpi": 110,
+    "font.size": 10.5,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 11,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": INK,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 6,
+}
+
+
+def use_style() -> None:
+    """Set the book's style for all figures that follow."""
+    plt.rcParams.update(STYLE)
+
+
+def rate_accuracy(
+    ax: Axes, curves: Mapping[str, Curve], *, ylabel: str, clean: float | None = None, percent: float = 95.0, log: bool = False
+) -> None:
+    """Draw rate against a metric: a line and a band of `percent` intervals for each method, named beside its last point.
+
+    Args:
+        ax: where.
+        curves: method (a key of `METHODS`) -> curve.
+        ylabel: the metric, with its unit.
+        clean: the metric on uncompressed images, a dotted line.
+        percent: of the bootstrap replicates that the band covers.
+        log: logarithmic rate axis.
+    """
+    tail = (100 - percent) / 2
+    for method, curve in curves.items():
+        colour, marker, label = METHODS[method]
+        low, high = np.percentile(curve.metric_replicates, [tail, 100 - tail], axis=0)
+        ax.fill_between(curve.bpp, low, high, color=colour, alpha=0.15, linewidth=0)
+        ax.plot(curve.bpp, curve.metric, marker=marker, color=colour, label=label)
+    if clean is not None:
+        ax.axhline(clean, color=INK, linestyle=":", linewidth=1.3)
+        ax.annotate(
+            "uncompressed", (1, clean), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=INK, fontsize=9
+        )
+    if log:
+        ax.set_xscale("log")
+    ax.set_xlabel("rate [bits per pixel, all bytes counted]")
+    ax.set_ylabel(ylabel)
+    ax.legend(loc="lower right", fontsize=9)
+
+
+def training_curve(curve: Sequence[Mapping[str, float]], title: str = "") -> Figure:
+    """Loss, rate and distortion against the training step, one panel each."""
+    names = [name for name in curve[0] if name != "step"]
+    units = {"loss": "loss", "bpp": "rate [bits per pixel]", "distortion": "distortion [squared 8-bit levels]"}
+    figure, axes = plt.subplots(1, len(names), figsize=(3.4 * len(names), 2.6), squeeze=False)
+    steps = [point["step"] for point in curve]
+    for ax, name in zip(axes[0], names, strict=True):
+        ax.plot(steps, [point[name] for point in curve], color=METHODS["mse"][0])
+        ax.set_xlabel("step")
+        ax.set_ylabel(units.get(name, name))
+    figure.suptitle(title, color=INK)
+    figure.tight_layout()
+    return figure
+
+
+def pictures(images: Sequence[Tensor], titles: Sequence[str], *, columns: int = 4, width: float = 2.6) -> Figure:
+    """Images (3, H, W) or (1, H, W) in [0, 1] side by side, each under its title, pixels shown sharp."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    height, breadth = images[0].shape[1:]
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, (width * height / breadth + 0.42) * rows), squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, image, title in zip(axes.flat, images, titles, strict=False):
+        pixels = image.detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy()  # (H, W, C)
+        ax.imshow(pixels if pixels.shape[2] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        ax.set_title(title, fontsize=9.5)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def with_boxes(ax: Axes, image: Tensor, boxes: Tensor, names: Sequence[str], scores: Sequence[float] | None = None) -> None:
+    """One image (3, H, W) with boxes (n, 4) in pixels and the names of what they hold."""
+    ax.imshow(image.detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy())
+    ax.axis("off")
+    for i, ((x0, y0, x1, y1), name) in enumerate(zip(boxes.tolist(), names, strict=True)):
+        ax.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#e69f00", linewidth=1.4))
+        text = name if scores is None else f"{name} {scores[i]:.2f}"
+        ax.text(x0, max(y0 - 2, 6), text, fontsize=7, color="black", bbox={"facecolor": "#e69f00", "pad": 1, "edgecolor": "none"})

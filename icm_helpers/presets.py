@@ -1,0 +1,183 @@
+"""Everything that can be turned up or down, in one readable place: what `smoke`, `book` and `paper` mean for each chapter.
+
+A preset is a tuple of studies, one for each data set. The code path is the same in all of them; only these values differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from icm_helpers.results import Recipe
+
+DETECTORS = {
+    "mask-rcnn-small": "mask-rcnn-small@00000000",
+    "yolov5n": "yolov5n@00000000",
+}
+"""Recognition models and the first digits of the SHA-256 of their weights: measured with other weights, a record is another one."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One data set's part of a chapter: which runs are made, how they are trained, what judges them."""
+
+    chapter: str
+    data: str  # scenes | coco-mini | coco2017
+    images: int  # evaluation images
+    train_images: int
+    size: int  # side of scenes in pixels; 0: photographs at their own size
+    codec: str  # a name that codecs.zoo knows
+    start: str  # the weights every run starts from: file in data/checkpoints @ its fingerprint, or none
+    scales: tuple[tuple[str, float], ...]  # losses, and what multiplies lmbda so that their rates overlap
+    lmbdas: tuple[float, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    batch: int
+    patch: int  # pixels
+    lr: float
+    warmup: int
+    augment: str  # none | heavy
+    precision: str  # 32-true | bf16-mixed
+    detectors: tuple[str, ...]
+    jpeg: tuple[int, ...]  # qualities of the classical anchor
+    refine_lmbdas: tuple[float, ...] = ()  # the loss microscope's ladder
+    refine_steps: int = 0
+    hours: float = 0.0  # estimated cost of the whole grid on the hardware the preset is meant for
+
+    def recipes(self) -> list[Recipe]:
+        """Every run of the study: trained codecs, refined latents, JPEG, and the uncompressed images."""
+        base = Recipe(
+            chapter=self.chapter,
+            data=self.data,
+            images=self.images,
+            size=self.size,
+            codec=self.codec,
+            method="trained",
+            detectors=tuple(DETECTORS[d] for d in self.detectors),
+        )
+        trained = [
+            replace(
+                base,
+                loss=loss,
+                lmbda=lmbda,
+                scale=scale,
+                seed=seed,
+                start=self.start,
+                steps=self.steps,
+                batch=self.batch,
+                patch=self.patch,
+                lr=self.lr,
+                augment=self.augment,
+                precision=self.precision,
+            )
+            for seed in self.seeds
+            for lmbda in self.lmbdas
+            for loss, scale in self.scales
+        ]
+        refined = [
+            replace(base, method="refined", loss=loss, lmbda=lmbda, scale=scale, start=self.start, steps=self.refine_steps)
+            for lmbda in self.refine_lmbdas
+            for loss, scale in self.scales
+        ]
+        classical = [replace(base, method="classical", codec="jpeg", lmbda=float(q)) for q in self.jpeg]
+        return [*trained, *refined, *classical, replace(base, method="classical", codec="png")]
+
+
+SCENES = Study(
+    chapter="object_region_mse",
+    data="scenes",
+    images=300,
+    train_images=3000,
+    size=192,
+    codec="mean-scale-small",
+    start="start-scenes@00000000",
+    scales=(("mse", 1.0), ("object-region", 5.0)),
+    lmbdas=(0.001, 0.002, 0.004, 0.008),
+    seeds=(0, 1),
+    steps=5000,
+    batch=4,
+    patch=128,
+    lr=5e-4,
+    warmup=100,
+    augment="none",
+    precision="bf16-mixed",
+    detectors=("mask-rcnn-small",),
+    jpeg=(10, 20, 35, 55, 75),
+    hours=2.0,
+)
+
+COCO_MINI = replace(
+    SCENES,
+    data="coco-mini",
+    images=127,
+    train_images=180,
+    size=0,
+    start="start-coco-mini@00000000",
+    lmbdas=(0.002, 0.005, 0.01, 0.02),
+    seeds=(0,),
+    augment="heavy",
+    detectors=("yolov5n",),
+    jpeg=(10, 20, 35, 55, 75),
+    refine_lmbdas=(0.005, 0.02),
+    refine_steps=20,
+    hours=2.0,
+)
+
+# The paper codes with LIC-TCM and states neither steps, batch nor learning rate: these are the usual ones of the codec's own code.
+# Its lambdas are {.05, .02, .01, .005} for object-region against {.01, .005, .002, .001} for MSE: one ladder, five times apart.
+PAPER = replace(
+    SCENES,
+    data="coco2017",
+    images=5000,
+    train_images=118_287,
+    size=0,
+    codec="mbt2018-mean-q5",
+    start="none",
+    lmbdas=(0.001, 0.002, 0.005, 0.01),
+    seeds=(0,),
+    steps=500_000,
+    batch=16,
+    patch=256,
+    lr=1e-4,
+    warmup=1000,
+    detectors=("yolov5n",),
+    hours=400.0,
+)
+
+SMOKE = replace(
+    SCENES, images=4, train_images=4, size=128, lmbdas=(0.002, 0.008), seeds=(0,), steps=3, batch=2, patch=64, jpeg=(20, 60), hours=0.01
+)
+
+OBJECT_REGION_MSE: dict[str, tuple[Study, ...]] = {"smoke": (SMOKE,), "book": (SCENES, COCO_MINI), "paper": (PAPER,)}
+
+CHAPTERS: dict[str, dict[str, tuple[Study, ...]]] = {"object_region_mse": OBJECT_REGION_MSE}
+
+
+def studies(chapter: str, preset: str = "book", **overrides: Any) -> tuple[Study, ...]:
+    """The studies of a chapter under a preset, with fields overridden.
+
+    Raises:
+        ValueError: unknown chapter or preset, or an override that names no field or has another type than the preset's value.
+
+    >>> [s.data for s in studies("object_region_mse", "book")]
+    ['scenes', 'coco-mini']
+    >>> studies("object_region_mse", "smoke", steps=1.5)
+    Traceback (most recent call last):
+    ...
+    ValueError: steps must be of type int, as the preset's 3 is, not float (1.5)
+    """
+    if chapter not in CHAPTERS:
+        raise ValueError(f"no chapter is called {chapter!r}; there is {', '.join(CHAPTERS)}")
+    if preset not in CHAPTERS[chapter]:
+        raise ValueError(f"preset must be one of {', '.join(CHAPTERS[chapter])}, not {preset!r}")
+    found = CHAPTERS[chapter][preset]
+    names = [f.name for f in fields(Study)]
+    for name, value in overrides.items():
+        if name not in names:
+            raise ValueError(f"a study has no field {name!r}; it has {', '.join(names)}")
+        default = getattr(found[0], name)
+        if type(value) is not type(default):
+            raise ValueError(
+                f"{name} must be of type {type(default).__name__}, as the preset's {default!r} is, not {type(value).__name__} ({value!r})"
+            )
+    return tuple(replace(study, **overrides) for study in found)

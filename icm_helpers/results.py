@@ -1,0 +1,222 @@
+"""The ledger: one JSON file for each measured run, named by its recipe, never silently overwritten.
+
+A chapter asks for recipes and gets exactly the records whose recipe it asked for; anything else is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+LEDGER = ROOT / "data" / "results"
+PACKAGES = ("torch", "torchvision", "compressai", "faster-coco-eval", "bjontegaard", "numpy", "pillow", "opencv-python-headless")
+
+Record = dict[str, Any]
+
+
+class LedgerError(RuntimeError):
+    """A record is missing, damaged, or belongs to another recipe; the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the outcome of one run. Two runs with equal recipes are the same run.
+
+    `method` is `trained` (a codec trained with a loss), `refined` (the latents of a fixed codec optimised image by image),
+    or `classical`, where `lmbda` holds the codec's own quality setting. `start` and `detectors` end in `@` and the first eight
+    hexadecimal digits of the SHA-256 of the weights file, so a record made with other weights is another record.
+    """
+
+    chapter: str
+    data: str
+    images: int
+    size: int
+    codec: str
+    method: str
+    detectors: tuple[str, ...]
+    loss: str = "none"
+    lmbda: float = 0.0
+    scale: float = 1.0
+    seed: int = 0
+    start: str = "none"
+    steps: int = 0
+    batch: int = 0
+    patch: int = 0
+    lr: float = 0.0
+    augment: str = "none"
+    precision: str = "32-true"
+
+    @property
+    def hash8(self) -> str:
+        """The first eight hexadecimal digits of the SHA-256 of the recipe in canonical JSON."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def run_id(self) -> str:
+        """`<codec>-<loss>-l<lmbda>-s<seed>-<hash8>`; also the name of the record and of the checkpoint."""
+        return f"{self.codec}-{self.loss}-l{self.lmbda:g}-s{self.seed}-{self.hash8}"
+
+    @property
+    def path(self) -> Path:
+        """Where its record lies in the ledger."""
+        return LEDGER / self.chapter / f"{self.run_id}.json"
+
+
+def read(recipe: Recipe, path: Path | None = None) -> Record:
+    """The record of a recipe.
+
+    Raises:
+        LedgerError: there is none, it cannot be read, or it holds another recipe than its name says (edited by hand, say).
+    """
+    path = path or recipe.path
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LedgerError(
+            f"the ledger has no record {path.name} in {path.parent}: measure it with "
+            f"`python -m icm_helpers.run grid {recipe.chapter} --only {recipe.run_id}`, or run the chapter with rerun=True"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise LedgerError(f"{path} is not readable JSON ({error}): restore it with git, or delete it and measure again") from error
+    missing = {"recipe", "result", "bootstrap", "provenance"} - set(record)
+    if missing:
+        raise LedgerError(f"{path} lacks {', '.join(sorted(missing))}: restore it with git, or delete it and measure again")
+    wanted = json.loads(json.dumps(asdict(recipe)))
+    if record["recipe"] != wanted:
+        keys = sorted(wanted.keys() | record["recipe"].keys())
+        differing = [k for k in keys if record["recipe"].get(k) != wanted.get(k)]
+        raise LedgerError(
+            f"{path} holds another recipe than its name says: {', '.join(differing)} differ. "
+            "It was edited by hand or renamed: restore it with git, or delete it and measure again"
+        )
+    return record
+
+
+def write(recipe: Recipe, result: dict[str, Any], bootstrap: dict[str, Any], *, device: str, seconds: float) -> Record:
+    """Add a record to the ledger, atomically.
+
+    Raises:
+        LedgerError: there is one already; delete it first if it is to be measured again.
+    """
+    record = {
+        "recipe": asdict(recipe),
+        "result": result,
+        "bootstrap": bootstrap,
+        "provenance": provenance(device) | {"seconds": round(seconds, 1)},
+    }
+    path = recipe.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_rounded(record), indent=1, allow_nan=False)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(_inline_lists(text))
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        # A hard link fails where the record exists, also when another process wrote it a moment ago; a rename would not.
+        os.link(temporary, path)
+    except FileExistsError:
+        raise LedgerError(f"{path} exists already: delete it first if you want to measure it again") from None
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+    return read(recipe)
+
+
+def load_or_run(
+    recipes: Iterable[Recipe], run: Callable[[Recipe], Record] | None = None, *, rerun: bool = False
+) -> list[Record]:
+    """The records of `recipes`, in their order; with `rerun`, the missing ones are measured by `run` first.
+
+    Raises:
+        LedgerError: a record is missing and `rerun` is off, or a record does not fit its recipe.
+    """
+    records = []
+    for recipe in recipes:
+        if rerun and run is not None and not recipe.path.exists():
+            run(recipe)
+        records.append(read(recipe))
+    return records
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """Where and with what something was measured: commit, package versions, device, date."""
+    packages = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            packages[name] = version(name)
+    return {
+        "commit": _commit(),
+        "packages": packages,
+        "device": device,
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    }
+
+
+def fingerprint(path: Path | str) -> str:
+    """The first eight hexadecimal digits of a file's SHA-256.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
+
+
+def table(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """The records as flat rows: the recipe's fields that say something, and the scalars measured."""
+    rows = []
+    for record in records:
+        row = {f.name: record["recipe"][f.name] for f in fields(Recipe) if f.name in ("data", "codec", "method", "loss", "lmbda", "seed")}
+        for name, value in record["result"].items():
+            if isinstance(value, dict):
+                row |= {f"{name} ({key})": v for key, v in value.items()}
+            elif isinstance(value, int | float):
+                row[name] = value
+        rows.append(row)
+    return rows
+
+
+def _commit() -> str:
+    try:
+        found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
+def _rounded(value: Any) -> Any:
+    """Six significant digits: far below the noise, and a third of the bytes."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(v) for v in value]
+    return value
+
+
+def _inline_lists(text: str) -> str:
+    """Indented JSON with each list of numbers on one line, so that a record can be read and diffed."""
+    lines: list[str] = []
+    inside = False
+    for line in text.splitlines():
+        stripped = line.strip()
+        if inside:
+            lines[-1] += (" " if not stripped.startswith("]") and not lines[-1].endswith("[") else "") + stripped
+            inside = not stripped.startswith("]")
+        else:
+            lines.append(line)
+            inside = stripped.endswith("[")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,359 @@
+"""Measure and train from the command line: `python -m icm_helpers.run --help`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from icm_helpers import datasets, evaluate, latents, losses, presets, results, train
+from icm_helpers.codecs import classical, container, zoo
+from icm_helpers.results import ROOT, Recipe, Record
+from icm_helpers.tasks.mask_rcnn import SmallMaskRCNN
+
+CHECKPOINTS = ROOT / "data" / "checkpoints"
+RUNS = ROOT / "runs"
+log = logging.getLogger("icm")
+
+
+# --- what a recipe names -------------------------------------------------------------------------------------------------
+
+
+def detector(name: str) -> evaluate.Detector:
+    """A recognition model by `name` or `name@fingerprint`, frozen.
+
+    Raises:
+        ValueError: unknown name, or its weights are not the ones the fingerprint says.
+        FileNotFoundError: its weights are missing.
+    """
+    name, _, wanted = name.partition("@")
+    if name not in presets.DETECTORS:
+        raise ValueError(f"no detector is called {name!r}; there is {', '.join(presets.DETECTORS)}")
+    if name == "mask-rcnn-small":
+        path, load = CHECKPOINTS / "mask-rcnn-small.safetensors", SmallMaskRCNN.from_weights
+    else:
+        from icm_helpers.tasks.yolov5 import YOLOv5
+
+        path, load = datasets.real_data() / "weights_yolov5n" / "yolov5n.safetensors", YOLOv5.from_weights
+    model = load(path)
+    if wanted and results.fingerprint(path) != wanted:
+        raise ValueError(
+            f"{path} has fingerprint {results.fingerprint(path)}, the recipe asks for {wanted}: these are other weights. "
+            "Restore the file, or write the new fingerprint into presets.DETECTORS and measure again"
+        )
+    return model
+
+
+def data(recipe: Recipe, split: str, limit: int | None = None) -> datasets.CocoDataset:
+    """A recipe's images."""
+    return datasets.load(recipe.data, split, size=recipe.size, limit=limit)
+
+
+def codec(recipe: Recipe) -> Any:
+    """A recipe's codec as it starts: classical, from its start weights, or random."""
+    if recipe.method == "classical":
+        return classical.Png() if recipe.codec == "png" else classical.Jpeg(int(recipe.lmbda))
+    name, _, quality = recipe.codec.partition("-q")
+    build = partial(zoo.load, name, int(quality) if quality else None)
+    if recipe.start == "none":
+        torch.manual_seed(recipe.seed)
+        return build(weights=None)
+    start, _, wanted = recipe.start.partition("@")
+    path = CHECKPOINTS / f"{start}.safetensors"
+    model = build(weights=path)
+    if results.fingerprint(path) != wanted:
+        raise ValueError(f"{path} has fingerprint {results.fingerprint(path)}, the recipe starts from {wanted}: other weights")
+    return model
+
+
+def objective(loss: str, lmbda: float) -> train.Objective:
+    """What a codec is trained for: `mse` or `object-region`, on batches of (image, mask)."""
+    if loss not in ("mse", "object-region"):
+        raise ValueError(f"no loss is called {loss!r}; there is mse, object-region")
+
+    def terms(model: Callable, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        x, mask = batch
+        return losses.rate_distortion(model(x), x, lmbda, mask if loss == "object-region" else None)
+
+    return terms
+
+
+def schedule(recipe: Recipe, warmup: int = 100) -> train.Schedule:
+    """A recipe's training schedule."""
+    return train.Schedule(steps=recipe.steps, batch=recipe.batch, lr=recipe.lr, warmup=warmup)
+
+
+# --- one run -------------------------------------------------------------------------------------------------------------
+
+
+def trained_codec(
+    recipe: Recipe, train_images: int | None = None, *, folder: Path | None = None, device: str = "auto", compiled: bool = False, progress: bool = True
+) -> Any:
+    """The codec of a recipe: shipped in data/checkpoints, finished in runs/, or trained now (resuming where it was stopped)."""
+    model = codec(recipe)
+    if recipe.method != "trained":
+        return model
+    folder = folder or RUNS / recipe.run_id
+    for path in (CHECKPOINTS / f"{recipe.run_id}.safetensors", folder / "codec.safetensors"):
+        if path.exists():
+            name, _, quality = recipe.codec.partition("-q")
+            return zoo.load(name, int(quality) if quality else None, weights=path)
+    crops = datasets.Crops(
+        data(recipe, "train", train_images), recipe.patch, recipe.seed, recipe.steps * recipe.batch, recipe.augment, cache=recipe.data != "coco2017"
+    )
+    curve = train.fit(
+        model,
+        crops,
+        objective(recipe.loss, recipe.lmbda * recipe.scale),
+        schedule(recipe),
+        folder=folder,
+        seed=recipe.seed,
+        device=device,
+        precision=recipe.precision,
+        compiled=compiled,
+        progress=progress,
+        describe=recipe.run_id,
+    )
+    model.cpu()
+    zoo.save(model, folder / "codec.safetensors", {"run_id": recipe.run_id, "final_loss": f"{curve[-1]['loss']:.6g}"})
+    (folder / "training.ckpt").unlink(missing_ok=True)
+    return model
+
+
+def measure(
+    recipe: Recipe, train_images: int | None = None, *, device: str = "auto", compiled: bool = False, progress: bool = True, write: bool = True
+) -> Record:
+    """Train or load a recipe's codec, evaluate it, and write the record to the ledger.
+
+    With `write=False` nothing is written, and nothing needs to be: the smoke preset touches no ledger.
+    """
+    begun = time.monotonic()
+    model = trained_codec(recipe, train_images, device=device, compiled=compiled, progress=progress)
+    if isinstance(model, torch.nn.Module):
+        model = model.to(train.fabric(device).device).eval()
+    dataset = data(recipe, "val", recipe.images)
+    judges = {name.partition("@")[0]: detector(name) for name in recipe.detectors}
+    clean = {name: _clean(recipe.data, recipe.images, recipe.size, full) for name, full in zip(judges, recipe.detectors, strict=True)}
+    encode = partial(refined_bytes, recipe) if recipe.method == "refined" else None
+    result, bootstrap = evaluate.evaluate(model, dataset, judges, clean, encode=encode, progress=progress)
+    if not write:
+        return {"recipe": recipe.__dict__, "result": result, "bootstrap": bootstrap, "provenance": results.provenance(device)}
+    where = torch.cuda.get_device_name() if train.fabric(device).device.type == "cuda" else "cpu"
+    return results.write(recipe, result, bootstrap, device=where, seconds=time.monotonic() - begun)
+
+
+def refined_bytes(recipe: Recipe, model: Any, sample: datasets.Sample) -> bytes:
+    """One image coded with latents refined under a recipe's loss."""
+    terms = objective(recipe.loss, recipe.lmbda * recipe.scale)
+    batch = sample.image[None], sample.object_mask[None]
+    y, z = latents.refine(model, sample.image, lambda out: terms(lambda _: out, batch)["loss"], steps=recipe.steps, seed=recipe.seed)
+    with latents.latents(model, y, z):
+        return container.encode(model, sample.image)
+
+
+@cache
+def _clean(name: str, images: int, size: int, judge: str) -> list[dict[str, Any]]:
+    return evaluate.clean_detections(datasets.load(name, "val", size=size, limit=images), detector(judge))
+
+
+class Pictures(Dataset):
+    """A data set's whole images with their objects, shuffled and mirrored, for training a detector: item i depends on (seed, i)."""
+
+    def __init__(self, dataset: datasets.CocoDataset, seed: int, length: int) -> None:
+        self.dataset, self.seed, self.length = dataset, seed, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        epoch, place = divmod(index, len(self.dataset))
+        sample = self.dataset[int(np.random.default_rng((self.seed, epoch)).permutation(len(self.dataset))[place])]
+        image, boxes, masks = sample.image, sample.boxes, sample.masks
+        if np.random.default_rng((self.seed, epoch, place)).random() < 0.5:
+            image, masks = image.flip(-1), masks.flip(-1)
+            boxes = torch.stack([image.shape[2] - boxes[:, 2], boxes[:, 1], image.shape[2] - boxes[:, 0], boxes[:, 3]], dim=1)
+        return image, {"boxes": boxes, "labels": sample.labels, "masks": masks.to(torch.uint8)}
+
+
+# --- the commands --------------------------------------------------------------------------------------------------------
+
+
+def _detector(args: argparse.Namespace) -> None:
+    dataset = datasets.load(args.data, "train", size=args.size, limit=args.images)
+    torch.manual_seed(args.seed)
+    model = SmallMaskRCNN(dataset.used_categories())
+    plan = train.Schedule(steps=args.steps, batch=args.batch, lr=args.lr, warmup=200, milestones=(0.75, 0.92), clip=5.0)
+
+    def terms(network: Callable, batch: tuple[list[Tensor], list[dict[str, Tensor]]]) -> dict[str, Tensor]:
+        parts = network(*batch)
+        return {"loss": sum(parts.values()), **parts}
+
+    train.fit(
+        model,
+        Pictures(dataset, args.seed, args.steps * args.batch),
+        terms,
+        plan,
+        folder=RUNS / args.out.stem,
+        seed=args.seed,
+        device=args.device,
+        precision=args.precision,
+        collate=lambda items: tuple(map(list, zip(*items, strict=True))),
+        describe="mask-rcnn-small",
+    )
+    model.cpu().save(args.out)
+    print(f"wrote {args.out} (fingerprint {results.fingerprint(args.out)})")
+    _judge(SmallMaskRCNN.from_weights(args.out), datasets.load(args.data, "val", size=args.size), args.out.stem)
+
+
+def _judge(model: evaluate.Detector, dataset: datasets.CocoDataset, name: str) -> None:
+    found = evaluate.clean_detections(dataset, model)
+    for task, iou_type in (("box", "bbox"), ("mask", "segm")):
+        if task == "box" or any("segmentation" in entry for entry in found):
+            summary, _ = evaluate.average_precision(dataset.ground_truth(), found, iou_type)
+            print(f"{name}, {len(dataset)} images, {task}: " + ", ".join(f"{k} {v:.3f}" for k, v in summary.items()))
+
+
+def _codec(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    model = zoo.load(args.codec, weights=None)
+    dataset = datasets.load(args.data, "train", size=args.size, limit=args.images)
+    crops = datasets.Crops(dataset, args.patch, args.seed, args.steps * args.batch, args.augment)
+    plan = train.Schedule(steps=args.steps, batch=args.batch, lr=args.lr)
+    train.fit(
+        model,
+        crops,
+        objective(args.loss, args.lmbda),
+        plan,
+        folder=RUNS / args.out.stem,
+        seed=args.seed,
+        device=args.device,
+        precision=args.precision,
+        compiled=args.compile,
+        describe=args.out.stem,
+    )
+    zoo.save(model.cpu(), args.out, {"data": args.data, "loss": args.loss, "lmbda": f"{args.lmbda:g}", "steps": str(args.steps)})
+    print(f"wrote {args.out} (fingerprint {results.fingerprint(args.out)})")
+
+
+def _grid(args: argparse.Namespace) -> None:
+    studies = presets.studies(args.chapter, args.preset)
+    wanted = [(s, r) for s in studies for r in s.recipes() if args.data in (None, s.data) and (args.only is None or args.only in r.run_id)]
+    if not wanted:
+        raise SystemExit(f"nothing matches --data {args.data} --only {args.only}")
+    missing = [(s, r) for s, r in wanted if not r.path.exists()]
+    for study, recipe in wanted if args.list else []:
+        print(f"{'measured' if recipe.path.exists() else 'missing '} {study.data:10} {recipe.method:9} {recipe.run_id}")
+    print(f"{len(wanted)} runs, {len(wanted) - len(missing)} in the ledger, {len(missing)} to measure")
+    if args.list:
+        return
+    if args.preset == "paper":
+        print(f"estimated cost: {sum(s.hours for s in studies):.0f} GPU hours")
+    part, parts = args.part
+    begun, todo = time.monotonic(), missing[part - 1 :: parts]
+    for i, (study, recipe) in enumerate(todo):
+        if recipe.path.exists():  # another process was faster
+            continue
+        if i:
+            left = (time.monotonic() - begun) / i * (len(todo) - i)
+            print(f"run {i + 1} of {len(todo)}, about {left / 60:.0f} minutes left")
+        record = measure(recipe, study.train_images, device=args.device, compiled=args.compile)
+        scores = ", ".join(f"{k} {v:.4g}" for k, v in results.table([record])[0].items() if isinstance(v, float))
+        print(f"{recipe.run_id}: {scores}", flush=True)
+
+
+def _code(args: argparse.Namespace) -> None:
+    model = classical.Jpeg(args.jpeg) if args.jpeg else zoo.load(args.codec, args.quality, weights=args.weights or "default")
+    args.out.mkdir(parents=True, exist_ok=True)
+    for path in args.images:
+        with Image.open(path) as picture:
+            x = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255  # (H, W, 3) -> (3, H, W)
+        coded = container.encode(model, x)
+        x_hat = container.decode(model, coded)
+        (args.out / f"{path.stem}.{'jpg' if args.jpeg else 'icm'}").write_bytes(coded)
+        Image.fromarray((x_hat * 255).round().byte().permute(1, 2, 0).numpy()).save(args.out / f"{path.stem}.decoded.png")
+        psnr = -10 * (x - x_hat).square().mean().clamp(min=1e-12).log10().item()
+        print(f"{path}: {len(coded)} bytes, {8 * len(coded) / (x.shape[1] * x.shape[2]):.3f} bpp, {psnr:.2f} dB")
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part: write 1/2 for the first of two")
+    return int(part), int(parts)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m icm_helpers.run", description="Train, code and measure.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, action: Callable, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        sub.set_defaults(action=action)
+        sub.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
+        return sub
+
+    def training(sub: argparse.ArgumentParser, steps: int, batch: int, lr: float) -> None:
+        sub.add_argument("--data", default="scenes", choices=["scenes", "coco-mini", "coco2017"], help="data set")
+        sub.add_argument("--size", type=int, default=192, help="side of scenes, pixels")
+        sub.add_argument("--images", type=int, default=None, help="training images; all where left out")
+        sub.add_argument("--steps", type=int, default=steps, help="optimiser steps")
+        sub.add_argument("--batch", type=int, default=batch, help="images or crops a step")
+        sub.add_argument("--lr", type=float, default=lr, help="Adam's learning rate after warm-up")
+        sub.add_argument("--seed", type=int, default=0, help="seed")
+        sub.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"], help="arithmetic")
+        sub.add_argument("--out", type=Path, required=True, help="where the weights go (.safetensors)")
+
+    sub = command("detector", _detector, "Train the small Mask R-CNN on a data set, and state its AP.")
+    training(sub, steps=3000, batch=8, lr=1e-3)
+    sub = command("codec", _codec, "Train a codec from a random start.")
+    training(sub, steps=6000, batch=4, lr=1e-3)
+    sub.add_argument("--codec", default="mean-scale-small", help="architecture, by the zoo's name")
+    sub.add_argument("--loss", default="mse", choices=["mse", "object-region"], help="what distortion means")
+    sub.add_argument("--lmbda", type=float, default=0.01, help="weight of the distortion")
+    sub.add_argument("--patch", type=int, default=128, help="side of the training crops, pixels")
+    sub.add_argument("--augment", default="none", choices=["none", "heavy"], help="augmentation of the crops")
+    sub.add_argument("--compile", action="store_true", help="use torch.compile")
+    sub = command("grid", _grid, "Measure the runs of a chapter that the ledger lacks.")
+    sub.add_argument("chapter", choices=sorted(presets.CHAPTERS), help="chapter")
+    sub.add_argument("--preset", default="book", choices=["book", "paper"], help="which preset's runs")
+    sub.add_argument("--data", default=None, help="only the runs on this data set")
+    sub.add_argument("--only", default=None, help="only runs whose id contains this")
+    sub.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N shares, to use several processes")
+    sub.add_argument("--list", action="store_true", help="list the runs and measure nothing")
+    sub.add_argument("--compile", action="store_true", help="use torch.compile in training")
+    sub = command("code", _code, "Code images of yours to real bytes and back.")
+    sub.add_argument("images", nargs="+", type=Path, help="image files")
+    sub.add_argument("--codec", default="mean-scale-small", help="architecture, by the zoo's name")
+    sub.add_argument("--quality", type=int, default=None, help="size of a CompressAI model, 1 to 8")
+    sub.add_argument("--weights", type=Path, default=None, help="weights file; the shipped ones where left out")
+    sub.add_argument("--jpeg", type=int, default=None, metavar="Q", help="code with JPEG of this quality instead")
+    sub.add_argument("--out", type=Path, default=Path("coded"), help="folder for the bytes and the decoded pictures")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args = _parser().parse_args(arguments)
+    try:
+        args.action(args)
+    except KeyboardInterrupt:
+        sys.exit("stopped; what was finished is kept, and the same command goes on from the last checkpoint")
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

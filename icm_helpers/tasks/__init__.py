@@ -1,0 +1,1 @@
+"""Recognition models, one file per family."""

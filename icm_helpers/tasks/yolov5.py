@@ -1,0 +1,350 @@
+"""YOLOv5 (release 6 and 7) with its official COCO weights: https://github.com/ultralytics/yolov5.
+
+The package `ultralytics` cannot read those weights, pickles that ask for their repository's own classes. So the network
+is built here, under the official parameter names, and the pickle is read without running anything that it names.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+from torchvision.ops import batched_nms
+
+STRIDES = {"p3": 8, "p4": 16, "p5": 32}
+
+# COCO's ids 1..90 have ten gaps, which torchvision's list of names marks "N/A"; the network has no class for them.
+_COCO_NAMES = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+CATEGORIES = {i: name for i, name in enumerate(_COCO_NAMES) if name not in ("__background__", "N/A")}
+
+
+class _Conv(nn.Module):
+    def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, padding: int | None = None) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2 if padding is None else padding, bias=False)
+        self.bn = nn.BatchNorm2d(c_out, eps=1e-3, momentum=0.03)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(self.bn(self.conv(x)))
+
+
+class _Bottleneck(nn.Module):
+    def __init__(self, channels: int, shortcut: bool) -> None:
+        super().__init__()
+        self.cv1 = _Conv(channels, channels)
+        self.cv2 = _Conv(channels, channels, 3)
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.cv2(self.cv1(x))
+        return x + y if self.shortcut else y
+
+
+class _C3(nn.Module):
+    """Cross-stage partial block: half of the channels pass `depth` bottlenecks, half pass by."""
+
+    def __init__(self, c_in: int, c_out: int, depth: int, shortcut: bool = True) -> None:
+        super().__init__()
+        self.cv1 = _Conv(c_in, c_out // 2)
+        self.cv2 = _Conv(c_in, c_out // 2)
+        self.cv3 = _Conv(c_out, c_out)
+        self.m = nn.Sequential(*(_Bottleneck(c_out // 2, shortcut) for _ in range(depth)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), dim=1))
+
+
+class _SPPF(nn.Module):
+    """Spatial pyramid pooling: maxima over 5, 9 and 13 pixels, as one pooling of 5 applied thrice."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.cv1 = _Conv(channels, channels // 2)
+        self.cv2 = _Conv(channels * 2, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = [self.cv1(x)]
+        for _ in range(3):
+            pooled.append(F.max_pool2d(pooled[-1], 5, stride=1, padding=2))
+        return self.cv2(torch.cat(pooled, dim=1))
+
+
+class _Detect(nn.Module):
+    """One 1 x 1 convolution a level: per anchor x, y, w, h, objectness and one logit a class."""
+
+    def __init__(self, channels: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.m = nn.ModuleList(nn.Conv2d(c, 3 * (5 + classes), 1) for c in channels)
+        self.register_buffer("anchors", torch.zeros(3, 3, 2))  # (level, anchor, w and h), in strides of the level
+
+
+class YOLOv5(nn.Module):
+    """YOLOv5 n, s, m, l or x: a CSP backbone, a path-aggregation pyramid p3..p5, an anchor-based head.
+
+    Args:
+        width: channels of the first layer (16, 32, 48, 64, 80 in n, s, m, l, x).
+        depth: bottlenecks of the first stage (1, 1, 2, 3, 4).
+
+    `categories` maps COCO's category ids (1..90 with gaps) to names, in the order of the network's 80 classes.
+
+    >>> YOLOv5(width=16, depth=1).features(torch.rand(1, 3, 64, 96))["p4"].shape
+    torch.Size([1, 128, 4, 6])
+    """
+
+    def __init__(self, width: int = 16, depth: int = 1) -> None:
+        super().__init__()
+        self.categories = dict(CATEGORIES)
+        c1, c2, c3, c4, c5 = (width * 2**i for i in range(5))
+        # Numbered as in the official network, where 11, 12, 15, 16, 19 and 22 are resizing and concatenation.
+        layers = {
+            0: _Conv(3, c1, 6, 2, 2),
+            1: _Conv(c1, c2, 3, 2),
+            2: _C3(c2, c2, depth),
+            3: _Conv(c2, c3, 3, 2),
+            4: _C3(c3, c3, 2 * depth),
+            5: _Conv(c3, c4, 3, 2),
+            6: _C3(c4, c4, 3 * depth),
+            7: _Conv(c4, c5, 3, 2),
+            8: _C3(c5, c5, depth),
+            9: _SPPF(c5),
+            10: _Conv(c5, c4),
+            13: _C3(2 * c4, c4, depth, shortcut=False),
+            14: _Conv(c4, c3),
+            17: _C3(2 * c3, c3, depth, shortcut=False),
+            18: _Conv(c3, c3, 3, 2),
+            20: _C3(2 * c3, c4, depth, shortcut=False),
+            21: _Conv(c4, c4, 3, 2),
+            23: _C3(2 * c4, c5, depth, shortcut=False),
+            24: _Detect((c3, c4, c5), len(self.categories)),
+        }
+        self.model = nn.ModuleDict({str(i): layer for i, layer in layers.items()})
+
+    @classmethod
+    def from_weights(cls, path: Path | str) -> YOLOv5:
+        """Load `.safetensors`, or an official `.pt` (without running what its pickle names), ready for inference.
+
+        The size (n, s, m, ...) follows from the weights. Parameters are frozen; gradients still reach the image.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, or holds another network.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"weight file {path} is missing: fetch it, or correct the path")
+        try:
+            state = load_file(path) if path.suffix == ".safetensors" else _read_official(path)
+            depth = sum(name.startswith("model.2.m.") and name.endswith("cv1.conv.weight") for name in state)
+            with torch.device("meta"):  # shapes only; the file's tensors take their places
+                model = cls(width=state["model.0.conv.weight"].shape[0], depth=depth)
+        except (OSError, SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path} is no YOLOv5 weight file ({error}): it is damaged, fetch it again") from error
+        except (LookupError, AttributeError, TypeError, ValueError, EOFError, RuntimeError, MemoryError) as error:
+            raise ValueError(
+                f"{path} does not hold a YOLOv5 of release 6 or 7 ({type(error).__name__}: {error}): take an official "
+                "yolov5n.pt, yolov5s.pt, ... or its safetensors"
+            ) from error
+        wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        if wanted != found:
+            name = min(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+            raise ValueError(
+                f"{path} holds {len(found)} tensors that are not the {len(wanted)} of a YOLOv5 for COCO's 80 classes; "
+                f"the first to differ is {name}: {found.get(name, 'absent')}, expected {wanted.get(name, 'absent')}. "
+                "Take the weights of release 6 or 7, for boxes, at 640 pixels"
+            )
+        model.load_state_dict(state, assign=True)
+        return model.float().eval().requires_grad_(False)
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """What enters the detection head, differentiable in the images.
+
+        Args:
+            images: (N, 3, H, W) RGB in [0, 1]; sides are multiples of 32.
+
+        Returns:
+            {"p3": (N, C, H/8, W/8), "p4": (N, 2C, H/16, W/16), "p5": (N, 4C, H/32, W/32)}.
+
+        Raises:
+            ValueError: another shape, or values that are not finite.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % 32 or images.shape[3] % 32:
+            raise ValueError(f"images of shape {tuple(images.shape)}: YOLOv5 takes (N, 3, H, W), sides multiples of 32")
+        if not images.isfinite().all():
+            raise ValueError("images hold NaN or infinity: what made them, perhaps a diverged codec, is broken")
+        layer = {int(i): module for i, module in self.model.items()}
+        c3 = layer[4](layer[3](layer[2](layer[1](layer[0](images)))))
+        c4 = layer[6](layer[5](c3))
+        c5 = layer[9](layer[8](layer[7](c4)))
+        top = layer[10](c5)
+        middle = layer[14](layer[13](torch.cat((_double(top), c4), dim=1)))
+        p3 = layer[17](torch.cat((_double(middle), c3), dim=1))
+        p4 = layer[20](torch.cat((layer[18](p3), middle), dim=1))
+        p5 = layer[23](torch.cat((layer[21](p4), top), dim=1))
+        return {"p3": p3, "p4": p4, "p5": p5}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """The head's raw output for images (N, 3, H, W): a level's is (N, 3 anchors, 5 + 80, H/stride, W/stride).
+
+        The third dimension holds x, y, w, h, objectness, then the classes, all before their sigmoid.
+        """
+        head = self.model["24"].m
+        levels = self.features(images).items()
+        # (N, 3 * 85, h, w) -> (N, 3, 85, h, w)
+        return {level: conv(f).unflatten(1, (3, -1)) for conv, (level, f) in zip(head, levels, strict=True)}
+
+    def objectness(self, images: Tensor) -> dict[str, Tensor]:
+        """Objectness logits of a level's anchors, (N, 3, H/stride, W/stride), differentiable in the images."""
+        return {level: raw[:, :, 4] for level, raw in self.forward(images).items()}
+
+    @torch.no_grad()
+    def detect(
+        self, images: list[Tensor], *, conf: float = 0.001, iou: float = 0.6, max_det: int = 300, size: int = 640
+    ) -> list[dict[str, Tensor]]:
+        """Find objects, with the settings of the official validation as defaults.
+
+        Args:
+            images: RGB in [0, 1], each (3, H, W) of its own size.
+            conf: least score; a box is reported once for every class that reaches it.
+            iou: boxes of one class that overlap a better one by more than this are dropped.
+            max_det: most boxes an image.
+            size: the longer side is resized to this, then both are padded to multiples of 32.
+
+        Returns:
+            For each image {"boxes": (n, 4) x1 y1 x2 y2 in its pixels, "scores": (n,), "labels": (n,) COCO category
+            ids}, best first.
+
+        Raises:
+            ValueError: an image is not (3, H, W), or holds values that are not finite.
+        """
+        return [self._detect_one(image, conf, iou, max_det, size) for image in images]
+
+    def _detect_one(self, image: Tensor, conf: float, iou: float, max_det: int, size: int) -> dict[str, Tensor]:
+        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+            raise ValueError(f"image is {image.dtype} of shape {tuple(image.shape)}: YOLOv5 takes floats (3, H, W)")
+        height, width = image.shape[1:]
+        boxed, scale, left, top = _letterbox(image, size)
+        boxes, probabilities = self._decode(self.forward(boxed), conf)
+
+        at, classes = (probabilities > conf).nonzero(as_tuple=True)
+        scores = probabilities[at, classes]
+        # At most 30 000 enter, as in the official validation: it bounds the time.
+        scores, best = scores.topk(min(30_000, len(scores)))
+        at, classes = at[best], classes[best]
+        keep = batched_nms(boxes[at], scores, classes, iou)[:max_det]
+        found = (boxes[at[keep]] - boxes.new_tensor([left, top, left, top])) / scale
+        limits = boxes.new_tensor([width, height, width, height])
+        ids = torch.tensor(list(self.categories), device=classes.device)
+        return {"boxes": found.clamp_min(0).minimum(limits), "scores": scores[keep], "labels": ids[classes[keep]]}
+
+    def _decode(self, raw: dict[str, Tensor], conf: float) -> tuple[Tensor, Tensor]:
+        """Boxes (K, 4) x1 y1 x2 y2 in the network's pixels and class scores (K, 80), where objectness is above `conf`."""
+        boxes, scores = [], []
+        for (level, output), anchors in zip(raw.items(), self.model["24"].anchors, strict=True):
+            output = output[0].permute(0, 2, 3, 1)  # (3, 85, h, w) -> (3, h, w, 85)
+            anchor, y, x = (output[..., 4].sigmoid() > conf).nonzero(as_tuple=True)
+            p = output[anchor, y, x].sigmoid()  # (K, 85)
+            centre = (p[:, 0:2] * 2 - 0.5 + torch.stack((x, y), dim=-1)) * STRIDES[level]
+            half = (p[:, 2:4] * 2) ** 2 * anchors[anchor] * STRIDES[level] / 2
+            boxes.append(torch.cat((centre - half, centre + half), dim=-1))
+            scores.append(p[:, 5:] * p[:, 4:5])
+        return torch.cat(boxes), torch.cat(scores)
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def _letterbox(image: Tensor, size: int) -> tuple[Tensor, float, int, int]:
+    """(3, H, W) -> (1, 3, h, w): longer side `size`, grey borders to multiples of 32; scale, left and top border."""
+    scale = size / max(image.shape[1:])
+    inner = [max(round(n * scale), 1) for n in image.shape[1:]]
+    resized = image[None]
+    if list(image.shape[1:]) != inner:
+        resized = F.interpolate(resized, inner, mode="bilinear", antialias=scale < 1).clamp(0, 1)
+    short = [-n % 32 for n in inner]
+    top, left = (n // 2 for n in short)
+    borders = (left, short[1] - left, top, short[0] - top)
+    return F.pad(resized, borders, value=114 / 255), scale, left, top
+
+
+class _Inert:
+    """Stands for any class or function named by a pickle and not on the list: keeps its state and does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+
+
+_STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "BoolStorage": torch.bool,
+}
+
+
+class _Unpickler(pickle._Unpickler):
+    """Reads the pickle inside a torch file: tensors, plain containers, and `_Inert` for the rest.
+
+    Nothing that the file names is imported or called, so that a malicious file can do nothing. Based on Python's own
+    unpickler and not the one in C, which takes many gigabytes where a damaged file asks for it.
+    """
+
+    def __init__(self, archive: zipfile.ZipFile, pickled: str) -> None:
+        super().__init__(archive.open(pickled))
+        self.archive, self.folder = archive, pickled.removesuffix("data.pkl")
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        allowed = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("__builtin__", "set"): set,
+            ("builtins", "set"): set,
+            ("torch._utils", "_rebuild_tensor_v2"): lambda storage, offset, size, stride, *_: torch.as_strided(
+                storage, size, stride, offset
+            ),
+            ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+        }
+        return allowed.get((module, name)) or type(name, (_Inert,), {})
+
+    def persistent_load(self, saved: Any) -> Tensor:
+        kind, dtype, key, _, _ = saved
+        if kind != "storage" or not isinstance(dtype, torch.dtype):
+            raise pickle.UnpicklingError(f"unknown storage {saved!r}")
+        return torch.frombuffer(bytearray(self.archive.read(f"{self.folder}data/{key}")), dtype=dtype)
+
+
+def _read_official(path: Path) -> dict[str, Tensor]:
+    """Parameters and buffers of the network in an official `.pt` file, under their official names."""
+    with zipfile.ZipFile(path) as archive:
+        pickled = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
+        if pickled is None:
+            raise pickle.UnpicklingError("the archive has no data.pkl")
+        checkpoint = _Unpickler(archive, pickled).load()
+    return dict(_tensors(checkpoint.get("ema") or checkpoint["model"]))
+
+
+def _tensors(module: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    state = vars(module)
+    for name, tensor in {**state["_parameters"], **state["_buffers"]}.items():
+        if tensor is not None and name not in state.get("_non_persistent_buffers_set", ()):
+            yield prefix + name, tensor
+    for name, child in state["_modules"].items():
+        yield from _tensors(child, f"{prefix}{name}.")

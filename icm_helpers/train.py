@@ -1,0 +1,229 @@
+"""One training loop for codecs and detectors: resumable to the last bit, on CPU or GPU, with its progress in sight.
+
+Everything random in a step is drawn from (seed, step), never from what happened before, so a run that was killed at any moment
+and started again ends with the same weights as one that was left alone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Sized
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from compressai.entropy_models import EntropyModel
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+Objective = Callable[[nn.Module, Any], dict[str, Tensor]]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the message names the step and the batch."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train: Adam, linear warm-up, then steps down by `gamma` at fractions of the run.
+
+    `aux_lr` is the rate of the auxiliary optimiser, which fits the entropy bottleneck's quantiles; after the last step it runs
+    `aux_steps` more on its own, because the quantiles lag behind and the code tables are made from them.
+    """
+
+    steps: int
+    batch: int = 4
+    lr: float = 5e-4
+    warmup: int = 100
+    milestones: tuple[float, ...] = (0.8,)
+    gamma: float = 0.1
+    clip: float = 1.0
+    aux_lr: float = 1e-3
+    aux_steps: int = 1500
+    save_every: int = 500
+
+    def factor(self, step: int) -> float:
+        """The learning rate at `step`, as a fraction of `lr`."""
+        passed = sum(step >= m * self.steps for m in self.milestones)
+        return min(1.0, (step + 1) / max(1, self.warmup)) * self.gamma**passed
+
+
+def fabric(device: str = "auto", precision: str = "32-true") -> Fabric:
+    """A Lightning Fabric on one device: `device` is auto, cpu or cuda; `precision` is 32-true or bf16-mixed."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("device='cuda', but this machine shows no CUDA device: use device='auto' or 'cpu'")
+    return Fabric(accelerator={"auto": "auto", "cuda": "gpu"}.get(device, device), devices=1, precision=precision)
+
+
+def fit(
+    model: nn.Module,
+    data: Dataset,
+    objective: Objective,
+    schedule: Schedule,
+    *,
+    folder: Path | str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "32-true",
+    compiled: bool = False,
+    workers: int = 0,
+    collate: Callable[[list], Any] | None = None,
+    progress: bool = True,
+    describe: str = "training",
+) -> list[dict[str, float]]:
+    """Train `model` in place and give its loss curve.
+
+    Args:
+        model: a codec or detector; a codec's `aux_loss` is fitted beside the main loss.
+        data: item i must depend on i alone and there must be at least `steps * batch` of them; step k reads items
+            k * batch to (k + 1) * batch.
+        objective: (model, batch) -> scalars; `loss` is minimised, the others are logged.
+        schedule: how long and how fast.
+        folder: where the checkpoint is kept (written atomically every `save_every` steps); training resumes from one found there.
+            None keeps nothing.
+        seed: of everything random in a step.
+        device, precision: as in :func:`fabric`. Entropy models always compute in float32.
+        compiled: use torch.compile for the forward and backward pass (needs a C++ compiler on a CPU).
+        workers: processes that load data.
+        collate: how items become a batch; by default they are stacked.
+
+    Returns:
+        One dictionary per 1 % of the steps: `step` and the mean of each logged scalar since the one before.
+
+    Raises:
+        NonFiniteLossError: the loss is NaN or infinite.
+        ValueError: too little data, or the checkpoint in `folder` belongs to another schedule or seed.
+    """
+    needed = schedule.steps * schedule.batch
+    if isinstance(data, Sized) and len(data) < needed:
+        raise ValueError(f"{schedule.steps} steps of {schedule.batch} need {needed} items, the data has {len(data)}")
+    run = fabric(device, precision)
+    main, quantiles = _split(model)
+    optimiser = torch.optim.Adam(main, lr=schedule.lr)
+    aux = torch.optim.Adam(quantiles, lr=schedule.aux_lr) if quantiles else None
+    recipe = {"schedule": {k: v if not isinstance(v, tuple) else list(v) for k, v in asdict(schedule).items()}, "seed": seed}
+    curve: list[dict[str, float]] = []
+    start = 0
+    checkpoint = Path(folder) / "training.ckpt" if folder is not None else None
+    if checkpoint is not None and checkpoint.exists():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if state["recipe"] != recipe:
+            raise ValueError(
+                f"{checkpoint} was written by another recipe ({state['recipe']}), this one is {recipe}: "
+                "give another folder, or delete it to start again"
+            )
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        if aux is not None:
+            aux.load_state_dict(state["aux"])
+        start, curve = state["step"], state["curve"]
+    _entropy_in_float32(model)
+    model.train()
+    wrapped, optimiser = run.setup(model, optimiser)
+    forward = torch.compile(wrapped) if compiled else wrapped
+    every = max(1, schedule.steps // 100)
+    window: list[dict[str, float]] = []
+    # In a log file a line every half a minute is enough.
+    quiet = 1.0 if sys.stderr.isatty() else 30.0
+    bar = tqdm(total=schedule.steps, initial=start, desc=describe, disable=not progress, mininterval=quiet)
+    for step, (items, batch) in enumerate(_batches(data, start, schedule, workers, collate), start=start):
+        torch.manual_seed(_mix(seed, step))
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.lr * schedule.factor(step)
+        terms = objective(forward, run.to_device(batch))
+        loss = terms["loss"]
+        if not torch.isfinite(loss):
+            names = ", ".join(str(data.source(i)) for i in items) if hasattr(data, "source") else f"items {list(items)}"
+            raise NonFiniteLossError(
+                f"the loss is {loss.item()} at step {step} on {names}: lower the learning rate, lengthen the warm-up, or look at "
+                f"that batch; the last good checkpoint is {checkpoint if checkpoint and checkpoint.exists() else 'not kept'}"
+            )
+        optimiser.zero_grad()
+        run.backward(loss)
+        run.clip_gradients(wrapped, optimiser, max_norm=schedule.clip)
+        optimiser.step()
+        if aux is not None:
+            _aux_step(model, aux)
+        window.append({name: value.item() for name, value in terms.items()})
+        done = step + 1
+        if done % every == 0 or done == schedule.steps:
+            curve.append({"step": done, **{k: sum(w[k] for w in window) / len(window) for k in window[0]}})
+            window.clear()
+            bar.set_postfix({k: f"{v:.3g}" for k, v in curve[-1].items() if k != "step"}, refresh=False)
+        bar.update()
+        # A checkpoint falls where a window ends, so that resuming loses no point of the curve.
+        if checkpoint is not None and (done % (every * math.ceil(schedule.save_every / every)) == 0 or done == schedule.steps):
+            state = {"recipe": recipe, "step": done, "curve": curve, "model": model.state_dict()}
+            save_atomically({**state, "optimiser": optimiser.state_dict(), "aux": aux and aux.state_dict()}, checkpoint)
+    bar.close()
+    if aux is not None:
+        for group in aux.param_groups:
+            group["lr"] = 0.05
+        for _ in range(schedule.aux_steps):
+            _aux_step(model, aux)
+    model.eval()
+    return curve
+
+
+def save_atomically(state: dict, path: Path) -> None:
+    """torch.save to a temporary file beside `path`, flushed to disk, then renamed: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def _mix(seed: int, step: int) -> int:
+    # Far apart for neighbouring seeds and steps: no two steps of two runs share their noise.
+    return (seed * 1_000_003 + step) * 2_654_435_761 % 2**63
+
+
+def _batches(
+    data: Dataset, start: int, schedule: Schedule, workers: int, collate: Callable | None
+) -> Iterator[tuple[range, Any]]:
+    batches = [range(k * schedule.batch, (k + 1) * schedule.batch) for k in range(start, schedule.steps)]
+    return zip(batches, DataLoader(data, batch_sampler=batches, num_workers=workers, collate_fn=collate), strict=True)
+
+
+def _split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    quantiles = [p for name, p in model.named_parameters() if name.endswith("quantiles")]
+    known = {id(p) for p in quantiles}
+    return [p for p in model.parameters() if p.requires_grad and id(p) not in known], quantiles
+
+
+def _aux_step(model: nn.Module, aux: torch.optim.Optimizer) -> None:
+    aux.zero_grad()
+    model.aux_loss().backward()
+    aux.step()
+
+
+def _entropy_in_float32(model: nn.Module) -> None:
+    """Likelihoods are ratios of small differences: in bfloat16 they would be noise, so entropy models leave autocast."""
+    for module in model.modules():
+        if isinstance(module, EntropyModel) and not hasattr(module, "_forward"):
+            module._forward = module.forward
+            module.forward = _float32(module._forward)
+
+
+def _float32(function: Callable) -> Callable:
+    def cast(value: Any) -> Any:
+        return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    def call(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(x.device.type, enabled=False):
+            return function(cast(x), *map(cast, args), **{name: cast(value) for name, value in kwargs.items()})
+
+    return call

@@ -1,0 +1,23 @@
+"""Fixtures shared by the tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of small real data, named by ICM_REAL_DATA; the test skips where there is none."""
+    folder = Path(os.environ.get("ICM_REAL_DATA", ROOT.parent / "shared" / "real"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}: set ICM_REAL_DATA to the folder that holds coco_mini and the weights")
+    return folder

@@ -1,0 +1,105 @@
+"""What counts as changed: a stale output must never reach a reader, a fresh one must not cost a second."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from test_notebooks import CHAPTER
+
+from icm_helpers import notebooks
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def build():
+    spec = importlib.util.spec_from_file_location("build", ROOT / "book" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def house(tmp_path: Path, build, monkeypatch) -> Path:
+    """A small repository with two chapters, whose execution is replaced by reading them."""
+    for name, text in {
+        "book/a.md": CHAPTER,
+        "book/papers/b.md": CHAPTER,
+        "book/intro.md": "# Only text\n",
+        "icm_helpers/losses.py": "x = 1\n",
+        "data/results/a/run.json": "{}\n",
+        "data/cache/photo": "downloaded\n",
+        "pyproject.toml": "\n",
+        "constraints.txt": "torch==2.13.0\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def execute(path, output, given, cwd):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if "1 / 0" in path.read_text():
+            nbformat.write(notebooks.read(path), output.with_suffix(".partial.ipynb"))
+            raise notebooks.ChapterError("cell 2 failed", output.with_suffix(".partial.ipynb"))
+        return notebooks.read(path)
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+    assert len(build.execute_stale(tmp_path, "book")) == 2
+    return tmp_path
+
+
+def test_nothing_runs_again_when_nothing_changed(build, house):
+    (house / "data/cache/photo").write_text("another download\n")
+    (house / "book/intro.md").write_text("# Other text\n")
+    assert build.execute_stale(house, "book") == []
+
+
+def test_only_the_changed_chapter_runs_again(build, house):
+    (house / "book/a.md").write_text(CHAPTER + "\nMore.\n")
+    assert build.execute_stale(house, "book") == [house / "book/a.md"]
+
+
+@pytest.mark.parametrize("name", ["icm_helpers/losses.py", "data/results/a/run.json", "constraints.txt"])
+def test_every_chapter_runs_again_when_what_they_share_changed(build, house, name):
+    with (house / name).open("a") as file:
+        file.write("\n")
+    assert len(build.execute_stale(house, "book")) == 2
+
+
+def test_a_record_that_is_gone_makes_chapters_stale(build, house):
+    shutil.rmtree(house / "data/results/a")
+    assert len(build.execute_stale(house, "book")) == 2
+
+
+def test_another_preset_runs_everything_again(build, house):
+    assert len(build.execute_stale(house, "smoke")) == 2
+
+
+def test_a_build_that_failed_goes_on_where_it_stopped(build, house):
+    (house / "icm_helpers/losses.py").write_text("x = 2\n")
+    (house / "book/papers/b.md").write_text(CHAPTER.replace("seed + 1", "1 / 0"))
+    with pytest.raises(notebooks.ChapterError):
+        build.execute_stale(house, "book")
+    assert (house / "_build/failed/papers/b.ipynb").is_file()
+    (house / "book/papers/b.md").write_text(CHAPTER)
+    assert build.execute_stale(house, "book") == [house / "book/papers/b.md"]
+    assert not (house / "_build/failed/papers/b.ipynb").exists()
+
+
+def test_sphinx_reads_executed_chapters_and_nothing_that_is_gone(build, house):
+    source = build.assemble(house)
+    names = {path.relative_to(source).as_posix() for path in build.tree(source)}
+    assert names == {"a.ipynb", "intro.md", "papers/b.ipynb"}
+    (house / "book/papers/b.md").unlink()
+    assert not (build.assemble(house) / "papers").exists()
+
+
+def test_executed_chapters_say_nothing_of_the_machine(build, house):
+    text = (house / "_build/executed/a.ipynb").read_text()
+    assert '"papermill"' not in text and str(house) not in text
+
+
+def test_only_takes_the_name_of_a_chapter(build, house):
+    with pytest.raises(ValueError, match=r"--only c: no such chapter; there are a, papers/b"):
+        build.execute_stale(house, "book", only="c")

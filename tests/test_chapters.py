@@ -1,0 +1,48 @@
+"""Every chapter runs in preset smoke, refuses a parameter that it does not have, and keeps the house's style."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from icm_helpers import notebooks
+
+ROOT = Path(__file__).resolve().parent.parent
+CHAPTERS = notebooks.chapters(ROOT / "book")
+SECONDS = 120  # a chapter takes at most 60 s on two idle cores; a busy machine gets twice that
+
+every_chapter = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+
+
+@every_chapter
+def test_a_chapter_runs_in_preset_smoke(chapter, tmp_path):
+    start = time.monotonic()
+    notebooks.execute(chapter, tmp_path / "smoke.ipynb", {"preset": "smoke"}, cwd=ROOT)
+    assert time.monotonic() - start < SECONDS
+
+
+@every_chapter
+def test_a_chapter_refuses_an_unknown_parameter(chapter, tmp_path):
+    with pytest.raises(ValueError, match="unknown parameter lambda_"):
+        notebooks.execute(chapter, tmp_path / "out.ipynb", {"lambda_": 0.02})
+
+
+@every_chapter
+def test_a_chapter_documents_every_parameter(chapter):
+    known = notebooks.parameters(notebooks.read(chapter))
+    assert known["preset"].default == '"book"'
+    undocumented = [p.name for p in known.values() if p.inferred_type_name == "None" or not p.help]
+    assert not undocumented, f"give these a type and a comment: {undocumented}"
+
+
+@every_chapter
+@pytest.mark.parametrize("command", [["check"], ["format", "--diff"]], ids=["check", "format"])
+def test_a_chapter_keeps_the_style_of_the_package(chapter, command):
+    # ruff knows the manners of notebooks: a last line that shows a value, an import where it is needed.
+    text = nbformat.writes(notebooks.read(chapter))
+    ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename", chapter.with_suffix(".ipynb"), "-"]
+    found = subprocess.run(ruff, input=text, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
