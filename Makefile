@@ -20,7 +20,7 @@ test: $(STAMP)  ## run every test: unit, bad input, doctests, chapters in preset
 	@$(BIN)/python -m pytest
 
 lab: $(STAMP)  ## open the chapters as notebooks in JupyterLab
-	@$(BIN)/jupytext-config --settings-file .venv/share/jupyter/lab/settings/overrides.json set-default-viewer
+	@$(BIN)/jupytext-config --settings-file .venv/share/jupyter/lab/settings/overrides.json set-default-viewer markdown myst
 	@$(BIN)/jupyter lab book
 
 env: $(STAMP)  ## make the private environment in .venv

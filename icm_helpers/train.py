@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from compressai.entropy_models import EntropyModel
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -54,11 +55,29 @@ class Schedule:
         return min(1.0, (step + 1) / max(1, self.warmup)) * self.gamma**passed
 
 
+class _Autocast(MixedPrecision):
+    """Fabric's mixed precision, but inputs stay in float32: box coordinates do not survive bfloat16's eight bits."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
 def fabric(device: str = "auto", precision: str = "32-true") -> Fabric:
-    """A Lightning Fabric on one device: `device` is auto, cpu or cuda; `precision` is 32-true or bf16-mixed."""
+    """A Lightning Fabric on one device: `device` is auto, cpu or cuda; `precision` is 32-true or bf16-mixed.
+
+    Raises:
+        ValueError: another device or precision.
+        RuntimeError: cuda is asked for where there is none.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda, not {device!r}")
+    if precision not in ("32-true", "bf16-mixed"):
+        raise ValueError(f"precision must be 32-true or bf16-mixed, not {precision!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("device='cuda', but this machine shows no CUDA device: use device='auto' or 'cpu'")
-    return Fabric(accelerator={"auto": "auto", "cuda": "gpu"}.get(device, device), devices=1, precision=precision)
+    kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    plugins = [_Autocast("bf16-mixed", kind)] if precision == "bf16-mixed" else []
+    return Fabric(accelerator=kind, devices=1, plugins=plugins)
 
 
 def fit(

@@ -248,7 +248,7 @@ class YOLOv5(nn.Module):
         return {"boxes": found.clamp_min(0).minimum(limits), "scores": scores[keep], "labels": ids[classes[keep]]}
 
     def _decode(self, raw: dict[str, Tensor], conf: float) -> tuple[Tensor, Tensor]:
-        """Boxes (K, 4) x1 y1 x2 y2 in the network's pixels and class scores (K, 80), where objectness is above `conf`."""
+        """Boxes (K, 4) x1 y1 x2 y2 in the network's pixels and class scores (K, 80), of objectness above `conf`."""
         boxes, scores = [], []
         for (level, output), anchors in zip(raw.items(), self.model["24"].anchors, strict=True):
             output = output[0].permute(0, 2, 3, 1)  # (3, 85, h, w) -> (3, h, w, 85)
