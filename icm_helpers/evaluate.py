@@ -75,7 +75,8 @@ def average_precision(
     names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
     if not results:
         return dict.fromkeys(names[:3], 0.0), [0.0] * (0 if samples is None else len(samples))
-    found = coco.loadRes(results)
+    # Copies: loadRes writes into the entries, and would give each box a mask of its own shape.
+    found = coco.loadRes([dict(entry) for entry in results])
     full = COCOeval_faster(coco, found, iou_type, print_function=_silent)
     full.evaluate()
     full.accumulate()
@@ -125,9 +126,10 @@ def evaluate(
         encode: (codec, sample) -> bytes, where coding needs more than codec and image (refined latents, say).
 
     Returns:
-        `result`: bpp (all bytes), bpp_likelihood (where the codec has likelihoods), psnr, psnr_inside, psnr_outside (over the pooled
-        pixels inside and outside object masks), and by detector box_ap, box_ap50, box_ap_small, ..., mask_ap, agreement (box AP
-        against its own clean detections of score 0.3 or more), per_image bytes and squared errors;
+        `result`: bpp (all bytes), bpp_likelihood (where the codec's own encoder has likelihoods), psnr, psnr_inside, psnr_outside
+        (over the pooled pixels inside and outside object masks; at most 120 dB), per_image bytes and pixels, and by detector
+        box_ap, box_ap50, box_ap_small, ..., mask_ap, agreement (box AP against its own clean detections of score 0.3 or more,
+        where it has any);
         `bootstrap`: bpp, psnr_inside, psnr_outside, and box_ap, mask_ap, agreement by detector, 200 paired replicates each.
 
     Raises:
@@ -138,7 +140,6 @@ def evaluate(
     sizes, pixels, bits = [], [], []
     inside, outside, area = [], [], []
     results: dict[str, list] = {name: [] for name in detectors}
-    masks_known = False
     for i in tqdm(range(len(dataset)), desc="coding and detecting", disable=None if progress else True):
         sample = dataset[i]
         x, mask = sample.image, sample.object_mask
@@ -146,7 +147,8 @@ def evaluate(
         x_hat = container.decode(codec, data).cpu()
         sizes.append(len(data))
         pixels.append(x.shape[1] * x.shape[2])
-        if (estimate := likelihood_bits(codec, x)) is not None:
+        # Bytes made otherwise than by the codec's own encoder have other latents than its likelihoods speak of.
+        if encode is None and (estimate := likelihood_bits(codec, x)) is not None:
             bits.append(estimate)
         error = (x - x_hat).square().mean(dim=0, keepdim=True)
         inside.append((error * mask).sum().item())
@@ -154,9 +156,10 @@ def evaluate(
         area.append(mask.sum().item())
         for name, detector in detectors.items():
             found = detector.detect([x_hat])[0]
-            masks_known |= "masks" in found
             results[name] += coco_results(sample.image_id, found)
-    size, count, inner, outer, covered = (np.asarray(v, dtype=np.float64) for v in (sizes, pixels, inside, outside, area))
+    size, count, inner, outer, covered = (
+        np.asarray(v, dtype=np.float64) for v in (sizes, pixels, inside, outside, area)
+    )
     truth = dataset.ground_truth()
     samples = resamplings(dataset.ids)  # a data set's ids are sorted, as the evaluator's are
 
@@ -187,9 +190,11 @@ def evaluate(
             for key, value in summary.items():
                 result.setdefault(f"{task}_{key}", {})[name] = value
             bootstrap.setdefault(f"{task}_ap", {})[name] = replicates
-        summary, replicates = average_precision(as_truth(truth, clean[name]), found, "bbox", samples)
-        result.setdefault("agreement", {})[name] = summary["ap"]
-        bootstrap.setdefault("agreement", {})[name] = replicates
+        confident = as_truth(truth, clean[name])
+        if confident["annotations"]:
+            summary, replicates = average_precision(confident, found, "bbox", samples)
+            result.setdefault("agreement", {})[name] = summary["ap"]
+            bootstrap.setdefault("agreement", {})[name] = replicates
     return result, bootstrap
 
 
@@ -197,7 +202,12 @@ def as_truth(truth: dict[str, Any], detections: list[dict[str, Any]]) -> dict[st
     """A detector's confident detections as COCO ground truth of the same images."""
     kept = [d for d in detections if d["score"] >= CONFIDENT]
     annotations = [
-        {**{k: d[k] for k in ("image_id", "category_id", "bbox")}, "id": i, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0}
+        {
+            **{k: d[k] for k in ("image_id", "category_id", "bbox")},
+            "id": i,
+            "area": d["bbox"][2] * d["bbox"][3],
+            "iscrowd": 0,
+        }
         for i, d in enumerate(kept, start=1)
     ]
     return {**truth, "annotations": annotations}
@@ -248,14 +258,20 @@ def curve(records: Sequence[dict[str, Any]], metric: str, detector: str | None =
 
     def pick(part: dict[str, Any], key: str) -> Any:
         if key not in part or (detector is not None and key != "bpp" and detector not in part[key]):
-            raise ValueError(f"a record has no {key}{f' of {detector}' if detector else ''}; it has {', '.join(sorted(part))}")
+            raise ValueError(
+                f"a record has no {key}{f' of {detector}' if detector else ''}; it has {', '.join(sorted(part))}"
+            )
         return part[key] if key == "bpp" or detector is None else part[key][detector]
 
     points = []
     for lmbda in sorted({r["recipe"]["lmbda"] for r in records}):
         same = [r for r in records if r["recipe"]["lmbda"] == lmbda]
         points.append(
-            [np.mean([pick(r[part], key) for r in same], axis=0) for part in ("result", "bootstrap") for key in ("bpp", metric)]
+            [
+                np.mean([pick(r[part], key) for r in same], axis=0)
+                for part in ("result", "bootstrap")
+                for key in ("bpp", metric)
+            ]
         )
     points.sort(key=lambda p: p[0])
     bpp, value, bpp_replicates, value_replicates = (np.stack(v, axis=-1) for v in zip(*points, strict=True))
@@ -282,7 +298,11 @@ def _bd(anchor: Curve, test: Curve, measure: Any) -> Interval:
         [
             measure(*pair)
             for pair in zip(
-                anchor.bpp_replicates, anchor.metric_replicates, test.bpp_replicates, test.metric_replicates, strict=True
+                anchor.bpp_replicates,
+                anchor.metric_replicates,
+                test.bpp_replicates,
+                test.metric_replicates,
+                strict=True,
             )
         ]
     )
@@ -297,7 +317,9 @@ def _bd_rate(rate_a: np.ndarray, metric_a: np.ndarray, rate_b: np.ndarray, metri
     (rate_a, metric_a), (rate_b, metric_b) = _rising(rate_a, metric_a), _rising(rate_b, metric_b)
     if len(rate_a) < 2 or len(rate_b) < 2 or max(metric_a[0], metric_b[0]) >= min(metric_a[-1], metric_b[-1]):
         return float("nan")
-    return float(bjontegaard.bd_rate(rate_a, metric_a, rate_b, metric_b, "pchip", require_matching_points=False, min_overlap=0))
+    return float(
+        bjontegaard.bd_rate(rate_a, metric_a, rate_b, metric_b, "pchip", require_matching_points=False, min_overlap=0)
+    )
 
 
 def _bd_metric(rate_a: np.ndarray, metric_a: np.ndarray, rate_b: np.ndarray, metric_b: np.ndarray) -> float:
@@ -318,7 +340,8 @@ def _rising(rate: np.ndarray, metric: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _psnr(mse: Any) -> Any:
-    return -10 * np.log10(mse) if np.ndim(mse) else float(-10 * np.log10(mse))
+    psnr = -10 * np.log10(np.maximum(mse, 1e-12))  # 120 dB where nothing is lost: JSON knows no infinity
+    return psnr if np.ndim(mse) else float(psnr)
 
 
 def _silent(*_: Any) -> None:

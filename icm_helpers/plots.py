@@ -60,7 +60,13 @@ def use_style() -> None:
 
 
 def rate_accuracy(
-    ax: Axes, curves: Mapping[str, Curve], *, ylabel: str, clean: float | None = None, percent: float = 95.0, log: bool = False
+    ax: Axes,
+    curves: Mapping[str, Curve],
+    *,
+    ylabel: str,
+    clean: float | None = None,
+    percent: float = 95.0,
+    log: bool = False,
 ) -> None:
     """Draw rate against a metric: a line and a band of `percent` intervals for each method, named beside its last point.
 
@@ -81,7 +87,13 @@ def rate_accuracy(
     if clean is not None:
         ax.axhline(clean, color=INK, linestyle=":", linewidth=1.3)
         ax.annotate(
-            "uncompressed", (1, clean), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=INK, fontsize=9
+            "uncompressed",
+            (1, clean),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            color=INK,
+            fontsize=9,
         )
     if log:
         ax.set_xscale("log")
@@ -110,22 +122,35 @@ def pictures(images: Sequence[Tensor], titles: Sequence[str], *, columns: int = 
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     height, breadth = images[0].shape[1:]
-    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, (width * height / breadth + 0.42) * rows), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width * columns, (width * height / breadth + 0.42) * rows), squeeze=False
+    )
     for ax in axes.flat:
         ax.axis("off")
     for ax, image, title in zip(axes.flat, images, titles, strict=False):
         pixels = image.detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy()  # (H, W, C)
-        ax.imshow(pixels if pixels.shape[2] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        ax.imshow(
+            pixels if pixels.shape[2] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest"
+        )
         ax.set_title(title, fontsize=9.5)
     figure.tight_layout(pad=0.4)
     return figure
 
 
-def with_boxes(ax: Axes, image: Tensor, boxes: Tensor, names: Sequence[str], scores: Sequence[float] | None = None) -> None:
+def with_boxes(
+    ax: Axes, image: Tensor, boxes: Tensor, names: Sequence[str], scores: Sequence[float] | None = None
+) -> None:
     """One image (3, H, W) with boxes (n, 4) in pixels and the names of what they hold."""
     ax.imshow(image.detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy())
     ax.axis("off")
     for i, ((x0, y0, x1, y1), name) in enumerate(zip(boxes.tolist(), names, strict=True)):
         ax.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#e69f00", linewidth=1.4))
         text = name if scores is None else f"{name} {scores[i]:.2f}"
-        ax.text(x0, max(y0 - 2, 6), text, fontsize=7, color="black", bbox={"facecolor": "#e69f00", "pad": 1, "edgecolor": "none"})
+        ax.text(
+            x0,
+            max(y0 - 2, 6),
+            text,
+            fontsize=7,
+            color="black",
+            bbox={"facecolor": "#e69f00", "pad": 1, "edgecolor": "none"},
+        )

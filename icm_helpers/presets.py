@@ -12,7 +12,7 @@ from icm_helpers.results import Recipe
 
 DETECTORS = {
     "mask-rcnn-small": "mask-rcnn-small@00000000",
-    "yolov5n": "yolov5n@00000000",
+    "yolov5n": "yolov5n@ff6f13e9",
 }
 """Recognition models and the first digits of the SHA-256 of their weights: measured with other weights, a record is another one."""
 
@@ -42,6 +42,7 @@ class Study:
     jpeg: tuple[int, ...]  # qualities of the classical anchor
     refine_lmbdas: tuple[float, ...] = ()  # the loss microscope's ladder
     refine_steps: int = 0
+    ledger: bool = True  # False: measured on the spot and written nowhere
     hours: float = 0.0  # estimated cost of the whole grid on the hardware the preset is meant for
 
     def recipes(self) -> list[Recipe]:
@@ -69,13 +70,16 @@ class Study:
                 lr=self.lr,
                 augment=self.augment,
                 precision=self.precision,
+                train_images=self.train_images,
             )
             for seed in self.seeds
             for lmbda in self.lmbdas
             for loss, scale in self.scales
         ]
         refined = [
-            replace(base, method="refined", loss=loss, lmbda=lmbda, scale=scale, start=self.start, steps=self.refine_steps)
+            replace(
+                base, method="refined", loss=loss, lmbda=lmbda, scale=scale, start=self.start, steps=self.refine_steps
+            )
             for lmbda in self.refine_lmbdas
             for loss, scale in self.scales
         ]
@@ -86,23 +90,23 @@ class Study:
 SCENES = Study(
     chapter="object_region_mse",
     data="scenes",
-    images=300,
+    images=200,
     train_images=3000,
     size=192,
     codec="mean-scale-small",
-    start="start-scenes@00000000",
+    start="start-scenes@aa2ff663",
     scales=(("mse", 1.0), ("object-region", 5.0)),
     lmbdas=(0.001, 0.002, 0.004, 0.008),
     seeds=(0, 1),
     steps=5000,
-    batch=4,
+    batch=2,
     patch=128,
     lr=5e-4,
     warmup=100,
     augment="none",
     precision="bf16-mixed",
     detectors=("mask-rcnn-small",),
-    jpeg=(10, 20, 35, 55, 75),
+    jpeg=(10, 25, 50, 80),
     hours=2.0,
 )
 
@@ -112,13 +116,14 @@ COCO_MINI = replace(
     images=127,
     train_images=180,
     size=0,
-    start="start-coco-mini@00000000",
+    start="start-coco-mini@edbb1b8d",
+    scales=(("mse", 1.0), ("object-region", 2.5)),  # objects cover twice as much here as on scenes
     lmbdas=(0.002, 0.005, 0.01, 0.02),
     seeds=(0,),
     augment="heavy",
     detectors=("yolov5n",),
-    jpeg=(10, 20, 35, 55, 75),
-    refine_lmbdas=(0.005, 0.02),
+    jpeg=(10, 20, 40, 70),
+    refine_lmbdas=(0.01,),
     refine_steps=20,
     hours=2.0,
 )
@@ -145,7 +150,18 @@ PAPER = replace(
 )
 
 SMOKE = replace(
-    SCENES, images=4, train_images=4, size=128, lmbdas=(0.002, 0.008), seeds=(0,), steps=3, batch=2, patch=64, jpeg=(20, 60), hours=0.01
+    SCENES,
+    images=4,
+    train_images=4,
+    size=128,
+    lmbdas=(0.002, 0.008),
+    seeds=(0,),
+    steps=3,
+    patch=64,
+    jpeg=(20, 60),
+    precision="32-true",
+    ledger=False,
+    hours=0.01,
 )
 
 OBJECT_REGION_MSE: dict[str, tuple[Study, ...]] = {"smoke": (SMOKE,), "book": (SCENES, COCO_MINI), "paper": (PAPER,)}

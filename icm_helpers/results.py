@@ -20,7 +20,16 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 LEDGER = ROOT / "data" / "results"
-PACKAGES = ("torch", "torchvision", "compressai", "faster-coco-eval", "bjontegaard", "numpy", "pillow", "opencv-python-headless")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "compressai",
+    "faster-coco-eval",
+    "bjontegaard",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+)
 
 Record = dict[str, Any]
 
@@ -56,16 +65,22 @@ class Recipe:
     lr: float = 0.0
     augment: str = "none"
     precision: str = "32-true"
-
-    @property
-    def hash8(self) -> str:
-        """The first eight hexadecimal digits of the SHA-256 of the recipe in canonical JSON."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+    train_images: int = 0
 
     @property
     def run_id(self) -> str:
-        """`<codec>-<loss>-l<lmbda>-s<seed>-<hash8>`; also the name of the record and of the checkpoint."""
-        return f"{self.codec}-{self.loss}-l{self.lmbda:g}-s{self.seed}-{self.hash8}"
+        """`<codec>-<loss>-l<lmbda>-s<seed>-<hash8>`, the name of the record; the hash is of the whole recipe."""
+        return self._name(asdict(self))
+
+    @property
+    def codec_id(self) -> str:
+        """The name of the trained codec: as :attr:`run_id`, but hashed without what judges it: new judges need no training."""
+        judging = {"chapter", "method", "detectors", "images"}
+        return self._name({k: v for k, v in asdict(self).items() if k not in judging})
+
+    def _name(self, content: dict[str, Any]) -> str:
+        hash8 = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.codec}-{self.loss}-l{self.lmbda:g}-s{self.seed}-{hash8}"
 
     @property
     def path(self) -> Path:
@@ -88,10 +103,14 @@ def read(recipe: Recipe, path: Path | None = None) -> Record:
             f"`python -m icm_helpers.run grid {recipe.chapter} --only {recipe.run_id}`, or run the chapter with rerun=True"
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LedgerError(f"{path} is not readable JSON ({error}): restore it with git, or delete it and measure again") from error
-    missing = {"recipe", "result", "bootstrap", "provenance"} - set(record)
+        raise LedgerError(
+            f"{path} is not readable JSON ({error}): restore it with git, or delete it and measure again"
+        ) from error
+    missing = {"recipe", "result", "bootstrap", "provenance"} - set(record if isinstance(record, dict) else ())
     if missing:
-        raise LedgerError(f"{path} lacks {', '.join(sorted(missing))}: restore it with git, or delete it and measure again")
+        raise LedgerError(
+            f"{path} lacks {', '.join(sorted(missing))}: restore it with git, or delete it and measure again"
+        )
     wanted = json.loads(json.dumps(asdict(recipe)))
     if record["recipe"] != wanted:
         keys = sorted(wanted.keys() | record["recipe"].keys())
@@ -178,7 +197,11 @@ def table(records: Iterable[Record]) -> list[dict[str, Any]]:
     """The records as flat rows: the recipe's fields that say something, and the scalars measured."""
     rows = []
     for record in records:
-        row = {f.name: record["recipe"][f.name] for f in fields(Recipe) if f.name in ("data", "codec", "method", "loss", "lmbda", "seed")}
+        row = {
+            f.name: record["recipe"][f.name]
+            for f in fields(Recipe)
+            if f.name in ("data", "codec", "method", "loss", "lmbda", "seed")
+        }
         for name, value in record["result"].items():
             if isinstance(value, dict):
                 row |= {f"{name} ({key})": v for key, v in value.items()}
@@ -190,7 +213,9 @@ def table(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 def _commit() -> str:
     try:
-        found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=10)
+        found = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return found.stdout.strip() or "unknown"

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,9 @@ def codec(recipe: Recipe) -> Any:
     path = CHECKPOINTS / f"{start}.safetensors"
     model = build(weights=path)
     if results.fingerprint(path) != wanted:
-        raise ValueError(f"{path} has fingerprint {results.fingerprint(path)}, the recipe starts from {wanted}: other weights")
+        raise ValueError(
+            f"{path} has fingerprint {results.fingerprint(path)}, the recipe starts from {wanted}: other weights"
+        )
     return model
 
 
@@ -90,75 +92,107 @@ def objective(loss: str, lmbda: float) -> train.Objective:
     return terms
 
 
-def schedule(recipe: Recipe, warmup: int = 100) -> train.Schedule:
-    """A recipe's training schedule."""
-    return train.Schedule(steps=recipe.steps, batch=recipe.batch, lr=recipe.lr, warmup=warmup)
-
-
 # --- one run -------------------------------------------------------------------------------------------------------------
 
 
 def trained_codec(
-    recipe: Recipe, train_images: int | None = None, *, folder: Path | None = None, device: str = "auto", compiled: bool = False, progress: bool = True
+    recipe: Recipe,
+    *,
+    keep: bool = True,
+    device: str = "auto",
+    compiled: bool = False,
+    progress: bool = True,
 ) -> Any:
-    """The codec of a recipe: shipped in data/checkpoints, finished in runs/, or trained now (resuming where it was stopped)."""
+    """The codec of a recipe: shipped in data/checkpoints, finished in runs/, or trained now (resuming where it was stopped).
+
+    With `keep=False` a codec that has to be trained leaves no file behind.
+    """
     model = codec(recipe)
     if recipe.method != "trained":
         return model
-    folder = folder or RUNS / recipe.run_id
-    for path in (CHECKPOINTS / f"{recipe.run_id}.safetensors", folder / "codec.safetensors"):
+    folder = RUNS / recipe.codec_id
+    for path in (CHECKPOINTS / f"{recipe.codec_id}.safetensors", folder / "codec.safetensors"):
         if path.exists():
             name, _, quality = recipe.codec.partition("-q")
             return zoo.load(name, int(quality) if quality else None, weights=path)
-    crops = datasets.Crops(
-        data(recipe, "train", train_images), recipe.patch, recipe.seed, recipe.steps * recipe.batch, recipe.augment, cache=recipe.data != "coco2017"
-    )
+    images = data(recipe, "train", recipe.train_images)
+    length = recipe.steps * recipe.batch
+    crops = datasets.Crops(images, recipe.patch, recipe.seed, length, recipe.augment, cache=len(images) < 10_000)
     curve = train.fit(
         model,
         crops,
         objective(recipe.loss, recipe.lmbda * recipe.scale),
-        schedule(recipe),
-        folder=folder,
+        train.Schedule(steps=recipe.steps, batch=recipe.batch, lr=recipe.lr),
+        folder=folder if keep else None,
         seed=recipe.seed,
         device=device,
         precision=recipe.precision,
         compiled=compiled,
         progress=progress,
-        describe=recipe.run_id,
+        describe=recipe.codec_id,
     )
     model.cpu()
-    zoo.save(model, folder / "codec.safetensors", {"run_id": recipe.run_id, "final_loss": f"{curve[-1]['loss']:.6g}"})
-    (folder / "training.ckpt").unlink(missing_ok=True)
+    if keep:
+        zoo.save(
+            model, folder / "codec.safetensors", {"codec_id": recipe.codec_id, "final_loss": f"{curve[-1]['loss']:.6g}"}
+        )
+        (folder / "training.ckpt").unlink(missing_ok=True)
+    else:
+        model.update(force=True)
     return model
 
 
 def measure(
-    recipe: Recipe, train_images: int | None = None, *, device: str = "auto", compiled: bool = False, progress: bool = True, write: bool = True
+    recipe: Recipe,
+    *,
+    ledger: bool = True,
+    device: str = "auto",
+    compiled: bool = False,
+    progress: bool = True,
 ) -> Record:
-    """Train or load a recipe's codec, evaluate it, and write the record to the ledger.
-
-    With `write=False` nothing is written, and nothing needs to be: the smoke preset touches no ledger.
-    """
+    """Train or load a recipe's codec, evaluate it, and write the record to the ledger (with `ledger=False`, nowhere)."""
     begun = time.monotonic()
-    model = trained_codec(recipe, train_images, device=device, compiled=compiled, progress=progress)
+    model = trained_codec(recipe, keep=ledger, device=device, compiled=compiled, progress=progress)
+    place = train.fabric(device).device
     if isinstance(model, torch.nn.Module):
-        model = model.to(train.fabric(device).device).eval()
+        model = model.to(place).eval()
     dataset = data(recipe, "val", recipe.images)
     judges = {name.partition("@")[0]: detector(name) for name in recipe.detectors}
-    clean = {name: _clean(recipe.data, recipe.images, recipe.size, full) for name, full in zip(judges, recipe.detectors, strict=True)}
+    clean = {
+        name: _clean(recipe.data, recipe.images, recipe.size, full)
+        for name, full in zip(judges, recipe.detectors, strict=True)
+    }
     encode = partial(refined_bytes, recipe) if recipe.method == "refined" else None
     result, bootstrap = evaluate.evaluate(model, dataset, judges, clean, encode=encode, progress=progress)
-    if not write:
-        return {"recipe": recipe.__dict__, "result": result, "bootstrap": bootstrap, "provenance": results.provenance(device)}
-    where = torch.cuda.get_device_name() if train.fabric(device).device.type == "cuda" else "cpu"
+    where = torch.cuda.get_device_name() if place.type == "cuda" else "cpu"
+    if not ledger:
+        return {
+            "recipe": asdict(recipe),
+            "result": result,
+            "bootstrap": bootstrap,
+            "provenance": results.provenance(where),
+        }
     return results.write(recipe, result, bootstrap, device=where, seconds=time.monotonic() - begun)
+
+
+def records(study: presets.Study, *, rerun: bool = False, device: str = "auto") -> list[Record]:
+    """A study's records: from the ledger; missing ones measured first with `rerun`; or measured on the spot where it has no ledger.
+
+    Raises:
+        LedgerError: a record is missing and `rerun` is off.
+    """
+    if not study.ledger:
+        return [measure(r, ledger=False, device=device, progress=False) for r in study.recipes()]
+    return results.load_or_run(study.recipes(), partial(measure, device=device), rerun=rerun)
 
 
 def refined_bytes(recipe: Recipe, model: Any, sample: datasets.Sample) -> bytes:
     """One image coded with latents refined under a recipe's loss."""
     terms = objective(recipe.loss, recipe.lmbda * recipe.scale)
     batch = sample.image[None], sample.object_mask[None]
-    y, z = latents.refine(model, sample.image, lambda out: terms(lambda _: out, batch)["loss"], steps=recipe.steps, seed=recipe.seed)
+    y, z = latents.refine(
+        model, sample.image, lambda out: terms(lambda _: out, batch)["loss"], steps=recipe.steps, seed=recipe.seed
+    )
     with latents.latents(model, y, z):
         return container.encode(model, sample.image)
 
@@ -183,7 +217,9 @@ class Pictures(Dataset):
         image, boxes, masks = sample.image, sample.boxes, sample.masks
         if np.random.default_rng((self.seed, epoch, place)).random() < 0.5:
             image, masks = image.flip(-1), masks.flip(-1)
-            boxes = torch.stack([image.shape[2] - boxes[:, 2], boxes[:, 1], image.shape[2] - boxes[:, 0], boxes[:, 3]], dim=1)
+            boxes = torch.stack(
+                [image.shape[2] - boxes[:, 2], boxes[:, 1], image.shape[2] - boxes[:, 0], boxes[:, 3]], dim=1
+            )
         return image, {"boxes": boxes, "labels": sample.labels, "masks": masks.to(torch.uint8)}
 
 
@@ -213,6 +249,8 @@ def _detector(args: argparse.Namespace) -> None:
         describe="mask-rcnn-small",
     )
     model.cpu().save(args.out)
+    # Else another training of this name would find itself done.
+    (RUNS / args.out.stem / "training.ckpt").unlink(missing_ok=True)
     print(f"wrote {args.out} (fingerprint {results.fingerprint(args.out)})")
     _judge(SmallMaskRCNN.from_weights(args.out), datasets.load(args.data, "val", size=args.size), args.out.stem)
 
@@ -243,46 +281,61 @@ def _codec(args: argparse.Namespace) -> None:
         compiled=args.compile,
         describe=args.out.stem,
     )
-    zoo.save(model.cpu(), args.out, {"data": args.data, "loss": args.loss, "lmbda": f"{args.lmbda:g}", "steps": str(args.steps)})
+    zoo.save(
+        model.cpu(),
+        args.out,
+        {"data": args.data, "loss": args.loss, "lmbda": f"{args.lmbda:g}", "steps": str(args.steps)},
+    )
+    # Else another training of this name would find itself done.
+    (RUNS / args.out.stem / "training.ckpt").unlink(missing_ok=True)
     print(f"wrote {args.out} (fingerprint {results.fingerprint(args.out)})")
 
 
 def _grid(args: argparse.Namespace) -> None:
     studies = presets.studies(args.chapter, args.preset)
-    wanted = [(s, r) for s in studies for r in s.recipes() if args.data in (None, s.data) and (args.only is None or args.only in r.run_id)]
+    wanted = [recipe for study in studies if args.data in (None, study.data) for recipe in study.recipes()]
+    wanted = [recipe for recipe in wanted if args.only is None or args.only in recipe.run_id]
     if not wanted:
-        raise SystemExit(f"nothing matches --data {args.data} --only {args.only}")
-    missing = [(s, r) for s, r in wanted if not r.path.exists()]
-    for study, recipe in wanted if args.list else []:
-        print(f"{'measured' if recipe.path.exists() else 'missing '} {study.data:10} {recipe.method:9} {recipe.run_id}")
+        raise ValueError(f"no run matches --data {args.data} --only {args.only}: see --list")
+    missing = [recipe for recipe in wanted if not recipe.path.exists()]
+    for recipe in wanted if args.list else []:
+        print(f"{'missing ' if recipe in missing else 'measured'} {recipe.data:10} {recipe.method:9} {recipe.run_id}")
     print(f"{len(wanted)} runs, {len(wanted) - len(missing)} in the ledger, {len(missing)} to measure")
     if args.list:
         return
-    if args.preset == "paper":
-        print(f"estimated cost: {sum(s.hours for s in studies):.0f} GPU hours")
-    part, parts = args.part
-    begun, todo = time.monotonic(), missing[part - 1 :: parts]
-    for i, (study, recipe) in enumerate(todo):
-        if recipe.path.exists():  # another process was faster
-            continue
-        if i:
-            left = (time.monotonic() - begun) / i * (len(todo) - i)
-            print(f"run {i + 1} of {len(todo)}, about {left / 60:.0f} minutes left")
-        record = measure(recipe, study.train_images, device=args.device, compiled=args.compile)
-        scores = ", ".join(f"{k} {v:.4g}" for k, v in results.table([record])[0].items() if isinstance(v, float))
-        print(f"{recipe.run_id}: {scores}", flush=True)
+    hours = sum(study.hours for study in studies) * len(missing) / sum(len(study.recipes()) for study in studies)
+    print(f"estimated cost of these: {hours:.1f} hours on {'one GPU' if args.preset == 'paper' else 'two CPU cores'}")
+    share, shares = args.part
+    begun, todo = time.monotonic(), missing[share - 1 :: shares]
+    for i, recipe in enumerate(todo):
+        left = f", about {(time.monotonic() - begun) / i * (len(todo) - i) / 60:.0f} minutes left" if i else ""
+        print(f"run {i + 1} of {len(todo)}{left}: {recipe.run_id}", flush=True)
+        if args.train_only:
+            trained_codec(recipe, device=args.device, compiled=args.compile)
+        elif not recipe.path.exists():  # another process may have been faster
+            record = measure(recipe, device=args.device, compiled=args.compile)
+            scores = results.table([record])[0].items()
+            print(", ".join(f"{k} {v:.4g}" for k, v in scores if isinstance(v, float)), flush=True)
 
 
 def _code(args: argparse.Namespace) -> None:
-    model = classical.Jpeg(args.jpeg) if args.jpeg else zoo.load(args.codec, args.quality, weights=args.weights or "default")
+    weights = args.weights or "default"
+    model = classical.Jpeg(args.jpeg) if args.jpeg is not None else zoo.load(args.codec, args.quality, weights=weights)
     args.out.mkdir(parents=True, exist_ok=True)
     for path in args.images:
-        with Image.open(path) as picture:
-            x = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255  # (H, W, 3) -> (3, H, W)
+        try:
+            with Image.open(path) as picture:
+                pixels = np.array(picture.convert("RGB"))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's errors seldom name the file
+            raise ValueError(f"{path} cannot be read as an image ({error}): give a whole image file") from error
+        x = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255  # (H, W, 3) -> (3, H, W)
         coded = container.encode(model, x)
         x_hat = container.decode(model, coded)
-        (args.out / f"{path.stem}.{'jpg' if args.jpeg else 'icm'}").write_bytes(coded)
-        Image.fromarray((x_hat * 255).round().byte().permute(1, 2, 0).numpy()).save(args.out / f"{path.stem}.decoded.png")
+        # `coded` in the name: in the folder of the pictures, photo.jpg must not overwrite photo.jpg.
+        (args.out / f"{path.stem}.coded.{'jpg' if args.jpeg else 'icm'}").write_bytes(coded)
+        Image.fromarray((x_hat * 255).round().byte().permute(1, 2, 0).numpy()).save(
+            args.out / f"{path.stem}.decoded.png"
+        )
         psnr = -10 * (x - x_hat).square().mean().clamp(min=1e-12).log10().item()
         print(f"{path}: {len(coded)} bytes, {8 * len(coded) / (x.shape[1] * x.shape[2]):.3f} bpp, {psnr:.2f} dB")
 
@@ -299,7 +352,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, action: Callable, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        sub = commands.add_parser(
+            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
         sub.set_defaults(action=action)
         sub.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
         return sub
@@ -330,8 +385,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--preset", default="book", choices=["book", "paper"], help="which preset's runs")
     sub.add_argument("--data", default=None, help="only the runs on this data set")
     sub.add_argument("--only", default=None, help="only runs whose id contains this")
-    sub.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N shares, to use several processes")
+    sub.add_argument(
+        "--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N shares, to use several processes"
+    )
     sub.add_argument("--list", action="store_true", help="list the runs and measure nothing")
+    sub.add_argument("--train-only", action="store_true", help="train the codecs, measure later")
     sub.add_argument("--compile", action="store_true", help="use torch.compile in training")
     sub = command("code", _code, "Code images of yours to real bytes and back.")
     sub.add_argument("images", nargs="+", type=Path, help="image files")

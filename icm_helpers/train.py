@@ -124,9 +124,12 @@ def fit(
         raise ValueError(f"{schedule.steps} steps of {schedule.batch} need {needed} items, the data has {len(data)}")
     run = fabric(device, precision)
     main, quantiles = _split(model)
-    optimiser = torch.optim.Adam(main, lr=schedule.lr)
+    optimiser = torch.optim.Adam(main, lr=schedule.lr, fused=True)  # one pass over memory
     aux = torch.optim.Adam(quantiles, lr=schedule.aux_lr) if quantiles else None
-    recipe = {"schedule": {k: v if not isinstance(v, tuple) else list(v) for k, v in asdict(schedule).items()}, "seed": seed}
+    recipe = {
+        "schedule": {k: v if not isinstance(v, tuple) else list(v) for k, v in asdict(schedule).items()},
+        "seed": seed,
+    }
     curve: list[dict[str, float]] = []
     start = 0
     checkpoint = Path(folder) / "training.ckpt" if folder is not None else None
@@ -177,7 +180,9 @@ def fit(
             bar.set_postfix({k: f"{v:.3g}" for k, v in curve[-1].items() if k != "step"}, refresh=False)
         bar.update()
         # A checkpoint falls where a window ends, so that resuming loses no point of the curve.
-        if checkpoint is not None and (done % (every * math.ceil(schedule.save_every / every)) == 0 or done == schedule.steps):
+        if checkpoint is not None and (
+            done % (every * math.ceil(schedule.save_every / every)) == 0 or done == schedule.steps
+        ):
             state = {"recipe": recipe, "step": done, "curve": curve, "model": model.state_dict()}
             save_atomically({**state, "optimiser": optimiser.state_dict(), "aux": aux and aux.state_dict()}, checkpoint)
     bar.close()

@@ -92,7 +92,9 @@ class SmallMaskRCNN(nn.Module):
         weights = {k: v.half() if v.is_floating_point() else v for k, v in self.model.state_dict().items()}
         categories = json.dumps({str(k): v for k, v in self.categories.items()})
         temporary = path.with_suffix(".partial")
-        save_file(weights, temporary, metadata={"model": "mask-rcnn-small", "categories": categories, "size": str(self.size)})
+        save_file(
+            weights, temporary, metadata={"model": "mask-rcnn-small", "categories": categories, "size": str(self.size)}
+        )
         temporary.replace(path)
 
     @classmethod
@@ -105,7 +107,9 @@ class SmallMaskRCNN(nn.Module):
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: train one with `python -m icm_helpers.run detector --out {path}`")
+            raise FileNotFoundError(
+                f"{path} is missing: train one with `python -m icm_helpers.run detector --out {path}`"
+            )
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -149,5 +153,3 @@ def _backbone(widths: tuple[int, ...]) -> nn.Sequential:
         stages[f"layer{i}"] = nn.Sequential(BasicBlock(channels, width, stride, shortcut), BasicBlock(width, width))
         channels = width
     return nn.Sequential(OrderedDict(stages))
-
-

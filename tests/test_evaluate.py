@@ -1,0 +1,218 @@
+"""The measures: AP and its bootstrap against their definitions, BD-rates known by hand, and whole evaluations."""
+
+import numpy as np
+import pytest
+import torch
+from faster_coco_eval.core import mask as rle
+
+from icm_helpers import datasets
+from icm_helpers.codecs.classical import Jpeg, Png
+from icm_helpers.evaluate import (
+    Curve,
+    Interval,
+    as_truth,
+    average_precision,
+    bd_metric,
+    bd_rate,
+    clean_detections,
+    coco_results,
+    curve,
+    evaluate,
+    resamplings,
+)
+
+SIDE, IMAGES = 100, 6
+
+
+def truth_and_guesses() -> tuple[dict, list[dict]]:
+    """Six made images with three objects each of two categories, and what a poor detector says of them."""
+    rng = np.random.default_rng(0)
+    annotations, guesses = [], []
+    for image in range(1, IMAGES + 1):
+        for k in range(3):
+            box = np.array([*rng.uniform(0, 60, 2), *rng.uniform(15, 40, 2)])
+            entry = {"image_id": image, "category_id": 1 + k % 2, "bbox": box.tolist()}
+            annotations.append({**entry, "id": len(annotations) + 1, "area": box[2] * box[3], "iscrowd": 0})
+            guesses.append({**entry, "bbox": (box + rng.normal(0, 2, 4)).tolist(), "score": rng.uniform(0.3, 1)})
+        stray = [*rng.uniform(0, 60, 2), 30, 30]
+        guesses.append({"image_id": image, "category_id": 1, "bbox": stray, "score": rng.uniform(0, 0.9)})
+    images = [{"id": i, "width": SIDE, "height": SIDE, "file_name": f"{i}.png"} for i in range(1, IMAGES + 1)]
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1}, {"id": 2}]}, guesses
+
+
+def repeated(truth: dict, guesses: list[dict], sample: np.ndarray) -> tuple[dict, list[dict]]:
+    """The data set in which every drawn image is an image of its own."""
+    annotations, found = [], []
+    for new, index in enumerate(sample, start=1):
+        old = truth["images"][index]["id"]
+        annotations += [a | {"image_id": new} for a in truth["annotations"] if a["image_id"] == old]
+        found += [g | {"image_id": new} for g in guesses if g["image_id"] == old]
+    annotations = [a | {"id": n} for n, a in enumerate(annotations, start=1)]
+    images = [truth["images"][0] | {"id": new} for new in range(1, len(sample) + 1)]
+    return truth | {"images": images, "annotations": annotations}, found
+
+
+def test_perfect_detections_have_ap_one_and_none_have_zero():
+    truth, _ = truth_and_guesses()
+    perfect = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9} for a in truth["annotations"]]
+    assert average_precision(truth, perfect)[0]["ap"] == pytest.approx(1)
+    assert average_precision(truth, [], samples=resamplings(range(IMAGES))) == (
+        {"ap": 0.0, "ap50": 0.0, "ap75": 0.0},
+        [0.0] * 200,
+    )
+
+
+def test_a_replicate_is_the_ap_of_the_data_set_that_repeats_the_drawn_images():
+    truth, guesses = truth_and_guesses()
+    samples = np.array([range(IMAGES), [0, 0, 1, 5, 5, 5], [4, 3, 2, 2, 1, 0]])
+    summary, replicates = average_precision(truth, guesses, samples=samples)
+    assert 0.1 < summary["ap"] < 0.9
+    assert replicates[0] == pytest.approx(summary["ap"], abs=1e-9)
+    for sample, replicate in zip(samples, replicates, strict=True):
+        again, _ = average_precision(*repeated(truth, guesses, sample))
+        assert replicate == pytest.approx(again["ap"], abs=1e-9)
+
+
+def test_measuring_leaves_the_detections_as_they_were():
+    truth, guesses = truth_and_guesses()
+    average_precision(truth, guesses)
+    assert set(guesses[0]) == {"image_id", "category_id", "bbox", "score"}
+
+
+def test_resamplings_depend_on_the_ids_alone():
+    assert (resamplings([3, 5, 8]) == resamplings(np.array([3, 5, 8], dtype=np.int32))).all()
+    assert (resamplings([3, 5, 8]) != resamplings([3, 5, 9])).any()
+    assert resamplings([3, 5, 8], 7).shape == (7, 3)
+
+
+def test_masks_survive_their_run_lengths():
+    masks = torch.rand(2, 9, 13) < 0.5
+    found = {
+        "boxes": torch.tensor([[1.0, 2, 4, 8]] * 2),
+        "scores": torch.ones(2),
+        "labels": torch.ones(2),
+        "masks": masks,
+    }
+    entries = coco_results(7, found)
+    assert entries[0]["bbox"] == [1, 2, 3, 6]
+    assert all((rle.decode(e["segmentation"]) == m.numpy()).all() for e, m in zip(entries, masks, strict=True))
+
+
+def test_a_detector_agrees_with_itself():
+    truth, guesses = truth_and_guesses()
+    seen = [g for g in guesses if g["score"] >= 0.3]
+    assert average_precision(as_truth(truth, guesses), seen)[0]["ap"] == pytest.approx(1)
+
+
+# --- curves --------------------------------------------------------------------------------------------------------------
+
+
+def line(bpp: list[float], metric: list[float], replicates: int = 5) -> Curve:
+    bpp, metric = np.array(bpp), np.array(metric)
+    return Curve("line", bpp, metric, np.tile(bpp, (replicates, 1)), np.tile(metric, (replicates, 1)))
+
+
+ANCHOR = line([0.1, 0.2, 0.4, 0.8], [0.2, 0.3, 0.38, 0.42])
+
+
+def test_bd_rates_that_are_known_by_hand():
+    assert bd_rate(ANCHOR, ANCHOR).value == pytest.approx(0, abs=1e-9)
+    half = bd_rate(ANCHOR, line([0.05, 0.1, 0.2, 0.4], [0.2, 0.3, 0.38, 0.42]))
+    assert (half.value, half.low, half.high, half.defined) == pytest.approx((-50, -50, -50, 1))
+    assert bd_metric(ANCHOR, line([0.1, 0.2, 0.4, 0.8], [0.25, 0.35, 0.43, 0.47])).value == pytest.approx(0.05)
+
+
+def test_curves_that_do_not_overlap_have_no_bd_value():
+    above = bd_rate(ANCHOR, line([0.1, 0.2, 0.4], [0.5, 0.6, 0.7]))
+    beside = bd_metric(ANCHOR, line([1.0, 2.0, 4.0], [0.2, 0.3, 0.4]))
+    assert np.isnan([above.value, above.low, beside.value, beside.high]).all()
+    assert above.defined == beside.defined == 0
+
+
+def test_a_dent_in_a_curve_does_not_count():
+    dented = line([0.1, 0.2, 0.3, 0.4, 0.8], [0.2, 0.3, 0.25, 0.38, 0.42])
+    assert bd_rate(ANCHOR, dented).value == pytest.approx(0, abs=1e-9)
+
+
+def test_an_interval_reads_as_value_and_bounds():
+    assert str(Interval(-17.04, -24.0, 9.5)) == "-17 [-24, +9.5]"
+
+
+def test_a_curve_averages_seeds_and_names_what_a_record_lacks():
+    def record(lmbda: float, seed: int, bpp: float) -> dict:
+        values = {"bpp": bpp, "box_ap": {"judge": bpp / 2}}
+        bootstrap = {"bpp": [bpp] * 3, "box_ap": {"judge": [bpp / 2] * 3}}
+        return {"recipe": {"lmbda": lmbda, "seed": seed}, "result": values, "bootstrap": bootstrap}
+
+    records = [record(0.02, 0, 0.8), record(0.01, 0, 0.3), record(0.01, 1, 0.5)]
+    found = curve(records, "box_ap", "judge")
+    assert found.bpp == pytest.approx([0.4, 0.8]) and found.metric == pytest.approx([0.2, 0.4])
+    assert found.metric_replicates.shape == (3, 2)
+    with pytest.raises(ValueError, match="no mask_ap of judge; it has box_ap, bpp"):
+        curve(records, "mask_ap", "judge")
+
+
+# --- end to end ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return datasets.load("scenes", "val", size=64, limit=4, root=tmp_path_factory.mktemp("scenes"))
+
+
+class Oracle:
+    """Recognises a picture by the original nearest to it, and answers with its annotations."""
+
+    def __init__(self, dataset: datasets.CocoDataset, masks: bool = True, score: float = 0.9) -> None:
+        self.samples = list(dataset)
+        self.categories, self.masks, self.score = dataset.categories, masks, score
+
+    def detect(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        found = []
+        for image in images:
+            near = min(self.samples, key=lambda s: (s.image - image).square().mean())
+            found.append(
+                {"boxes": near.boxes, "labels": near.labels, "scores": torch.full((len(near.boxes),), self.score)}
+            )
+            if self.masks:
+                found[-1]["masks"] = near.masks
+        return found
+
+
+def run(codec, dataset, judge):
+    clean = clean_detections(dataset, judge, progress=False)
+    return evaluate(codec, dataset, {"judge": judge}, {"judge": clean}, progress=False)
+
+
+def test_an_evaluation_agrees_with_direct_computation(scenes):
+    codec = Jpeg(30)
+    result, bootstrap = run(codec, scenes, Oracle(scenes))
+    coded = [codec.encode(s.image) for s in scenes]
+    assert result["bpp"] == pytest.approx(8 * sum(map(len, coded)) / (4 * 64 * 64))
+    x = torch.stack([s.image for s in scenes]).double()
+    x_hat = torch.stack([codec.decode(data) for data in coded]).double()
+    inside = torch.stack([s.object_mask for s in scenes]).bool().expand_as(x)
+    for name, where in (("psnr", inside | ~inside), ("psnr_inside", inside), ("psnr_outside", ~inside)):
+        assert result[name] == pytest.approx(-10 * (x - x_hat)[where].square().mean().log10().item(), abs=1e-4)
+    for name in ("box_ap", "mask_ap", "agreement"):
+        assert result[name]["judge"] == pytest.approx(1) and len(bootstrap[name]["judge"]) == 200
+    assert len(bootstrap["bpp"]) == len(bootstrap["psnr_inside"]) == len(bootstrap["psnr_outside"]) == 200
+    assert "bpp_likelihood" not in result
+
+
+def test_a_detector_of_boxes_gets_no_mask_ap_and_a_lossless_codec_a_finite_psnr(scenes):
+    result, bootstrap = run(Png(), scenes, Oracle(scenes, masks=False))
+    assert "box_ap" in result and "mask_ap" not in result and "mask_ap" not in bootstrap
+    assert result["psnr"] == pytest.approx(120)
+
+
+def test_a_detector_that_is_sure_of_nothing_has_no_agreement(scenes):
+    result, bootstrap = run(Jpeg(30), scenes, Oracle(scenes, score=0.2))
+    assert "box_ap" in result and "agreement" not in result and "agreement" not in bootstrap
+
+
+def test_a_detector_must_know_every_annotated_category(scenes):
+    judge = Oracle(scenes)
+    judge.categories = {}
+    with pytest.raises(datasets.DataError, match="judge does not know this category"):
+        evaluate(Jpeg(30), scenes, {"judge": judge}, {"judge": []}, progress=False)

@@ -1,0 +1,102 @@
+"""The loss microscope: refined latents cost less in real bytes, and the codec stays as it was."""
+
+import pytest
+import torch
+from compressai.models import JointAutoregressiveHierarchicalPriors
+
+from icm_helpers import datasets, losses, run
+from icm_helpers.codecs import container, zoo
+from icm_helpers.codecs.classical import Jpeg
+from icm_helpers.latents import latents, refine
+
+LMBDA = 0.01
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return zoo.load(weights=run.CHECKPOINTS / "start-coco-mini.safetensors")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return datasets.load("scenes", "val", size=64, limit=1, root=tmp_path_factory.mktemp("scenes"))[0]
+
+
+def refined_bytes(codec, scene, loss: str, steps: int = 25) -> bytes:
+    scale = 5.0 if loss == "object-region" else 1.0
+    recipe = run.Recipe("c", "scenes", 1, 64, "mean-scale-small", "refined", (), loss, LMBDA, scale, steps=steps)
+    return run.refined_bytes(recipe, codec, scene)
+
+
+def errors(codec, scene, data: bytes) -> tuple[float, float, float]:
+    """Mean squared error in the whole picture, inside and outside objects."""
+    error = (container.decode(codec, data) - scene.image).square().mean(dim=0, keepdim=True)  # (1, H, W)
+    inside = scene.object_mask.bool()
+    return error.mean().item(), error[inside].mean().item(), error[~inside].mean().item()
+
+
+def test_refined_latents_lower_the_loss_in_real_bytes(codec, scene):
+    costs = []
+    for steps in (0, 25):
+        data = refined_bytes(codec, scene, "mse", steps)
+        costs.append(8 * len(data) / scene.image[0].numel() + LMBDA * losses.PEAK**2 * errors(codec, scene, data)[0])
+    assert costs[1] < costs[0]
+
+
+def test_the_live_curve_falls(codec, scene):
+    points = []
+    refine(
+        codec,
+        scene.image,
+        lambda out: losses.rate_distortion(out, scene.image[None], LMBDA)["loss"],
+        each=lambda step, loss: points.append((step, loss)),
+    )
+    assert [step for step, _ in points] == list(range(20))
+    assert points[-1][1] < points[0][1]
+
+
+def test_the_object_region_loss_moves_error_out_of_the_objects(codec, scene):
+    _, inside, outside = errors(codec, scene, refined_bytes(codec, scene, "mse"))
+    _, object_inside, object_outside = errors(codec, scene, refined_bytes(codec, scene, "object-region"))
+    assert object_inside < inside
+    assert object_outside > outside
+
+
+def test_no_steps_give_the_bytes_of_the_encoder(codec, scene):
+    assert refined_bytes(codec, scene, "mse", steps=0) == container.encode(codec, scene.image)
+
+
+def test_refining_leaves_codec_and_random_state_as_they_were(codec, scene):
+    weights, noise = {k: v.clone() for k, v in codec.state_dict().items()}, torch.get_rng_state()
+    before = container.encode(codec, scene.image)
+    refined = refined_bytes(codec, scene, "mse", steps=3)
+    with pytest.raises(KeyError), latents(codec, torch.zeros(1), torch.zeros(1)):
+        raise KeyError
+    assert refined != before == container.encode(codec, scene.image)
+    assert all(torch.equal(v, weights[k]) for k, v in codec.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), noise)
+
+
+def test_an_odd_sized_image_is_refined_at_its_own_size(codec, scene):
+    x, shapes = scene.image[:, :40, :50], []
+
+    def objective(out):
+        shapes.append(out["x_hat"].shape)
+        return losses.rate_distortion(out, x[None], LMBDA)["loss"]
+
+    y, z = refine(codec, x, objective, steps=1)
+    assert shapes == [(1, 3, 40, 50)]
+    assert y.shape[2:] == (4, 4) and z.shape[2:] == (1, 1)
+
+
+def test_a_loss_that_is_not_finite_stops(codec, scene):
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 0: lower lr \(now 0.03\)"):
+        refine(codec, scene.image, lambda out: out["x_hat"].mean() * float("nan"))
+
+
+@pytest.mark.parametrize(
+    "other", [Jpeg(50), JointAutoregressiveHierarchicalPriors(8, 8)], ids=["JPEG", "autoregressive"]
+)
+def test_codecs_with_other_latents_are_refused(other, scene):
+    with pytest.raises(TypeError, match=f"mean-scale hyperprior, not a {type(other).__name__}"):
+        refine(other, scene.image, lambda out: out["x_hat"].mean())

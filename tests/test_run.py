@@ -1,0 +1,135 @@
+"""The command line: every command explains itself, codes real pictures, and answers a bad one with one line."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from icm_helpers import datasets, results, run
+from icm_helpers.codecs.classical import Jpeg
+
+WEIGHTS = str(run.CHECKPOINTS / "start-coco-mini.safetensors")
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """A smooth picture of 40 x 56 pixels."""
+    y, x = np.mgrid[:40, :56]
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.stack([4 * x, 6 * y, 255 - 4 * x], axis=-1).astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["detector"], ["codec"], ["grid"], ["code"]], ids=lambda c: "".join(c) or "run"
+)
+def test_every_command_has_a_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run.main([*command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: python -m icm_helpers.run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("how", "suffix"), [(["--jpeg", "50"], "jpg"), (["--weights", WEIGHTS], "icm")], ids=["jpeg", "codec"]
+)
+def test_code_writes_the_bytes_and_the_decoded_picture(how, suffix, picture, tmp_path, capsys):
+    run.main(["code", str(picture), "--out", str(tmp_path), *how])
+    coded, decoded = tmp_path / f"photo.coded.{suffix}", tmp_path / "photo.decoded.png"
+    assert f"photo.png: {coded.stat().st_size} bytes, " in capsys.readouterr().out
+    original, found = (np.asarray(Image.open(p)).astype(float) for p in (picture, decoded))
+    assert found.shape == (40, 56, 3) and np.abs(found - original).mean() < 25
+
+
+def test_code_never_overwrites_the_picture_it_codes(picture):
+    photo = picture.with_suffix(".jpg")
+    Image.open(picture).save(photo, quality=95)
+    before = photo.read_bytes()
+    run.main(["code", str(photo), "--out", str(photo.parent), "--jpeg", "20"])
+    assert photo.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["text", "truncated", "missing"])
+def test_a_corrupt_picture_is_one_clear_line(damage, picture, tmp_path):
+    whole = picture.read_bytes()
+    picture.write_bytes(b"no picture" if damage == "text" else whole[: len(whole) // 2])
+    if damage == "missing":
+        picture.unlink()
+    with pytest.raises(SystemExit) as stop:
+        run.main(["code", str(picture), "--jpeg", "50", "--out", str(tmp_path / "out")])
+    assert str(stop.value).startswith("error: ") and str(picture) in str(stop.value)
+    assert "\n" not in str(stop.value)
+
+
+def test_a_jpeg_quality_of_zero_is_refused(picture, tmp_path):
+    with pytest.raises(SystemExit, match="JPEG quality is a whole number from 1 to 100, not 0"):
+        run.main(["code", str(picture), "--jpeg", "0", "--out", str(tmp_path)])
+
+
+def test_grid_lists_the_runs_and_says_which_are_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "LEDGER", tmp_path)
+    run.main(["grid", "object_region_mse", "--data", "coco-mini", "--list"])
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("missing ") and "coco-mini" in line for line in lines)
+    assert last == f"{len(lines)} runs, 0 in the ledger, {len(lines)} to measure"
+    with pytest.raises(SystemExit, match=r"--only no_such"):
+        run.main(["grid", "object_region_mse", "--only", "no_such"])
+
+
+def test_grid_takes_a_share_of_the_runs():
+    assert run._part("2/3") == (2, 3)
+    for text in ("3/2", "0/2", "half", "1"):
+        with pytest.raises(run.argparse.ArgumentTypeError, match="is no part"):
+            run._part(text)
+
+
+def test_an_unknown_loss_or_detector_is_an_error_that_lists_what_there_is():
+    with pytest.raises(ValueError, match="no loss is called 'mae'; there is mse, object-region"):
+        run.objective("mae", 0.01)
+    with pytest.raises(ValueError, match="no detector is called 'dino'; there is mask-rcnn-small, yolov5n"):
+        run.detector("dino@01234567")
+
+
+def test_other_start_weights_than_the_recipe_says_are_refused():
+    recipe = results.Recipe("c", "d", 1, 64, "mean-scale-small", "trained", (), start="start-coco-mini@00000000")
+    with pytest.raises(ValueError, match="starts from 00000000: other weights"):
+        run.codec(recipe)
+
+
+def test_a_recipe_names_its_classical_codec():
+    recipe = results.Recipe("c", "d", 1, 64, "jpeg", "classical", (), lmbda=35.0)
+    assert run.codec(recipe) == Jpeg(35)
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    return datasets.load("scenes", "train", size=64, limit=3, root=tmp_path)
+
+
+def test_a_finished_training_leaves_no_checkpoint_for_the_next_of_its_name(scenes, tmp_path, monkeypatch):
+    def fit(model, *_, folder, **__):
+        folder.mkdir(parents=True)
+        (folder / "training.ckpt").touch()
+
+    monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(run.train, "fit", fit)
+    monkeypatch.setattr(run.datasets, "load", lambda *_, **__: scenes)
+    run.main(["codec", "--out", str(tmp_path / "mine.safetensors"), "--steps", "1"])
+    assert (tmp_path / "mine.safetensors").exists()
+    assert not list((tmp_path / "runs").rglob("*.ckpt"))
+
+
+def test_pictures_mirror_image_boxes_and_masks_together(scenes):
+    originals = {s.image.numpy().tobytes(): s for s in scenes}
+    mirrored = []
+    for image, target in (run.Pictures(scenes, seed=0, length=9)[i] for i in range(9)):
+        straight = originals.get(image.numpy().tobytes())
+        mirrored.append(straight is None)
+        sample = straight or originals[image.flip(-1).contiguous().numpy().tobytes()]
+        boxes, masks = sample.boxes.clone(), sample.masks
+        if straight is None:
+            boxes[:, [0, 2]] = 64 - sample.boxes[:, [2, 0]]
+            masks = masks.flip(-1)
+        assert torch.equal(target["boxes"], boxes) and torch.equal(target["masks"].bool(), masks)
+        assert torch.equal(target["labels"], sample.labels)
+    assert 0 < sum(mirrored) < 9
