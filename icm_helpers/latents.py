@@ -28,7 +28,7 @@ def refine(
 ) -> tuple[Tensor, Tensor]:
     r"""Minimise a loss over the latents :math:`y, z` of one image, the codec's weights fixed.
 
-    :math:`\hat y, \hat z` pass the decoder rounded (straight-through gradient); the rate is estimated with uniform noise, as in training.
+    :math:`\hat y, \hat z` pass the decoder rounded (straight-through gradient); the rate is estimated with noise, as in training.
     After Campos et al., "Content Adaptive Optimization for Neural Image Compression" (CVPRW 2019).
 
     Args:

@@ -1,4 +1,4 @@
-"""One style for every figure: a colour and a marker for each method, safe for colour-blind readers, legible on light and dark pages.
+"""One style for every figure: a colour and a marker for each method, safe for colour-blind readers, on light and dark pages.
 
 Figures have a transparent ground and grey ink of middle lightness, so the same picture reads on white and on black.
 """
@@ -68,7 +68,7 @@ def rate_accuracy(
     percent: float = 95.0,
     log: bool = False,
 ) -> None:
-    """Draw rate against a metric: a line and a band of `percent` intervals for each method, named beside its last point.
+    """Draw rate against a metric: a line and a band of `percent` intervals for each method.
 
     Args:
         ax: where.

@@ -35,7 +35,6 @@ class Study:
     batch: int
     patch: int  # pixels
     lr: float
-    warmup: int
     augment: str  # none | heavy
     precision: str  # 32-true | bf16-mixed
     detectors: tuple[str, ...]
@@ -46,7 +45,14 @@ class Study:
     hours: float = 0.0  # estimated cost of the whole grid on the hardware the preset is meant for
 
     def recipes(self) -> list[Recipe]:
-        """Every run of the study: trained codecs, refined latents, JPEG, and the uncompressed images."""
+        """Every run of the study: trained codecs, refined latents, JPEG, and the uncompressed images.
+
+        Raises:
+            ValueError: a detector is unknown.
+        """
+        unknown = set(self.detectors) - set(DETECTORS)
+        if unknown:
+            raise ValueError(f"no detector is called {unknown.pop()!r}; there is {', '.join(DETECTORS)}")
         base = Recipe(
             chapter=self.chapter,
             data=self.data,
@@ -98,11 +104,10 @@ SCENES = Study(
     scales=(("mse", 1.0), ("object-region", 5.0)),
     lmbdas=(0.001, 0.002, 0.004, 0.008),
     seeds=(0, 1),
-    steps=5000,
+    steps=4000,
     batch=2,
     patch=128,
     lr=5e-4,
-    warmup=100,
     augment="none",
     precision="bf16-mixed",
     detectors=("mask-rcnn-small",),
@@ -117,6 +122,7 @@ COCO_MINI = replace(
     train_images=180,
     size=0,
     start="start-coco-mini@edbb1b8d",
+    steps=5000,
     scales=(("mse", 1.0), ("object-region", 2.5)),  # objects cover twice as much here as on scenes
     lmbdas=(0.002, 0.005, 0.01, 0.02),
     seeds=(0,),
@@ -144,7 +150,6 @@ PAPER = replace(
     batch=16,
     patch=256,
     lr=1e-4,
-    warmup=1000,
     detectors=("yolov5n",),
     hours=400.0,
 )
@@ -194,6 +199,7 @@ def studies(chapter: str, preset: str = "book", **overrides: Any) -> tuple[Study
         default = getattr(found[0], name)
         if type(value) is not type(default):
             raise ValueError(
-                f"{name} must be of type {type(default).__name__}, as the preset's {default!r} is, not {type(value).__name__} ({value!r})"
+                f"{name} must be of type {type(default).__name__}, as the preset's {default!r} is, "
+                f"not {type(value).__name__} ({value!r})"
             )
     return tuple(replace(study, **overrides) for study in found)

@@ -88,13 +88,13 @@ class Recipe:
         return LEDGER / self.chapter / f"{self.run_id}.json"
 
 
-def read(recipe: Recipe, path: Path | None = None) -> Record:
+def read(recipe: Recipe) -> Record:
     """The record of a recipe.
 
     Raises:
-        LedgerError: there is none, it cannot be read, or it holds another recipe than its name says (edited by hand, say).
+        LedgerError: there is none, it cannot be read, it was edited by hand, or it holds another recipe than its name says.
     """
-    path = path or recipe.path
+    path = recipe.path
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -106,7 +106,9 @@ def read(recipe: Recipe, path: Path | None = None) -> Record:
         raise LedgerError(
             f"{path} is not readable JSON ({error}): restore it with git, or delete it and measure again"
         ) from error
-    missing = {"recipe", "result", "bootstrap", "provenance"} - set(record if isinstance(record, dict) else ())
+    missing = {"recipe", "result", "bootstrap", "provenance", "checksum"} - set(
+        record if isinstance(record, dict) else ()
+    )
     if missing:
         raise LedgerError(
             f"{path} lacks {', '.join(sorted(missing))}: restore it with git, or delete it and measure again"
@@ -119,6 +121,11 @@ def read(recipe: Recipe, path: Path | None = None) -> Record:
             f"{path} holds another recipe than its name says: {', '.join(differing)} differ. "
             "It was edited by hand or renamed: restore it with git, or delete it and measure again"
         )
+    if record["checksum"] != _checksum(record):
+        raise LedgerError(
+            f"checksum differs in {path} (expected {record['checksum']}, found {_checksum(record)}): it was edited by hand. "
+            "Restore it with git, or delete it and measure again"
+        )
     return record
 
 
@@ -130,13 +137,14 @@ def write(recipe: Recipe, result: dict[str, Any], bootstrap: dict[str, Any], *, 
     """
     record = {
         "recipe": asdict(recipe),
-        "result": result,
-        "bootstrap": bootstrap,
+        "result": _rounded(result),
+        "bootstrap": _rounded(bootstrap),
         "provenance": provenance(device) | {"seconds": round(seconds, 1)},
     }
+    record["checksum"] = _checksum(record)
     path = recipe.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_rounded(record), indent=1, allow_nan=False)
+    text = json.dumps(record, indent=1, allow_nan=False)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -211,10 +219,20 @@ def table(records: Iterable[Record]) -> list[dict[str, Any]]:
     return rows
 
 
+def _checksum(record: Record) -> str:
+    """Of everything else in a record, in canonical JSON: an accident or an edit by hand changes it."""
+    content = {k: v for k, v in record.items() if k != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _commit() -> str:
     try:
         found = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=10
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"

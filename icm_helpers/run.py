@@ -65,8 +65,7 @@ def codec(recipe: Recipe) -> Any:
     """A recipe's codec as it starts: classical, from its start weights, or random."""
     if recipe.method == "classical":
         return classical.Png() if recipe.codec == "png" else classical.Jpeg(int(recipe.lmbda))
-    name, _, quality = recipe.codec.partition("-q")
-    build = partial(zoo.load, name, int(quality) if quality else None)
+    build = _architecture(recipe)
     if recipe.start == "none":
         torch.manual_seed(recipe.seed)
         return build(weights=None)
@@ -78,6 +77,12 @@ def codec(recipe: Recipe) -> Any:
             f"{path} has fingerprint {results.fingerprint(path)}, the recipe starts from {wanted}: other weights"
         )
     return model
+
+
+def _architecture(recipe: Recipe) -> Callable[..., torch.nn.Module]:
+    """zoo.load for a recipe's codec: `mbt2018-mean-q5` is CompressAI's mbt2018-mean of quality 5."""
+    name, _, quality = recipe.codec.partition("-q")
+    return partial(zoo.load, name, int(quality) if quality else None)
 
 
 def objective(loss: str, lmbda: float) -> train.Objective:
@@ -113,8 +118,7 @@ def trained_codec(
     folder = RUNS / recipe.codec_id
     for path in (CHECKPOINTS / f"{recipe.codec_id}.safetensors", folder / "codec.safetensors"):
         if path.exists():
-            name, _, quality = recipe.codec.partition("-q")
-            return zoo.load(name, int(quality) if quality else None, weights=path)
+            return _architecture(recipe)(weights=path)
     images = data(recipe, "train", recipe.train_images)
     length = recipe.steps * recipe.batch
     crops = datasets.Crops(images, recipe.patch, recipe.seed, length, recipe.augment, cache=len(images) < 10_000)
@@ -157,7 +161,7 @@ def measure(
     if isinstance(model, torch.nn.Module):
         model = model.to(place).eval()
     dataset = data(recipe, "val", recipe.images)
-    judges = {name.partition("@")[0]: detector(name) for name in recipe.detectors}
+    judges = {name.partition("@")[0]: detector(name).to(place) for name in recipe.detectors}
     clean = {
         name: _clean(recipe.data, recipe.images, recipe.size, full)
         for name, full in zip(judges, recipe.detectors, strict=True)
@@ -306,7 +310,8 @@ def _grid(args: argparse.Namespace) -> None:
     hours = sum(study.hours for study in studies) * len(missing) / sum(len(study.recipes()) for study in studies)
     print(f"estimated cost of these: {hours:.1f} hours on {'one GPU' if args.preset == 'paper' else 'two CPU cores'}")
     share, shares = args.part
-    begun, todo = time.monotonic(), missing[share - 1 :: shares]
+    begun = time.monotonic()
+    todo = [recipe for recipe in wanted[share - 1 :: shares] if recipe in missing]  # shares never overlap
     for i, recipe in enumerate(todo):
         left = f", about {(time.monotonic() - begun) / i * (len(todo) - i) / 60:.0f} minutes left" if i else ""
         print(f"run {i + 1} of {len(todo)}{left}: {recipe.run_id}", flush=True)
@@ -321,6 +326,8 @@ def _grid(args: argparse.Namespace) -> None:
 def _code(args: argparse.Namespace) -> None:
     weights = args.weights or "default"
     model = classical.Jpeg(args.jpeg) if args.jpeg is not None else zoo.load(args.codec, args.quality, weights=weights)
+    if isinstance(model, torch.nn.Module):
+        model = model.to(train.fabric(args.device).device)
     args.out.mkdir(parents=True, exist_ok=True)
     for path in args.images:
         try:
@@ -332,7 +339,7 @@ def _code(args: argparse.Namespace) -> None:
         coded = container.encode(model, x)
         x_hat = container.decode(model, coded)
         # `coded` in the name: in the folder of the pictures, photo.jpg must not overwrite photo.jpg.
-        (args.out / f"{path.stem}.coded.{'jpg' if args.jpeg else 'icm'}").write_bytes(coded)
+        (args.out / f"{path.stem}.coded.{'icm' if args.jpeg is None else 'jpg'}").write_bytes(coded)
         Image.fromarray((x_hat * 255).round().byte().permute(1, 2, 0).numpy()).save(
             args.out / f"{path.stem}.decoded.png"
         )

@@ -123,6 +123,7 @@ def fit(
     if isinstance(data, Sized) and len(data) < needed:
         raise ValueError(f"{schedule.steps} steps of {schedule.batch} need {needed} items, the data has {len(data)}")
     run = fabric(device, precision)
+    model.to(run.device)  # before the optimisers, whose state follows the parameters
     main, quantiles = _split(model)
     optimiser = torch.optim.Adam(main, lr=schedule.lr, fused=True)  # one pass over memory
     aux = torch.optim.Adam(quantiles, lr=schedule.aux_lr) if quantiles else None

@@ -34,6 +34,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
+SHIPPED = {"mean-scale-small": "start-coco-mini.safetensors"}  # trained on photographs, for mean squared error
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def load(
     if weights is None:
         return codec
 
-    shipped = CHECKPOINTS / f"{name}.safetensors"
+    shipped = CHECKPOINTS / SHIPPED.get(name, f"{name}.safetensors")
     if weights != "default":
         _fill(codec, _read(Path(weights), name, quality), Path(weights))
     elif name in compressai.zoo.image_models:

@@ -81,8 +81,9 @@ class SmallMaskRCNN(nn.Module):
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Find objects: for each image `boxes` (n, 4) in pixels, `scores` (n,), `labels` (n,) ids, `masks` (n, H, W) bool."""
         self.eval()
-        ids = torch.tensor([0, *self._ids], device=images[0].device)
-        found = self.model(images)
+        device = next(self.parameters()).device
+        ids = torch.tensor([0, *self._ids], device=device)
+        found = self.model([image.to(device) for image in images])
         return [{**d, "labels": ids[d["labels"]], "masks": d["masks"][:, 0] > 0.5} for d in found]
 
     def save(self, path: Path | str) -> None:

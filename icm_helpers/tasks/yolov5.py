@@ -227,7 +227,8 @@ class YOLOv5(nn.Module):
         Raises:
             ValueError: an image is not (3, H, W), or holds values that are not finite.
         """
-        return [self._detect_one(image, conf, iou, max_det, size) for image in images]
+        device = next(self.parameters()).device
+        return [self._detect_one(image.to(device), conf, iou, max_det, size) for image in images]
 
     def _detect_one(self, image: Tensor, conf: float, iou: float, max_det: int, size: int) -> dict[str, Tensor]:
         if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
