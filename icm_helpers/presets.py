@@ -11,7 +11,7 @@ from typing import Any
 from icm_helpers.results import Recipe
 
 DETECTORS = {
-    "mask-rcnn-small": "mask-rcnn-small@00000000",
+    "mask-rcnn-small": "mask-rcnn-small@9fd0ed3f",
     "yolov5n": "yolov5n@ff6f13e9",
 }
 """Recognition models and the first digits of the SHA-256 of their weights: measured with other weights, a record is another one."""

@@ -337,7 +337,7 @@ def _code(args: argparse.Namespace) -> None:
             raise ValueError(f"{path} cannot be read as an image ({error}): give a whole image file") from error
         x = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255  # (H, W, 3) -> (3, H, W)
         coded = container.encode(model, x)
-        x_hat = container.decode(model, coded)
+        x_hat = container.decode(model, coded).cpu()
         # `coded` in the name: in the folder of the pictures, photo.jpg must not overwrite photo.jpg.
         (args.out / f"{path.stem}.coded.{'icm' if args.jpeg is None else 'jpg'}").write_bytes(coded)
         Image.fromarray((x_hat * 255).round().byte().permute(1, 2, 0).numpy()).save(

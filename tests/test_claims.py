@@ -1,0 +1,97 @@
+"""Verdicts follow from intervals, and the ledger holds what a fresh measurement finds."""
+
+import math
+
+import pytest
+
+from icm_helpers import claims, presets, results, run
+from icm_helpers.claims import describe, overall, verdict
+from icm_helpers.evaluate import Interval
+
+
+@pytest.mark.parametrize(
+    ("interval", "sign", "word"),
+    [
+        (Interval(-17, -24, -9), -1, "reproduced"),
+        (Interval(12, 3, 20), -1, "contradicted"),
+        (Interval(-3, -13, 8), -1, "not decided"),
+        (Interval(-3, -13, 0), -1, "not decided"),
+        (Interval(0.8, 0.2, 1.1), +1, "reproduced"),
+        (Interval(-0.8, -1.1, -0.2), +1, "contradicted"),
+        (Interval(math.nan, math.nan, math.nan, 0.0), -1, "not testable"),
+        (Interval(-17, -24, -9, defined=0.6), -1, "not testable"),
+    ],
+)
+def test_the_verdict_follows_from_the_interval(interval, sign, word):
+    assert verdict(interval, sign) == word
+
+
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [
+        (["reproduced", "reproduced"], "reproduced"),
+        (["reproduced", "contradicted"], "partly"),
+        (["not decided", "contradicted"], "contradicted"),
+        (["not decided", "not testable"], "not decided"),
+        (["not testable"], "not testable"),
+    ],
+)
+def test_several_findings_make_one_word(words, word):
+    assert overall(words) == word
+
+
+@pytest.fixture(scope="module")
+def board() -> list[claims.Finding]:
+    return claims.scoreboard()
+
+
+def test_every_claim_has_a_finding_on_every_data_set_of_the_book(board):
+    for chapter, listed in claims.CLAIMS.items():
+        for study in presets.studies(chapter, "book"):
+            assert {c.id for c in listed} == {f.claim.id for f in board if f.data == study.data}
+
+
+def test_the_scoreboard_is_what_the_ledger_says(board):
+    """Golden verdicts: a change here is news, and belongs into the commit's message."""
+    golden = {}
+    assert {(f.claim.id, f.data, f.metric): f.verdict for f in board} == golden
+
+
+def test_a_description_names_data_judge_interval_and_verdict(board):
+    for finding in board:
+        text = describe(finding)
+        assert finding.data in text and finding.verdict in text
+
+
+def _shipped(data: str) -> results.Recipe:
+    """The first recipe of a data set whose codec is in data/checkpoints."""
+    for chapter in presets.CHAPTERS:
+        for study in presets.studies(chapter, "book"):
+            for recipe in study.recipes() if study.data == data else []:
+                if recipe.method == "trained" and (run.CHECKPOINTS / f"{recipe.codec_id}.safetensors").exists():
+                    return recipe
+    raise LookupError(f"no codec of {data} is shipped")
+
+
+@pytest.mark.parametrize("data", ["scenes", "coco-mini"])
+def test_a_record_is_what_its_checkpoint_gives_today(data, request):
+    if data == "coco-mini":
+        request.getfixturevalue("real_data")
+    recipe = _shipped(data)
+    record = results.read(recipe)
+    again = run.measure(recipe, ledger=False, progress=False)
+    assert again["result"]["bpp"] == pytest.approx(record["result"]["bpp"], rel=2e-3)
+    assert again["result"]["psnr_inside"] == pytest.approx(record["result"]["psnr_inside"], abs=0.02)
+    for judge, value in record["result"]["box_ap"].items():
+        assert again["result"]["box_ap"][judge] == pytest.approx(value, abs=0.005)
+        low, high = min(record["bootstrap"]["box_ap"][judge]), max(record["bootstrap"]["box_ap"][judge])
+        assert low < value < high
+
+
+def test_two_runs_measured_together_are_paired():
+    """The resampling depends on the data set alone: equal bytes resample to equal rates."""
+    study = presets.studies("object_region_mse", "book")[0]
+    first, second = (results.read(r) for r in study.recipes() if r.codec == "jpeg" and r.lmbda in (10, 25))
+    a, b = first["bootstrap"]["bpp"], second["bootstrap"]["bpp"]
+    assert len(a) == len(b) == 200
+    assert sum((x - sum(a) / 200) * (y - sum(b) / 200) for x, y in zip(a, b, strict=True)) > 0
