@@ -14,7 +14,7 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as rle
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from icm_helpers.codecs import container
 from icm_helpers.datasets import CocoDataset, Sample, require_categories

@@ -22,7 +22,7 @@ def refine(
     objective: Callable[[dict[str, Tensor | dict[str, Tensor]]], Tensor],
     *,
     steps: int = 20,
-    lr: float = 0.03,
+    lr: float = 0.1,
     seed: int = 0,
     each: Callable[[int, float], None] | None = None,
 ) -> tuple[Tensor, Tensor]:

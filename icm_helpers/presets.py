@@ -41,6 +41,7 @@ class Study:
     jpeg: tuple[int, ...]  # qualities of the classical anchor
     refine_lmbdas: tuple[float, ...] = ()  # the loss microscope's ladder
     refine_steps: int = 0
+    refine_lr: float = 0.1  # of the latents, in rounding intervals
     ledger: bool = True  # False: measured on the spot and written nowhere
     hours: float = 0.0  # estimated cost of the whole grid on the hardware the preset is meant for
 
@@ -84,7 +85,14 @@ class Study:
         ]
         refined = [
             replace(
-                base, method="refined", loss=loss, lmbda=lmbda, scale=scale, start=self.start, steps=self.refine_steps
+                base,
+                method="refined",
+                loss=loss,
+                lmbda=lmbda,
+                scale=scale,
+                start=self.start,
+                steps=self.refine_steps,
+                lr=self.refine_lr,
             )
             for lmbda in self.refine_lmbdas
             for loss, scale in self.scales
@@ -130,7 +138,7 @@ COCO_MINI = replace(
     detectors=("yolov5n",),
     jpeg=(10, 20, 40, 70),
     refine_lmbdas=(0.01,),
-    refine_steps=20,
+    refine_steps=15,
     hours=2.0,
 )
 

@@ -193,9 +193,15 @@ def records(study: presets.Study, *, rerun: bool = False, device: str = "auto") 
 def refined_bytes(recipe: Recipe, model: Any, sample: datasets.Sample) -> bytes:
     """One image coded with latents refined under a recipe's loss."""
     terms = objective(recipe.loss, recipe.lmbda * recipe.scale)
-    batch = sample.image[None], sample.object_mask[None]
+    device = next(model.parameters()).device
+    batch = sample.image[None].to(device), sample.object_mask[None].to(device)
     y, z = latents.refine(
-        model, sample.image, lambda out: terms(lambda _: out, batch)["loss"], steps=recipe.steps, seed=recipe.seed
+        model,
+        sample.image,
+        lambda out: terms(lambda _: out, batch)["loss"],
+        steps=recipe.steps,
+        lr=recipe.lr,
+        seed=recipe.seed,
     )
     with latents.latents(model, y, z):
         return container.encode(model, sample.image)
