@@ -226,17 +226,16 @@ def _checksum(record: Record) -> str:
 
 
 def _commit() -> str:
+    """The commit measured with, marked `-dirty` where the code has changed since: a change of prose measures nothing else."""
+    git = ["git", "-C", str(ROOT)]
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        found = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
+        clean = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "icm_helpers", "constraints.txt"], timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return found.stdout.strip() or "unknown"
+    if found.returncode:
+        return "unknown"
+    return found.stdout.strip() + ("-dirty" if clean.returncode else "")
 
 
 def _rounded(value: Any) -> Any:
