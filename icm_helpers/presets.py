@@ -101,6 +101,10 @@ class Study:
         return [*trained, *refined, *classical, replace(base, method="classical", codec="png")]
 
 
+# The shipped weights were made by `python -m icm_helpers.run` with --precision bf16-mixed and otherwise its defaults:
+#   detector --out data/checkpoints/mask-rcnn-small.safetensors
+#   codec --compile --data scenes --out data/checkpoints/start-scenes.safetensors
+#   codec --compile --data coco-mini --augment heavy --out data/checkpoints/start-coco-mini.safetensors
 SCENES = Study(
     chapter="object_region_mse",
     data="scenes",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 import time
@@ -137,9 +138,8 @@ def trained_codec(
     )
     model.cpu()
     if keep:
-        zoo.save(
-            model, folder / "codec.safetensors", {"codec_id": recipe.codec_id, "final_loss": f"{curve[-1]['loss']:.6g}"}
-        )
+        # The loss curve travels with the weights.
+        zoo.save(model, folder / "codec.safetensors", {"codec_id": recipe.codec_id, "curve": json.dumps(curve)})
         (folder / "training.ckpt").unlink(missing_ok=True)
     else:
         model.update(force=True)
@@ -279,7 +279,7 @@ def _codec(args: argparse.Namespace) -> None:
     dataset = datasets.load(args.data, "train", size=args.size, limit=args.images)
     crops = datasets.Crops(dataset, args.patch, args.seed, args.steps * args.batch, args.augment)
     plan = train.Schedule(steps=args.steps, batch=args.batch, lr=args.lr)
-    train.fit(
+    curve = train.fit(
         model,
         crops,
         objective(args.loss, args.lmbda),
@@ -294,7 +294,7 @@ def _codec(args: argparse.Namespace) -> None:
     zoo.save(
         model.cpu(),
         args.out,
-        {"data": args.data, "loss": args.loss, "lmbda": f"{args.lmbda:g}", "steps": str(args.steps)},
+        {k: str(getattr(args, k)) for k in ("data", "loss", "lmbda", "steps")} | {"curve": json.dumps(curve)},
     )
     # Else another training of this name would find itself done.
     (RUNS / args.out.stem / "training.ckpt").unlink(missing_ok=True)
@@ -384,7 +384,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--out", type=Path, required=True, help="where the weights go (.safetensors)")
 
     sub = command("detector", _detector, "Train the small Mask R-CNN on a data set, and state its AP.")
-    training(sub, steps=3000, batch=8, lr=1e-3)
+    training(sub, steps=1600, batch=8, lr=1e-3)
     sub = command("codec", _codec, "Train a codec from a random start.")
     training(sub, steps=6000, batch=4, lr=1e-3)
     sub.add_argument("--codec", default="mean-scale-small", help="architecture, by the zoo's name")
