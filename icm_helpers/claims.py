@@ -43,7 +43,10 @@ class Finding:
         return verdict(self.interval, self.claim.sign)
 
 
-BEST = "the best coding performances are obtained when the proposed NIC model is used"
+BEST = (
+    "the best coding performances are obtained when the proposed NIC model is used for the compression and the "
+    "fine-tuned model is used for the image recognition"
+)
 CLEAN = (
     "The coded images of the proposed NIC model are clean in the object region and unclear in the non-object region."
 )
@@ -54,7 +57,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             id="object-region/1",
             quote=BEST,
             where="section IV-B",
-            test="BD-rate of object-region against MSE below zero, at equal accuracy of a detector that was not fine-tuned",
+            test="the first half alone: BD-rate of object-region against MSE below zero, the detector not fine-tuned",
             sign=-1,
             measure="bd_rate",
             metrics=("box_ap", "mask_ap", "agreement"),
@@ -99,7 +102,9 @@ def verdict(interval: Interval, sign: int) -> str:
 
 
 def overall(verdicts: Sequence[str]) -> str:
-    """One word for several findings of one claim: `reproduced` or `contradicted` only where none says otherwise.
+    """One word for several findings of one claim.
+
+    `reproduced` where all say so, `partly` where some do; else `contradicted` where any does; else `not decided`.
 
     >>> overall(["reproduced", "not decided"])
     'partly'

@@ -101,6 +101,11 @@ def objective(loss: str, lmbda: float) -> train.Objective:
 # --- one run -------------------------------------------------------------------------------------------------------------
 
 
+def places(recipe: Recipe) -> tuple[Path, Path]:
+    """Where a trained codec may lie: shipped with the book, or finished by an earlier run here."""
+    return CHECKPOINTS / f"{recipe.codec_id}.safetensors", RUNS / recipe.codec_id / "codec.safetensors"
+
+
 def trained_codec(
     recipe: Recipe,
     *,
@@ -117,7 +122,7 @@ def trained_codec(
     if recipe.method != "trained":
         return model
     folder = RUNS / recipe.codec_id
-    for path in (CHECKPOINTS / f"{recipe.codec_id}.safetensors", folder / "codec.safetensors"):
+    for path in places(recipe):
         if path.exists():
             return _architecture(recipe)(weights=path)
     images = data(recipe, "train", recipe.train_images)
@@ -155,15 +160,15 @@ def measure(
     progress: bool = True,
 ) -> Record:
     """Train or load a recipe's codec, evaluate it, and write the record to the ledger (with `ledger=False`, nowhere)."""
-    begun = time.monotonic()
     model = trained_codec(recipe, keep=ledger, device=device, compiled=compiled, progress=progress)
+    begun = time.monotonic()
     place = train.fabric(device).device
     if isinstance(model, torch.nn.Module):
         model = model.to(place).eval()
     dataset = data(recipe, "val", recipe.images)
     judges = {name.partition("@")[0]: detector(name).to(place) for name in recipe.detectors}
     clean = {
-        name: _clean(recipe.data, recipe.images, recipe.size, full)
+        name: _clean(recipe.data, recipe.images, recipe.size, full, place)
         for name, full in zip(judges, recipe.detectors, strict=True)
     }
     encode = partial(refined_bytes, recipe) if recipe.method == "refined" else None
@@ -208,8 +213,8 @@ def refined_bytes(recipe: Recipe, model: Any, sample: datasets.Sample) -> bytes:
 
 
 @cache
-def _clean(name: str, images: int, size: int, judge: str) -> list[dict[str, Any]]:
-    return evaluate.clean_detections(datasets.load(name, "val", size=size, limit=images), detector(judge))
+def _clean(name: str, images: int, size: int, judge: str, place: torch.device) -> list[dict[str, Any]]:
+    return evaluate.clean_detections(datasets.load(name, "val", size=size, limit=images), detector(judge).to(place))
 
 
 class Pictures(Dataset):
