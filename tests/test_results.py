@@ -90,9 +90,10 @@ def test_a_missing_record_names_the_command_that_measures_it():
     [
         (lambda text: text[: len(text) // 2], "not readable JSON"),
         (lambda text: "", "not readable JSON"),
-        (lambda text: "3", "lacks bootstrap, provenance, recipe, result"),
+        (lambda text: "3", "lacks bootstrap, checksum, provenance, recipe, result"),
         (lambda text: text.replace('"bootstrap"', '"strapboot"'), "lacks bootstrap"),
         (lambda text: text.replace('"steps": 3', '"steps": 4'), "another recipe than its name says: steps differ"),
+        (lambda text: text.replace("0.123457", "0.223457"), "checksum differs"),
     ],
 )
 def test_a_damaged_record_is_an_error_that_says_what_to_do(damage, message):
