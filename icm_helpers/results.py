@@ -123,8 +123,8 @@ def read(recipe: Recipe) -> Record:
         )
     if record["checksum"] != _checksum(record):
         raise LedgerError(
-            f"checksum differs in {path} (expected {record['checksum']}, found {_checksum(record)}): it was edited by hand. "
-            "Restore it with git, or delete it and measure again"
+            f"checksum differs in {path} (expected {record['checksum']}, found {_checksum(record)}): it was edited by hand: "
+            "restore it with git, or delete it and measure again"
         )
     return record
 

@@ -24,7 +24,9 @@ def scene(tmp_path_factory):
 
 def refined_bytes(codec, scene, loss: str, steps: int = 25) -> bytes:
     scale = 5.0 if loss == "object-region" else 1.0
-    recipe = run.Recipe("c", "scenes", 1, 64, "mean-scale-small", "refined", (), loss, LMBDA, scale, steps=steps, lr=0.1)
+    recipe = run.Recipe(
+        "c", "scenes", 1, 64, "mean-scale-small", "refined", (), loss, LMBDA, scale, steps=steps, lr=0.1
+    )
     return run.refined_bytes(recipe, codec, scene)
 
 
