@@ -106,7 +106,7 @@ def test_damaged_files_and_pickles_with_code_are_refused(tmp_path):
 
 def test_missing_shipped_weights_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(zoo, "CHECKPOINTS", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"mean-scale-small.safetensors are missing.*zoo.save"):
+    with pytest.raises(FileNotFoundError, match=r"start-coco-mini.safetensors are missing.*zoo.save"):
         zoo.load()
 
 
