@@ -66,7 +66,6 @@ def rate_accuracy(
     ylabel: str,
     clean: float | None = None,
     percent: float = 95.0,
-    log: bool = False,
 ) -> None:
     """Draw rate against a metric: a line and a band of `percent` intervals for each method.
 
@@ -76,7 +75,6 @@ def rate_accuracy(
         ylabel: the metric, with its unit.
         clean: the metric on uncompressed images, a dotted line.
         percent: of the bootstrap replicates that the band covers.
-        log: logarithmic rate axis.
     """
     tail = (100 - percent) / 2
     for method, curve in curves.items():
@@ -95,8 +93,8 @@ def rate_accuracy(
             color=INK,
             fontsize=9,
         )
-    if log:
-        ax.set_xscale("log")
+    ax.set_xscale("log", base=2)  # a step to the right is twice the bits, wherever one stands
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.set_xlabel("rate [bits per pixel, all bytes counted]")
     ax.set_ylabel(ylabel)
     ax.legend(loc="lower right", fontsize=9)

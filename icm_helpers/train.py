@@ -113,7 +113,7 @@ def fit(
         collate: how items become a batch; by default they are stacked.
 
     Returns:
-        One dictionary per 1 % of the steps: `step` and the mean of each logged scalar since the one before.
+        One dictionary per 4 % of the steps: `step` and the mean of each logged scalar since the one before.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite.
@@ -150,7 +150,7 @@ def fit(
     model.train()
     wrapped, optimiser = run.setup(model, optimiser)
     forward = torch.compile(wrapped) if compiled else wrapped
-    every = max(1, schedule.steps // 100)
+    every = max(1, schedule.steps // 25)
     window: list[dict[str, float]] = []
     # In a log file a line every half a minute is enough.
     quiet = 1.0 if sys.stderr.isatty() else 30.0
