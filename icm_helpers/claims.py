@@ -156,7 +156,7 @@ def findings(chapter: str, data: str, records: Sequence[dict[str, Any]]) -> list
                 both = curves(records, metric, judge)
                 measure, unit = (bd_rate, "% rate") if claim.measure == "bd_rate" else (bd_metric, "dB")
                 interval = measure(both["mse"], both["object-region"])
-                found.append(Finding(claim, data, metric, judge or "the pictures themselves", interval, unit))
+                found.append(Finding(claim, data, metric, judge or "none", interval, unit))
     return found
 
 
