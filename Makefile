@@ -5,6 +5,8 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help book test lab env lint format pins clean distclean
 
+# Threads that wait do not spin: beside another busy process, spinning makes torch ten times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
 BIN := .venv/bin
 PRESET ?= book
 # The stamp carries what was installed, so neither a new clone's file times nor a moved folder can fool it.
