@@ -5,7 +5,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help book test lab env lint format pins clean distclean
 
-# Threads that wait do not spin: beside another busy process, spinning makes torch ten times slower.
+# Threads that wait do not spin: beside another busy process, spinning slows torch many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
 BIN := .venv/bin
 PRESET ?= book
