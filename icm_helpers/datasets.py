@@ -393,6 +393,11 @@ class Crops(Dataset):
         image, mask = crop[:3].float() / 255, (crop[3:] >= 128).float()
         return (_jitter(image, rng) if self.augment == "heavy" else image), mask
 
+    def source(self, index: int) -> str:
+        """The file that crop `index` is cut from, for messages about it."""
+        # The first draw of the crop's generator, as in __getitem__.
+        return self.dataset[int(np.random.default_rng((self.seed, index)).integers(len(self.dataset)))].name
+
     def _picture(self, index: int) -> np.ndarray:
         """Picture and object mask (0 or 255) side by side, (H, W, 4) uint8."""
         if self._kept is not None and index in self._kept:

@@ -24,9 +24,8 @@ from icm_helpers.codecs import classical, container, zoo
 from icm_helpers.results import ROOT, Recipe, Record
 from icm_helpers.tasks.mask_rcnn import SmallMaskRCNN
 
-CHECKPOINTS = ROOT / "data" / "checkpoints"
+CHECKPOINTS = zoo.CHECKPOINTS
 RUNS = ROOT / "runs"
-log = logging.getLogger("icm")
 
 
 # --- what a recipe names -------------------------------------------------------------------------------------------------
@@ -48,10 +47,10 @@ def detector(name: str) -> evaluate.Detector:
         from icm_helpers.tasks.yolov5 import YOLOv5
 
         path, load = datasets.real_data() / "weights_yolov5n" / "yolov5n.safetensors", YOLOv5.from_weights
-    model = load(path)
-    if wanted and results.fingerprint(path) != wanted:
+    model, found = load(path), results.fingerprint(path)
+    if wanted and found != wanted:
         raise ValueError(
-            f"{path} has fingerprint {results.fingerprint(path)}, the recipe asks for {wanted}: these are other weights. "
+            f"{path} has fingerprint {found}, the recipe asks for {wanted}: these are other weights. "
             "Restore the file, or write the new fingerprint into presets.DETECTORS and measure again"
         )
     return model
@@ -72,11 +71,9 @@ def codec(recipe: Recipe) -> Any:
         return build(weights=None)
     start, _, wanted = recipe.start.partition("@")
     path = CHECKPOINTS / f"{start}.safetensors"
-    model = build(weights=path)
-    if results.fingerprint(path) != wanted:
-        raise ValueError(
-            f"{path} has fingerprint {results.fingerprint(path)}, the recipe starts from {wanted}: other weights"
-        )
+    model, found = build(weights=path), results.fingerprint(path)
+    if found != wanted:
+        raise ValueError(f"{path} has fingerprint {found}, the recipe starts from {wanted}: other weights")
     return model
 
 
@@ -118,13 +115,12 @@ def trained_codec(
 
     With `keep=False` a codec that has to be trained leaves no file behind.
     """
-    model = codec(recipe)
     if recipe.method != "trained":
-        return model
-    folder = RUNS / recipe.codec_id
+        return codec(recipe)
     for path in places(recipe):
         if path.exists():
             return _architecture(recipe)(weights=path)
+    model, folder = codec(recipe), RUNS / recipe.codec_id
     images = data(recipe, "train", recipe.train_images)
     length = recipe.steps * recipe.batch
     crops = datasets.Crops(images, recipe.patch, recipe.seed, length, recipe.augment, cache=len(images) < 10_000)
@@ -228,7 +224,7 @@ class Pictures(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         epoch, place = divmod(index, len(self.dataset))
-        sample = self.dataset[int(np.random.default_rng((self.seed, epoch)).permutation(len(self.dataset))[place])]
+        sample = self._sample(index)
         image, boxes, masks = sample.image, sample.boxes, sample.masks
         if np.random.default_rng((self.seed, epoch, place)).random() < 0.5:
             image, masks = image.flip(-1), masks.flip(-1)
@@ -236,6 +232,15 @@ class Pictures(Dataset):
                 [image.shape[2] - boxes[:, 2], boxes[:, 1], image.shape[2] - boxes[:, 0], boxes[:, 3]], dim=1
             )
         return image, {"boxes": boxes, "labels": sample.labels, "masks": masks.to(torch.uint8)}
+
+    def source(self, index: int) -> str:
+        """The file that item `index` shows, for messages about it."""
+        return self._sample(index).name
+
+    def _sample(self, index: int) -> datasets.Sample:
+        epoch, place = divmod(index, len(self.dataset))
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.dataset))
+        return self.dataset[int(order[place])]
 
 
 # --- the commands --------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sized
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -238,17 +239,14 @@ def _aux_step(model: nn.Module, aux: torch.optim.Optimizer) -> None:
 def _entropy_in_float32(model: nn.Module) -> None:
     """Likelihoods are ratios of small differences: in bfloat16 they would be noise, so entropy models leave autocast."""
     for module in model.modules():
-        if isinstance(module, EntropyModel) and not hasattr(module, "_forward"):
-            module._forward = module.forward
-            module.forward = _float32(module._forward)
+        if isinstance(module, EntropyModel):
+            # A bound method, not a closure: a deep copy of the model then calls its own entropy model, not this one's.
+            module.forward = MethodType(_forward_in_float32, module)
 
 
-def _float32(function: Callable) -> Callable:
+def _forward_in_float32(self: EntropyModel, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     def cast(value: Any) -> Any:
         return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
-    def call(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(x.device.type, enabled=False):
-            return function(cast(x), *map(cast, args), **{name: cast(value) for name, value in kwargs.items()})
-
-    return call
+    with torch.autocast(x.device.type, enabled=False):
+        return type(self).forward(self, cast(x), *map(cast, args), **{k: cast(v) for k, v in kwargs.items()})

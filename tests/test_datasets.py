@@ -242,3 +242,14 @@ def test_bad_crop_arguments_are_refused(tmp_path):
 def test_real_data_comes_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("ICM_REAL_DATA", str(tmp_path))
     assert datasets.real_data() == tmp_path
+
+
+def test_a_crop_names_the_picture_it_is_cut_from(tmp_path, monkeypatch):
+    scenes = datasets.load("scenes", "train", size=64, limit=4, root=tmp_path)
+    crops, taken = datasets.Crops(scenes, 32, 0, 8), []
+    picture = crops._picture
+    monkeypatch.setattr(crops, "_picture", lambda index: taken.append(index) or picture(index))
+    for i in range(8):
+        crops[i]
+    assert [crops.source(i) for i in range(8)] == [scenes[index].name for index in taken]
+    assert len(set(taken)) > 1

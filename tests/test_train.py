@@ -1,5 +1,6 @@
 """The training loop: bit-exact resuming, stopping at a bad loss, checkpoints that survive."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -136,3 +137,13 @@ def test_entropy_models_compute_in_float32_under_bf16():
     model.train()
     with torch.autocast("cpu", torch.bfloat16):
         assert model(torch.rand(1, 3, 64, 64))["likelihoods"]["z"].dtype == torch.float32
+
+
+def test_a_copy_of_a_trained_codec_computes_with_its_own_weights():
+    model = codec()
+    fit(model, 2)
+    twin = copy.deepcopy(model)
+    for parameter in twin.entropy_bottleneck.parameters():
+        parameter.data.mul_(2)
+    x = torch.rand(1, 3, 64, 64)
+    assert not torch.equal(model(x)["likelihoods"]["z"], twin(x)["likelihoods"]["z"])
