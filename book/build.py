@@ -56,10 +56,13 @@ def chapter_key(root: Path, chapter: Path, preset: str) -> str:
 
 
 def is_fresh(executed: Path, key: str) -> bool:
-    """Whether an executed chapter exists and carries the key."""
+    """Whether an executed chapter exists, can be read, and carries the key."""
     if not executed.is_file():
         return False
-    return nbformat.read(executed, as_version=4).metadata.get("icm_key") == key
+    try:
+        return nbformat.read(executed, as_version=4).metadata.get("icm_key") == key
+    except ValueError:  # cut off, as by a loss of power
+        return False
 
 
 def seal(nb: NotebookNode, executed: Path, key: str) -> None:
@@ -161,7 +164,9 @@ def main() -> None:
             print(f"executed: {ROOT / '_build' / 'executed' / args.only}.ipynb")
             return
         index = render(ROOT, assemble(ROOT))
-    except (notebooks.ChapterError, ValueError, RuntimeError) as error:
+    except KeyboardInterrupt:
+        sys.exit("stopped; the chapters executed so far are kept, and the same command goes on from there")
+    except (notebooks.ChapterError, ValueError, RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"Done in {time.monotonic() - start:.0f} s. Open {index.as_uri()}")
 

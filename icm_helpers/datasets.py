@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -319,10 +319,27 @@ def load(name: str, split: str, *, size: int = 192, limit: int | None = None, ro
     return CocoDataset(images, annotations, limit=limit)
 
 
+# Category id, first row, first column, and the mask (0 or 255) within its extent, (h, w) uint8: whole masks of a picture's
+# dozens of objects would take many times the memory of the picture.
+_Instance = tuple[int, int, int, np.ndarray]
+
+
+def _instances(sample: Sample) -> Iterator[_Instance]:
+    """The objects of a picture, but for crowd regions and empty masks."""
+    for label, mask in zip(sample.labels[~sample.crowd].tolist(), sample.masks[~sample.crowd].numpy(), strict=True):
+        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+        if len(rows):
+            within = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            yield label, int(rows[0]), int(columns[0]), within.astype(np.uint8) * 255
+
+
 class Crops(Dataset):
     """Training crops of a data set, each a function of (seed, i) alone, so that a resumed training sees the same ones.
 
-    Item i is (image (3, P, P) float32 in [0, 1], mask (1, P, P) float32 in {0, 1}: union of objects). Every crop is
+    Item i is (image (3, P, P) float32 in [0, 1], mask (1, P, P) float32 in {0, 1}: union of objects), and with `objects`
+    a third: a dictionary of `boxes` (n, 4) float32, x1 y1 x2 y2 in pixels of the crop, `labels` (n,) int64, category ids,
+    and `masks` (n, P, P) uint8 in {0, 1}, without crowd regions. A box is the extent of what is visible of a mask; objects
+    of which fewer than 8 pixels, or less than 2 pixels of width or height, are visible are left out. Every crop is
     placed at random and mirrored half of the time. "heavy" also scales by 0.5 to 1.25 (with a filter against aliasing,
     and never so far that a picture larger than the patch must be padded) and shifts brightness, contrast and hue a
     little. A picture smaller than the crop is continued by reflection.
@@ -335,6 +352,8 @@ class Crops(Dataset):
         augment: "none" or "heavy".
         object_prob: probability that a crop is placed over a pixel of some object, where the picture has one.
         cache: keep decoded pictures in memory (4 bytes a pixel; each worker process keeps its own): not for COCO 2017.
+        objects: items bring their objects, for a detector's loss; image and mask stay the same. Numbers of objects
+            differ, so a loader needs a `collate_fn` that leaves the third column a list.
 
     Raises:
         ValueError: an argument is out of range, or the data set is empty.
@@ -350,6 +369,7 @@ class Crops(Dataset):
         *,
         object_prob: float = 0.5,
         cache: bool = True,
+        objects: bool = False,
     ) -> None:
         if augment not in ("none", "heavy"):
             raise ValueError(f"augment is {augment!r}: take 'none' or 'heavy'")
@@ -359,17 +379,17 @@ class Crops(Dataset):
                 "patch, length and pictures must be at least 1, seed not negative, object_prob within [0, 1]"
             )
         self.dataset, self.patch, self.seed, self.length = dataset, patch, seed, length
-        self.augment, self.object_prob = augment, object_prob
-        self._kept: dict[int, np.ndarray] | None = {} if cache else None
+        self.augment, self.object_prob, self.objects = augment, object_prob, objects
+        self._kept: dict[int, tuple[np.ndarray, list[_Instance]]] | None = {} if cache else None
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, dict[str, Tensor]]:
         if not 0 <= index < self.length:
             raise IndexError(f"crop {index} of {self.length}")
         rng = np.random.default_rng((self.seed, index))
-        rgbm = self._picture(int(rng.integers(len(self.dataset))))
+        rgbm, instances = self._picture(int(rng.integers(len(self.dataset))))
         height, width = rgbm.shape[:2]
 
         # A window of `side` pixels is cut out, then resized to the patch.
@@ -379,35 +399,67 @@ class Crops(Dataset):
         inside = np.flatnonzero(rgbm[..., 3]) if rng.random() < self.object_prob else ()
         y, x = divmod(int(rng.choice(inside)), width) if len(inside) else (None, None)
         top, left = self._start(rng, height, side, y), self._start(rng, width, side, x)
-        window = rgbm[top : top + side, left : left + side]
-        if window.shape[:2] != (side, side):
-            short = [(0, side - n) for n in window.shape[:2]]
-            window = np.pad(window, (*short, (0, 0)), mode="reflect")
-        if side != self.patch:
-            shrink = side > self.patch
-            window = cv2.resize(window, (self.patch,) * 2, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
-        if rng.random() < 0.5:
-            window = window[:, ::-1]
+        mirrored = rng.random() < 0.5
+        window = self._cut(rgbm, top, left, side, mirrored)
 
         crop = torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1)))  # (P, P, 4) -> (4, P, P)
         image, mask = crop[:3].float() / 255, (crop[3:] >= 128).float()
-        return (_jitter(image, rng) if self.augment == "heavy" else image), mask
+        if self.augment == "heavy":
+            image = _jitter(image, rng)
+        if not self.objects:
+            return image, mask
+
+        boxes, labels, masks = [], [], []
+        for label, y0, x0, shape in instances:
+            y1, x1 = y0 + shape.shape[0], x0 + shape.shape[1]
+            if y0 >= top + side or x0 >= left + side or y1 <= top or x1 <= left:
+                continue
+            canvas = np.zeros((height, width), np.uint8)
+            canvas[y0:y1, x0:x1] = shape
+            visible = self._cut(canvas, top, left, side, mirrored) >= 128
+            rows, columns = (np.flatnonzero(visible.any(axis=axis)) for axis in (1, 0))
+            if visible.sum() < 8 or np.ptp(rows) < 1 or np.ptp(columns) < 1:
+                continue
+            boxes.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+            labels.append(label)
+            masks.append(visible)
+        return (
+            image,
+            mask,
+            {
+                "boxes": torch.tensor(np.array(boxes, np.float32).reshape(-1, 4)),
+                "labels": torch.tensor(labels, dtype=torch.int64),
+                "masks": torch.tensor(np.array(masks, np.uint8).reshape(-1, self.patch, self.patch)),
+            },
+        )
 
     def source(self, index: int) -> str:
         """The file that crop `index` is cut from, for messages about it."""
         # The first draw of the crop's generator, as in __getitem__.
         return self.dataset[int(np.random.default_rng((self.seed, index)).integers(len(self.dataset)))].name
 
-    def _picture(self, index: int) -> np.ndarray:
-        """Picture and object mask (0 or 255) side by side, (H, W, 4) uint8."""
+    def _cut(self, whole: np.ndarray, top: int, left: int, side: int, mirrored: bool) -> np.ndarray:
+        """A window of `side` pixels of a picture or a mask, (H, W, ...) uint8, as a patch, (P, P, ...)."""
+        window = whole[top : top + side, left : left + side]
+        if window.shape[:2] != (side, side):
+            short = [(0, side - n) for n in window.shape[:2]]
+            window = np.pad(window, (*short, (0, 0))[: window.ndim], mode="reflect")
+        if side != self.patch:
+            shrink = side > self.patch
+            window = cv2.resize(window, (self.patch,) * 2, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+        return window[:, ::-1] if mirrored else window
+
+    def _picture(self, index: int) -> tuple[np.ndarray, list[_Instance]]:
+        """Picture and object mask (0 or 255) side by side, (H, W, 4) uint8, and its instances where they are asked for."""
         if self._kept is not None and index in self._kept:
             return self._kept[index]
         sample = self.dataset[index]
         rgbm = torch.cat((sample.image, sample.object_mask)).mul(255).round().byte()  # (4, H, W)
         rgbm = rgbm.permute(1, 2, 0).contiguous().numpy()
+        instances = list(_instances(sample)) if self.objects else []
         if self._kept is not None:
-            self._kept[index] = rgbm
-        return rgbm
+            self._kept[index] = rgbm, instances
+        return rgbm, instances
 
     @staticmethod
     def _start(rng: np.random.Generator, extent: int, side: int, at: int | None) -> int:
@@ -427,3 +479,9 @@ def _jitter(image: Tensor, rng: np.random.Generator) -> Tensor:
     turn = math.cos(angle) * torch.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) / 3
     turned = torch.einsum("ij,jhw->ihw", brightness * contrast * turn, image)
     return (turned + brightness * (1 - contrast) * image.mean()).clamp(0, 1)
+
+
+if __name__ == "__main__":
+    from icm_helpers import downloads
+
+    downloads.main()

@@ -21,6 +21,7 @@ from icm_helpers.datasets import CocoDataset, Sample, require_categories
 
 REPLICATES = 200
 CONFIDENT = 0.3  # a clean detection of at least this score counts as what the detector saw
+THIRDS = ("low", "middle", "high")  # of the images, by how much of them objects cover
 
 
 class Detector(Protocol):
@@ -122,15 +123,17 @@ def evaluate(
         codec: anything :func:`icm_helpers.codecs.container.encode` takes.
         dataset: the evaluation images.
         detectors: by name.
-        clean: each detector's :func:`clean_detections` on this data set.
+        clean: detectors' :func:`clean_detections` on this data set; a detector that is left out gets no agreement.
         encode: (codec, sample) -> bytes, where coding needs more than codec and image (refined latents, say).
 
     Returns:
         `result`: bpp (all bytes), bpp_likelihood (where the codec's own encoder has likelihoods), psnr, psnr_inside, psnr_outside
         (over the pooled pixels inside and outside object masks; at most 120 dB), per_image bytes and pixels, and by detector
         box_ap, box_ap50, box_ap_small, ..., mask_ap, agreement (box AP against its own clean detections of score 0.3 or more,
-        where it has any);
-        `bootstrap`: bpp, psnr_inside, psnr_outside, and box_ap, mask_ap, agreement by detector, 200 paired replicates each.
+        where it has any); by_cover (of 30 images or more): object_share, bpp and box_ap in each third of the images, from those
+        of which objects cover least to those of which they cover most;
+        `bootstrap`: bpp, psnr_inside, psnr_outside, and box_ap, mask_ap, agreement by detector, 200 paired replicates each;
+        by_cover with bpp and box_ap likewise, each third resampled by itself.
 
     Raises:
         DataError: a detector does not know an annotated category.
@@ -155,8 +158,7 @@ def evaluate(
         outside.append((error * (1 - mask)).sum().item())
         area.append(mask.sum().item())
         for name, detector in detectors.items():
-            found = detector.detect([x_hat])[0]
-            results[name] += coco_results(sample.image_id, found)
+            results[name] += coco_results(sample.image_id, detector.detect([x_hat])[0])
     size, count, inner, outer, covered = (
         np.asarray(v, dtype=np.float64) for v in (sizes, pixels, inside, outside, area)
     )
@@ -190,11 +192,34 @@ def evaluate(
             for key, value in summary.items():
                 result.setdefault(f"{task}_{key}", {})[name] = value
             bootstrap.setdefault(f"{task}_ap", {})[name] = replicates
-        confident = as_truth(truth, clean[name])
+        confident = as_truth(truth, clean.get(name, []))
         if confident["annotations"]:
             summary, replicates = average_precision(confident, found, "bbox", samples)
             result.setdefault("agreement", {})[name] = summary["ap"]
             bootstrap.setdefault("agreement", {})[name] = replicates
+    if len(dataset) >= 30:
+        result["by_cover"], bootstrap["by_cover"] = {}, {}
+        # Ties keep the order of the ids, so that every record of a data set has the same thirds.
+        by_share = np.argsort(covered / count, kind="stable")
+        for third, members in zip(THIRDS, np.array_split(by_share, len(THIRDS)), strict=True):
+            members = np.sort(members)
+            ids = [dataset.ids[i] for i in members]
+            mine, draws = dataset.ground_truth(ids), resamplings(ids)
+            scores = {
+                name: average_precision(mine, [d for d in found if d["image_id"] in set(ids)], "bbox", draws)
+                for name, found in results.items()
+            }
+            bits_drawn, pixels_drawn = (v[members][draws].sum(axis=1) for v in (8 * size, count))
+            result["by_cover"][third] = {
+                "images": len(ids),
+                "object_share": covered[members].sum() / count[members].sum(),
+                "bpp": 8 * size[members].sum() / count[members].sum(),
+                "box_ap": {name: summary["ap"] for name, (summary, _) in scores.items()},
+            }
+            bootstrap["by_cover"][third] = {
+                "bpp": (bits_drawn / pixels_drawn).tolist(),
+                "box_ap": {name: replicates for name, (_, replicates) in scores.items()},
+            }
     return result, bootstrap
 
 
@@ -292,20 +317,26 @@ def bd_metric(anchor: Curve, test: Curve) -> Interval:
     return _bd(anchor, test, _bd_metric)
 
 
+def bd_rate_gap(first: tuple[Curve, Curve], second: tuple[Curve, Curve]) -> Interval:
+    """BD-rate of one (anchor, test) pair minus that of another, in percentage points, the pairs measured on different images."""
+    one, other = (_bd_values(*pair, _bd_rate) for pair in (first, second))
+    return _interval(one[0] - other[0], one[1] - other[1])
+
+
 def _bd(anchor: Curve, test: Curve, measure: Any) -> Interval:
-    value = measure(anchor.bpp, anchor.metric, test.bpp, test.metric)
-    values = np.array(
-        [
-            measure(*pair)
-            for pair in zip(
-                anchor.bpp_replicates,
-                anchor.metric_replicates,
-                test.bpp_replicates,
-                test.metric_replicates,
-                strict=True,
-            )
-        ]
+    return _interval(*_bd_values(anchor, test, measure))
+
+
+def _bd_values(anchor: Curve, test: Curve, measure: Any) -> tuple[float, np.ndarray]:
+    """The measure itself, and in each bootstrap replicate."""
+    replicates = zip(
+        anchor.bpp_replicates, anchor.metric_replicates, test.bpp_replicates, test.metric_replicates, strict=True
     )
+    value = measure(anchor.bpp, anchor.metric, test.bpp, test.metric)
+    return value, np.array([measure(*replicate) for replicate in replicates])
+
+
+def _interval(value: float, values: np.ndarray) -> Interval:
     finite = values[np.isfinite(values)]
     if not np.isfinite(value) or len(finite) == 0:
         return Interval(float("nan"), float("nan"), float("nan"), len(finite) / max(1, len(values)))

@@ -14,16 +14,21 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from icm_helpers.evaluate import Curve
+from icm_helpers.presets import FINETUNED
 
 INK = "#767c85"  # contrast 4 to 1 or better on white and on the dark theme
 # Okabe and Ito's palette, the shades that keep contrast on both grounds.
 METHODS: dict[str, tuple[str, str, str]] = {
     "mse": ("#0072b2", "o", "MSE"),
     "object-region": ("#d55e00", "s", "object region"),
+    "task": ("#009e73", "D", "task loss"),
     "jpeg": ("#999999", "^", "JPEG"),
+    "webp": ("#a08a5b", "v", "WebP"),
+    "avif": ("#7f8f3a", "P", "AVIF"),
+    "hevc": ("#cc79a7", "<", "HEVC intra"),
+    "vvc": ("#8a63b0", ">", "VVC intra"),
     "refined-mse": ("#56b4e9", "o", "MSE, latents refined"),
     "refined-object-region": ("#e69f00", "s", "object region, latents refined"),
-    "encoder": ("#009e73", "D", "encoder's own latents"),
 }
 """Method -> colour, marker, the name a reader sees."""
 
@@ -71,17 +76,21 @@ def rate_accuracy(
 
     Args:
         ax: where.
-        curves: method (a key of `METHODS`) -> curve.
+        curves: method (a key of `METHODS`) -> curve; dashed where the key ends in `-finetuned`.
         ylabel: the metric, with its unit.
         clean: the metric on uncompressed images, a dotted line.
         percent: of the bootstrap replicates that the band covers.
     """
     tail = (100 - percent) / 2
     for method, curve in curves.items():
-        colour, marker, label = METHODS[method]
+        plain = method.removesuffix(FINETUNED)
+        colour, marker, label = METHODS[plain]
+        tuned = {} if plain == method else {"linestyle": "--", "markerfacecolor": "none"}
         low, high = np.percentile(curve.metric_replicates, [tail, 100 - tail], axis=0)
         ax.fill_between(curve.bpp, low, high, color=colour, alpha=0.15, linewidth=0)
-        ax.plot(curve.bpp, curve.metric, marker=marker, color=colour, label=label)
+        ax.plot(
+            curve.bpp, curve.metric, marker=marker, color=colour, label=label + ", fine-tuned" * bool(tuned), **tuned
+        )
     if clean is not None:
         ax.axhline(clean, color=INK, linestyle=":", linewidth=1.3)
         ax.annotate(

@@ -11,10 +11,17 @@ from typing import Any
 from icm_helpers.results import Recipe
 
 DETECTORS = {
-    "mask-rcnn-small": "mask-rcnn-small@9fd0ed3f",
-    "yolov5n": "yolov5n@ff6f13e9",
+    "mask-rcnn-small": "9fd0ed3f",
+    "yolov5n-scenes": "6829cfdf",
+    "yolov5n": "ff6f13e9",
+    "faster-rcnn-r50": "258fb6c6",
+    "mask-rcnn-r50": "bf2d0c1e",
+    "yolox-nano": "e8af0749",
 }
 """Recognition models and the first digits of the SHA-256 of their weights: measured with other weights, a record is another one."""
+
+FINETUNED = "-finetuned"
+"""Ends the name, in a record, of a detector that was trained further on what the record's codec decodes."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,13 @@ class Study:
     augment: str  # none | heavy
     precision: str  # 32-true | bf16-mixed
     detectors: tuple[str, ...]
-    jpeg: tuple[int, ...]  # qualities of the classical anchor
+    anchors: tuple[
+        tuple[str, tuple[int, ...]], ...
+    ]  # classical codecs and their qualities (JPEG, WebP, AVIF) or QPs (HEVC, VVC)
+    teacher: str = "none"  # the detector whose own loss the loss `task` adds
+    task_weight: float = 0.0  # of that loss, times lmbda
+    finetune: str = "none"  # the detector that is also judged after training on what each trained codec decodes
+    finetune_steps: int = 0
     refine_lmbdas: tuple[float, ...] = ()  # the loss microscope's ladder
     refine_steps: int = 0
     refine_lr: float = 0.1  # of the latents, in rounding intervals
@@ -46,14 +59,11 @@ class Study:
     hours: float = 0.0  # estimated cost of the whole grid on the hardware the preset is meant for
 
     def recipes(self) -> list[Recipe]:
-        """Every run of the study: trained codecs, refined latents, JPEG, and the uncompressed images.
+        """Every run of the study: trained codecs, refined latents, classical anchors, and the uncompressed images.
 
         Raises:
             ValueError: a detector is unknown.
         """
-        unknown = set(self.detectors) - set(DETECTORS)
-        if unknown:
-            raise ValueError(f"no detector is called {unknown.pop()!r}; there is {', '.join(DETECTORS)}")
         base = Recipe(
             chapter=self.chapter,
             data=self.data,
@@ -61,8 +71,9 @@ class Study:
             size=self.size,
             codec=self.codec,
             method="trained",
-            detectors=tuple(DETECTORS[d] for d in self.detectors),
+            detectors=tuple(map(fingerprinted, self.detectors)),
         )
+        teacher, finetuned = (n if n == "none" else fingerprinted(n) for n in (self.teacher, self.finetune))
         trained = [
             replace(
                 base,
@@ -78,15 +89,19 @@ class Study:
                 augment=self.augment,
                 precision=self.precision,
                 train_images=self.train_images,
+                **({"finetuned": finetuned, "finetune_steps": self.finetune_steps} if seed == self.seeds[0] else {}),
+                **({"teacher": teacher, "task_weight": self.task_weight} if loss == "task" else {}),
             )
             for seed in self.seeds
             for lmbda in self.lmbdas
             for loss, scale in self.scales
+            if loss != "task" or seed == self.seeds[0]  # the dearest trainings, this and fine-tuning: for one seed only
         ]
         refined = [
             replace(
                 base,
                 method="refined",
+                detectors=base.detectors[:1],
                 loss=loss,
                 lmbda=lmbda,
                 scale=scale,
@@ -96,15 +111,30 @@ class Study:
             )
             for lmbda in self.refine_lmbdas
             for loss, scale in self.scales
+            if loss != "task"  # the microscope knows masks, not detectors
         ]
-        classical = [replace(base, method="classical", codec="jpeg", lmbda=float(q)) for q in self.jpeg]
+        classical = [
+            replace(base, method="classical", codec=name, lmbda=float(quality))
+            for name, qualities in self.anchors
+            for quality in qualities
+        ]
         return [*trained, *refined, *classical, replace(base, method="classical", codec="png")]
 
 
-# The shipped weights were made by `python -m icm_helpers.run` with --precision bf16-mixed and otherwise its defaults:
-#   detector --out data/checkpoints/mask-rcnn-small.safetensors
-#   codec --compile --data scenes --out data/checkpoints/start-scenes.safetensors
-#   codec --compile --data coco-mini --augment heavy --out data/checkpoints/start-coco-mini.safetensors
+def fingerprinted(detector: str) -> str:
+    """A detector's name with the fingerprint of its weights.
+
+    Raises:
+        ValueError: no such detector.
+
+    >>> fingerprinted("yolov5n")
+    'yolov5n@ff6f13e9'
+    """
+    if detector not in DETECTORS:
+        raise ValueError(f"no detector is called {detector!r}; there is {', '.join(DETECTORS)}")
+    return f"{detector}@{DETECTORS[detector]}"
+
+
 SCENES = Study(
     chapter="object_region_mse",
     data="scenes",
@@ -113,18 +143,28 @@ SCENES = Study(
     size=192,
     codec="mean-scale-small",
     start="start-scenes@aa2ff663",
-    scales=(("mse", 1.0), ("object-region", 5.0)),
+    scales=(("mse", 1.0), ("object-region", 5.0), ("task", 0.5)),
     lmbdas=(0.001, 0.002, 0.004, 0.008),
-    seeds=(0, 1),
+    seeds=(0,),
     steps=4000,
     batch=2,
     patch=128,
     lr=5e-4,
     augment="none",
     precision="bf16-mixed",
-    detectors=("mask-rcnn-small",),
-    jpeg=(10, 25, 50, 80),
-    hours=2.0,
+    detectors=("mask-rcnn-small", "yolov5n-scenes"),
+    anchors=(
+        ("jpeg", (10, 25, 50, 80)),
+        ("webp", (5, 30, 75)),
+        ("avif", (15, 35, 60)),
+        ("hevc", (42, 37, 32)),
+        ("vvc", (47, 42, 37)),
+    ),
+    teacher="mask-rcnn-small",
+    task_weight=8.0,  # at the common start its gradient on the decoded picture is as strong as that of the whole MSE
+    finetune="yolov5n-scenes",
+    finetune_steps=150,
+    hours=4.0,
 )
 
 COCO_MINI = replace(
@@ -135,12 +175,22 @@ COCO_MINI = replace(
     size=0,
     start="start-coco-mini@edbb1b8d",
     steps=5000,
-    scales=(("mse", 1.0), ("object-region", 2.5)),  # objects cover twice as much here as on scenes
+    scales=(("mse", 1.0), ("object-region", 2.5), ("task", 0.5)),  # objects cover twice as much here as on scenes
     lmbdas=(0.002, 0.005, 0.01, 0.02),
     seeds=(0,),
     augment="heavy",
-    detectors=("yolov5n",),
-    jpeg=(10, 20, 40, 70),
+    detectors=("yolov5n", "yolox-nano"),
+    anchors=(
+        ("jpeg", (10, 20, 40, 70)),
+        ("webp", (5, 30, 75)),
+        ("avif", (15, 35, 60)),
+        ("hevc", (42, 37, 32)),
+        ("vvc", (47, 42, 37)),
+    ),
+    teacher="yolov5n",
+    task_weight=26.0,  # likewise
+    finetune="none",
+    finetune_steps=0,
     refine_lmbdas=(0.01,),
     refine_steps=15,
     hours=2.0,
@@ -162,8 +212,12 @@ PAPER = replace(
     batch=16,
     patch=256,
     lr=1e-4,
-    detectors=("yolov5n",),
-    hours=400.0,
+    detectors=("yolov5n", "mask-rcnn-r50"),
+    teacher="yolov5n",
+    task_weight=26.0,
+    finetune="none",
+    finetune_steps=0,
+    hours=800.0,
 )
 
 SMOKE = replace(
@@ -175,8 +229,9 @@ SMOKE = replace(
     seeds=(0,),
     steps=3,
     patch=64,
-    jpeg=(20, 60),
+    anchors=(("jpeg", (20, 60)), ("hevc", (40, 30))),
     precision="32-true",
+    finetune_steps=2,
     ledger=False,
     hours=0.01,
 )

@@ -29,9 +29,13 @@ PACKAGES = (
     "numpy",
     "pillow",
     "opencv-python-headless",
+    "ultralytics",
+    "onnxruntime",
+    "imageio-ffmpeg",
 )
 
 Record = dict[str, Any]
+_LATER = {"teacher", "task_weight", "finetuned", "finetune_steps"}
 
 
 class LedgerError(RuntimeError):
@@ -45,6 +49,9 @@ class Recipe:
     `method` is `trained` (a codec trained with a loss), `refined` (the latents of a fixed codec optimised image by image),
     or `classical`, where `lmbda` holds the codec's own quality setting. `start` and `detectors` end in `@` and the first eight
     hexadecimal digits of the SHA-256 of the weights file, so a record made with other weights is another record.
+
+    `teacher` is the frozen detector whose own loss takes part in the training (loss `task`), with the weight `task_weight` times
+    `lmbda`. `finetuned` is a detector that is trained for `finetune_steps` on what this very codec decodes, and then judges it too.
     """
 
     chapter: str
@@ -66,6 +73,10 @@ class Recipe:
     augment: str = "none"
     precision: str = "32-true"
     train_images: int = 0
+    teacher: str = "none"
+    task_weight: float = 0.0
+    finetuned: str = "none"
+    finetune_steps: int = 0
 
     @property
     def run_id(self) -> str:
@@ -75,10 +86,12 @@ class Recipe:
     @property
     def codec_id(self) -> str:
         """The name of the trained codec: as :attr:`run_id`, but hashed without what judges it: new judges need no training."""
-        judging = {"chapter", "method", "detectors", "images"}
+        judging = {"chapter", "method", "detectors", "images", "finetuned", "finetune_steps"}
         return self._name({k: v for k, v in asdict(self).items() if k not in judging})
 
     def _name(self, content: dict[str, Any]) -> str:
+        # A field that came later and keeps its default leaves older names as they were.
+        content = {k: v for k, v in content.items() if k not in _LATER or v != getattr(Recipe, k)}
         hash8 = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.codec}-{self.loss}-l{self.lmbda:g}-s{self.seed}-{hash8}"
 
@@ -114,9 +127,9 @@ def read(recipe: Recipe) -> Record:
             f"{path} lacks {', '.join(sorted(missing))}: restore it with git, or delete it and measure again"
         )
     wanted = json.loads(json.dumps(asdict(recipe)))
-    if record["recipe"] != wanted:
-        keys = sorted(wanted.keys() | record["recipe"].keys())
-        differing = [k for k in keys if record["recipe"].get(k) != wanted.get(k)]
+    found = {k: getattr(Recipe, k) for k in _LATER} | record["recipe"]
+    if found != wanted:
+        differing = [k for k in sorted(wanted.keys() | found.keys()) if found.get(k) != wanted.get(k)]
         raise LedgerError(
             f"{path} holds another recipe than its name says: {', '.join(differing)} differ. "
             "It was edited by hand or renamed: restore it with git, or delete it and measure again"
@@ -134,6 +147,7 @@ def write(recipe: Recipe, result: dict[str, Any], bootstrap: dict[str, Any], *, 
 
     Raises:
         LedgerError: there is one already; delete it first if it is to be measured again.
+        OSError: the disk is full, or may not be written to; nothing is left of the attempt.
     """
     record = {
         "recipe": asdict(recipe),
@@ -143,22 +157,15 @@ def write(recipe: Recipe, result: dict[str, Any], bootstrap: dict[str, Any], *, 
     }
     record["checksum"] = _checksum(record)
     path = recipe.path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record, indent=1, allow_nan=False)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    text = _inline_lists(json.dumps(record, indent=1, allow_nan=False))
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(_inline_lists(text))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        # A hard link fails where the record exists, also when another process wrote it a moment ago; a rename would not.
-        os.link(temporary, path)
+        _create(path, text)
     except FileExistsError:
         raise LedgerError(f"{path} exists already: delete it first if you want to measure it again") from None
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
+    except OSError as error:
+        raise OSError(
+            f"cannot write the record {path} ({error}): free space on its disk, or make its folder writable, and measure again"
+        ) from error
     return read(recipe)
 
 
@@ -217,6 +224,23 @@ def table(records: Iterable[Record]) -> list[dict[str, Any]]:
                 row[name] = value
         rows.append(row)
     return rows
+
+
+def _create(path: Path, text: str) -> None:
+    """Write a new file that appears at once when complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        # A hard link fails where the record exists, also when another process wrote it a moment ago; a rename would not.
+        os.link(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
 
 
 def _checksum(record: Record) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,43 +18,24 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from icm_helpers import datasets, evaluate, latents, losses, presets, results, train
-from icm_helpers.codecs import classical, container, zoo
+from icm_helpers import datasets, evaluate, grid, judges, latents, losses, presets, results, train
+from icm_helpers.codecs import classical, container, ffmpeg, zoo
 from icm_helpers.results import ROOT, Recipe, Record
-from icm_helpers.tasks.mask_rcnn import SmallMaskRCNN
 
 CHECKPOINTS = zoo.CHECKPOINTS
 RUNS = ROOT / "runs"
+CLASSICAL: dict[str, Callable[[int], container.FileCodec]] = {
+    "jpeg": classical.Jpeg,
+    "webp": classical.Webp,
+    "avif": classical.Avif,
+    "hevc": ffmpeg.Hevc,
+    "vvc": ffmpeg.Vvc,
+}
+"""Classical codecs that take one whole number: a quality, or for HEVC and VVC a quantisation parameter (smaller is better)."""
 
 
 # --- what a recipe names -------------------------------------------------------------------------------------------------
-
-
-def detector(name: str) -> evaluate.Detector:
-    """A recognition model by `name` or `name@fingerprint`, frozen.
-
-    Raises:
-        ValueError: unknown name, or its weights are not the ones the fingerprint says.
-        FileNotFoundError: its weights are missing.
-    """
-    name, _, wanted = name.partition("@")
-    if name not in presets.DETECTORS:
-        raise ValueError(f"no detector is called {name!r}; there is {', '.join(presets.DETECTORS)}")
-    if name == "mask-rcnn-small":
-        path, load = CHECKPOINTS / "mask-rcnn-small.safetensors", SmallMaskRCNN.from_weights
-    else:
-        from icm_helpers.tasks.yolov5 import YOLOv5
-
-        path, load = datasets.real_data() / "weights_yolov5n" / "yolov5n.safetensors", YOLOv5.from_weights
-    model, found = load(path), results.fingerprint(path)
-    if wanted and found != wanted:
-        raise ValueError(
-            f"{path} has fingerprint {found}, the recipe asks for {wanted}: these are other weights. "
-            "Restore the file, or write the new fingerprint into presets.DETECTORS and measure again"
-        )
-    return model
 
 
 def data(recipe: Recipe, split: str, limit: int | None = None) -> datasets.CocoDataset:
@@ -64,7 +46,7 @@ def data(recipe: Recipe, split: str, limit: int | None = None) -> datasets.CocoD
 def codec(recipe: Recipe) -> Any:
     """A recipe's codec as it starts: classical, from its start weights, or random."""
     if recipe.method == "classical":
-        return classical.Png() if recipe.codec == "png" else classical.Jpeg(int(recipe.lmbda))
+        return classical.Png() if recipe.codec == "png" else CLASSICAL[recipe.codec](int(recipe.lmbda))
     build = _architecture(recipe)
     if recipe.start == "none":
         torch.manual_seed(recipe.seed)
@@ -83,16 +65,40 @@ def _architecture(recipe: Recipe) -> Callable[..., torch.nn.Module]:
     return partial(zoo.load, name, int(quality) if quality else None)
 
 
-def objective(loss: str, lmbda: float) -> train.Objective:
-    """What a codec is trained for: `mse` or `object-region`, on batches of (image, mask)."""
-    if loss not in ("mse", "object-region"):
-        raise ValueError(f"no loss is called {loss!r}; there is mse, object-region")
+def objective(loss: str, lmbda: float, teacher: Any = None, task_weight: float = 0.0) -> train.Objective:
+    r"""What a codec is trained for, on batches of (images, masks), with `task` of (images, masks, objects).
 
-    def terms(model: Callable, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        x, mask = batch
-        return losses.rate_distortion(model(x), x, lmbda, mask if loss == "object-region" else None)
+    Args:
+        loss: `mse`, `object-region`, or `task`, eq. 2 of Shindo et al. (CCNC 2024):
+            :math:`\mathcal R + \lambda_1 255^2\,\mathrm{MSE} + \lambda_2 \mathcal M(\hat x)`.
+        lmbda: weight of the distortion; :math:`\lambda_1`.
+        teacher: a frozen detector with a `task_loss(images, objects)`, for `task`.
+        task_weight: of its loss; :math:`\lambda_2`.
+
+    Raises:
+        ValueError: unknown loss, or `task` without a teacher.
+    """
+    if loss not in ("mse", "object-region", "task"):
+        raise ValueError(f"no loss is called {loss!r}; there is mse, object-region, task")
+    if (loss == "task") != (teacher is not None):
+        raise ValueError(f"loss {loss!r} with teacher {teacher}: the loss `task` needs a teacher, the others take none")
+
+    def terms(model: Callable, batch: tuple) -> dict[str, Tensor]:
+        x, mask, *objects = batch
+        out = model(x)
+        found = losses.rate_distortion(out, x, lmbda, mask if loss == "object-region" else None)
+        if teacher is None:
+            return found
+        task = teacher.task_loss(list(out["x_hat"].float()), *objects)
+        return {**found, "loss": found["loss"] + task_weight * task, "task": task}
 
     return terms
+
+
+def collate(items: list[tuple]) -> tuple:
+    """A batch of crops: pictures (N, 3, P, P), masks (N, 1, P, P), and a list of each crop's objects, where it brings them."""
+    images, masks, *objects = zip(*items, strict=True)
+    return torch.stack(images), torch.stack(masks), *map(list, objects)
 
 
 # --- one run -------------------------------------------------------------------------------------------------------------
@@ -123,19 +129,25 @@ def trained_codec(
     model, folder = codec(recipe), RUNS / recipe.codec_id
     images = data(recipe, "train", recipe.train_images)
     length = recipe.steps * recipe.batch
-    crops = datasets.Crops(images, recipe.patch, recipe.seed, length, recipe.augment, cache=len(images) < 10_000)
+    teacher = None if recipe.teacher == "none" else judges.load(recipe.teacher).to(train.fabric(device).device)
+    small = len(images) < 10_000
+    crops = datasets.Crops(
+        images, recipe.patch, recipe.seed, length, recipe.augment, cache=small, objects=teacher is not None
+    )
     curve = train.fit(
         model,
         crops,
-        objective(recipe.loss, recipe.lmbda * recipe.scale),
+        objective(recipe.loss, recipe.lmbda * recipe.scale, teacher, recipe.lmbda * recipe.task_weight),
         train.Schedule(steps=recipe.steps, batch=recipe.batch, lr=recipe.lr),
         folder=folder if keep else None,
         seed=recipe.seed,
         device=device,
         precision=recipe.precision,
         compiled=compiled,
+        collate=collate,
         progress=progress,
         describe=recipe.codec_id,
+        identity=recipe.codec_id,
     )
     model.cpu()
     if keep:
@@ -162,13 +174,16 @@ def measure(
     if isinstance(model, torch.nn.Module):
         model = model.to(place).eval()
     dataset = data(recipe, "val", recipe.images)
-    judges = {name.partition("@")[0]: detector(name).to(place) for name in recipe.detectors}
+    panel = {name.partition("@")[0]: judges.load(name).to(place) for name in recipe.detectors}
     clean = {
         name: _clean(recipe.data, recipe.images, recipe.size, full, place)
-        for name, full in zip(judges, recipe.detectors, strict=True)
+        for name, full in zip(panel, recipe.detectors, strict=True)
     }
+    if recipe.finetuned != "none":
+        name = recipe.finetuned.partition("@")[0] + presets.FINETUNED
+        panel[name] = finetuned(recipe, model, keep=ledger, device=device, progress=progress).to(place)
     encode = partial(refined_bytes, recipe) if recipe.method == "refined" else None
-    result, bootstrap = evaluate.evaluate(model, dataset, judges, clean, encode=encode, progress=progress)
+    result, bootstrap = evaluate.evaluate(model, dataset, panel, clean, encode=encode, progress=progress)
     where = torch.cuda.get_device_name() if place.type == "cuda" else "cpu"
     if not ledger:
         return {
@@ -178,6 +193,31 @@ def measure(
             "provenance": results.provenance(where),
         }
     return results.write(recipe, result, bootstrap, device=where, seconds=time.monotonic() - begun)
+
+
+def finetuned(recipe: Recipe, codec: Any, *, keep: bool = True, device: str = "auto", progress: bool = True) -> Any:
+    """The detector `recipe.finetuned`, trained further on what the recipe's codec decodes: finished in runs/, or trained now."""
+    name = recipe.finetuned.partition("@")[0]
+    base, folder = judges.load(recipe.finetuned), RUNS / recipe.codec_id
+    path = folder / f"{name}-{recipe.finetune_steps}.safetensors"
+    if not path.exists():
+        model = judges.finetune(
+            base,
+            codec,
+            data(recipe, "train", min(recipe.train_images, judges.FINETUNE_IMAGES)),
+            replace(judges.FINETUNE, steps=recipe.finetune_steps),
+            folder=folder / name if keep else None,
+            seed=recipe.seed,
+            device=device,
+            precision=recipe.precision,
+            progress=progress,
+            describe=f"{name} on {recipe.codec_id}",
+        ).cpu()
+        if not keep:
+            return model
+        model.save(path)
+        (folder / name / "training.ckpt").unlink(missing_ok=True)
+    return type(base).from_weights(path)
 
 
 def records(study: presets.Study, *, rerun: bool = False, device: str = "auto") -> list[Record]:
@@ -210,37 +250,7 @@ def refined_bytes(recipe: Recipe, model: Any, sample: datasets.Sample) -> bytes:
 
 @cache
 def _clean(name: str, images: int, size: int, judge: str, place: torch.device) -> list[dict[str, Any]]:
-    return evaluate.clean_detections(datasets.load(name, "val", size=size, limit=images), detector(judge).to(place))
-
-
-class Pictures(Dataset):
-    """A data set's whole images with their objects, shuffled and mirrored, for training a detector: item i depends on (seed, i)."""
-
-    def __init__(self, dataset: datasets.CocoDataset, seed: int, length: int) -> None:
-        self.dataset, self.seed, self.length = dataset, seed, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
-        epoch, place = divmod(index, len(self.dataset))
-        sample = self._sample(index)
-        image, boxes, masks = sample.image, sample.boxes, sample.masks
-        if np.random.default_rng((self.seed, epoch, place)).random() < 0.5:
-            image, masks = image.flip(-1), masks.flip(-1)
-            boxes = torch.stack(
-                [image.shape[2] - boxes[:, 2], boxes[:, 1], image.shape[2] - boxes[:, 0], boxes[:, 3]], dim=1
-            )
-        return image, {"boxes": boxes, "labels": sample.labels, "masks": masks.to(torch.uint8)}
-
-    def source(self, index: int) -> str:
-        """The file that item `index` shows, for messages about it."""
-        return self._sample(index).name
-
-    def _sample(self, index: int) -> datasets.Sample:
-        epoch, place = divmod(index, len(self.dataset))
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.dataset))
-        return self.dataset[int(order[place])]
+    return evaluate.clean_detections(datasets.load(name, "val", size=size, limit=images), judges.load(judge).to(place))
 
 
 # --- the commands --------------------------------------------------------------------------------------------------------
@@ -249,58 +259,101 @@ class Pictures(Dataset):
 def _detector(args: argparse.Namespace) -> None:
     dataset = datasets.load(args.data, "train", size=args.size, limit=args.images)
     torch.manual_seed(args.seed)
-    model = SmallMaskRCNN(dataset.used_categories())
+    build = judges.TRAINABLE[args.model]
+    model = build(dataset.used_categories())
     plan = train.Schedule(steps=args.steps, batch=args.batch, lr=args.lr, warmup=200, milestones=(0.75, 0.92), clip=5.0)
-
-    def terms(network: Callable, batch: tuple[list[Tensor], list[dict[str, Tensor]]]) -> dict[str, Tensor]:
-        parts = network(*batch)
-        return {"loss": sum(parts.values()), **parts}
-
     train.fit(
         model,
-        Pictures(dataset, args.seed, args.steps * args.batch),
-        terms,
+        judges.Pictures(dataset, args.seed, args.steps * args.batch),
+        judges.detection_loss,
         plan,
         folder=RUNS / args.out.stem,
         seed=args.seed,
         device=args.device,
         precision=args.precision,
-        collate=lambda items: tuple(map(list, zip(*items, strict=True))),
-        describe="mask-rcnn-small",
+        collate=judges.collate,
+        describe=args.model,
+        identity=_identity(args),
     )
+    if train.rank():
+        return  # the first process writes
     model.cpu().save(args.out)
     # Else another training of this name would find itself done.
     (RUNS / args.out.stem / "training.ckpt").unlink(missing_ok=True)
     print(f"wrote {args.out} (fingerprint {results.fingerprint(args.out)})")
-    _judge(SmallMaskRCNN.from_weights(args.out), datasets.load(args.data, "val", size=args.size), args.out.stem)
+    _judge(build.from_weights(args.out), datasets.load(args.data, "val", size=args.size), args.out.stem)
 
 
-def _judge(model: evaluate.Detector, dataset: datasets.CocoDataset, name: str) -> None:
-    found = evaluate.clean_detections(dataset, model)
+def _judge(
+    model: evaluate.Detector,
+    dataset: datasets.CocoDataset,
+    name: str,
+    pictures: judges.Decoded | datasets.CocoDataset | None = None,
+) -> None:
+    """Print a detector's AP on a data set, or on coded `pictures` of it."""
+    found = evaluate.clean_detections(dataset if pictures is None else pictures, model)
     for task, iou_type in (("box", "bbox"), ("mask", "segm")):
         if task == "box" or any("segmentation" in entry for entry in found):
             summary, _ = evaluate.average_precision(dataset.ground_truth(), found, iou_type)
             print(f"{name}, {len(dataset)} images, {task}: " + ", ".join(f"{k} {v:.3f}" for k, v in summary.items()))
 
 
+def _finetune(args: argparse.Namespace) -> None:
+    held_out = datasets.load(args.data, "val", size=args.size)
+    codec = _named_codec(args)
+    dataset = datasets.load(args.data, "train", size=args.size, limit=args.images)
+    base = judges.load(args.detector)
+    if not isinstance(base, tuple(judges.TRAINABLE.values())):
+        raise ValueError(f"{args.detector} cannot be trained here; {', '.join(judges.TRAINABLE)} can")
+    model = judges.finetune(
+        base,
+        codec,
+        dataset,
+        replace(judges.FINETUNE, steps=args.steps, batch=args.batch, lr=args.lr),
+        folder=RUNS / args.out.stem,
+        seed=args.seed,
+        device=args.device,
+        precision=args.precision,
+        describe=args.out.stem,
+    )
+    model.cpu().save(args.out)
+    # Else another training of this name would find itself done.
+    (RUNS / args.out.stem / "training.ckpt").unlink(missing_ok=True)
+    print(f"wrote {args.out} (fingerprint {results.fingerprint(args.out)})")
+    coded = judges.Decoded(held_out, codec)
+    for name, judge in ((args.detector, base), (args.out.stem, type(base).from_weights(args.out))):
+        _judge(judge, held_out, name, coded)
+
+
+def _identity(args: argparse.Namespace) -> str:
+    """What a command trains: its arguments, but for where it computes and what it writes."""
+    return ", ".join(f"{k} {v}" for k, v in vars(args).items() if k not in ("action", "compile", "device", "out"))
+
+
 def _codec(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     model = zoo.load(args.codec, weights=None)
     dataset = datasets.load(args.data, "train", size=args.size, limit=args.images)
-    crops = datasets.Crops(dataset, args.patch, args.seed, args.steps * args.batch, args.augment)
+    teacher = judges.load(args.teacher).to(train.fabric(args.device).device) if args.loss == "task" else None
+    length = args.steps * args.batch
+    crops = datasets.Crops(dataset, args.patch, args.seed, length, args.augment, objects=teacher is not None)
     plan = train.Schedule(steps=args.steps, batch=args.batch, lr=args.lr)
     curve = train.fit(
         model,
         crops,
-        objective(args.loss, args.lmbda),
+        objective(args.loss, args.lmbda, teacher, args.task_weight),
         plan,
         folder=RUNS / args.out.stem,
         seed=args.seed,
         device=args.device,
         precision=args.precision,
         compiled=args.compile,
+        collate=collate,
         describe=args.out.stem,
+        identity=_identity(args),
     )
+    if train.rank():
+        return  # the first process writes
     zoo.save(
         model.cpu(),
         args.out,
@@ -317,6 +370,12 @@ def _grid(args: argparse.Namespace) -> None:
     wanted = [recipe for recipe in wanted if args.only is None or args.only in recipe.run_id]
     if not wanted:
         raise ValueError(f"no run matches --data {args.data} --only {args.only}: see --list")
+    if train.world() > 1:
+        raise ValueError("grid starts its own processes: leave torchrun out, and take --jobs")
+    if args.claimed:
+        (recipe,) = wanted
+        _do(args, recipe)
+        return
     missing = [recipe for recipe in wanted if not recipe.path.exists()]
     for recipe in wanted if args.list else []:
         print(f"{'missing ' if recipe in missing else 'measured'} {recipe.data:10} {recipe.method:9} {recipe.run_id}")
@@ -326,24 +385,64 @@ def _grid(args: argparse.Namespace) -> None:
     hours = sum(study.hours for study in studies) * len(missing) / sum(len(study.recipes()) for study in studies)
     print(f"estimated cost of these: {hours:.1f} hours on {'one GPU' if args.preset == 'paper' else 'two CPU cores'}")
     share, shares = args.part
-    begun = time.monotonic()
-    todo = [recipe for recipe in wanted[share - 1 :: shares] if recipe in missing]  # shares never overlap
-    for i, recipe in enumerate(todo):
-        left = f", about {(time.monotonic() - begun) / i * (len(todo) - i) / 60:.0f} minutes left" if i else ""
-        print(f"run {i + 1} of {len(todo)}{left}: {recipe.run_id}", flush=True)
+
+    def finished(recipe: Recipe) -> bool:
         if args.train_only:
-            trained_codec(recipe, device=args.device, compiled=args.compile)
-        elif not recipe.path.exists():  # another process may have been faster
-            record = measure(recipe, device=args.device, compiled=args.compile)
-            scores = results.table([record])[0].items()
-            print(", ".join(f"{k} {v:.4g}" for k, v in scores if isinstance(v, float)), flush=True)
+            return recipe.method != "trained" or any(path.exists() for path in places(recipe))
+        return recipe.path.exists()
+
+    # Shares are of the runs, not of those that are missing: they never overlap.
+    todo = [recipe for recipe in wanted[share - 1 :: shares] if recipe in missing and not finished(recipe)]
+    if not todo:
+        return
+    jobs = args.jobs if args.jobs is not None else len(todo) if args.launcher == "slurm" else 1
+    if args.launcher == "slurm":
+        executor = grid.slurm(
+            partition=args.slurm_partition, timeout_min=args.slurm_timeout_min, gpus=args.gpus_per_job
+        )
+        launcher: grid.Launcher = grid.Jobs(partial(_alone, args), executor)
+    elif jobs > 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        launcher = grid.Processes(partial(_alone, args), jobs, visible.split(",") if visible else [])
+    else:
+        launcher = grid.Here(partial(_do, args))
+    grid.sweep(todo, launcher, finished, jobs=jobs, retries=args.retries)
+
+
+def _do(args: argparse.Namespace, recipe: Recipe) -> None:
+    if args.train_only:
+        trained_codec(recipe, device=args.device, compiled=args.compile)
+        return
+    scores = results.table([measure(recipe, device=args.device, compiled=args.compile)])[0].items()
+    print(", ".join(f"{k} {v:.4g}" for k, v in scores if isinstance(v, float)), flush=True)
+
+
+def _alone(args: argparse.Namespace, recipe: Recipe) -> list[str]:
+    """The command that does one run of a grid in another process, for which this one holds the claim."""
+    command = [sys.executable, "-m", "icm_helpers.run", "grid", args.chapter, "--only", recipe.run_id, "--claimed"]
+    command += ["--preset", args.preset, "--device", args.device]
+    return command + ["--train-only"] * args.train_only + ["--compile"] * args.compile
+
+
+_SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp", "avif": "avif"}
+
+
+def _named_codec(args: argparse.Namespace) -> Any:
+    """The codec that --codec, --quality and --weights name, ready to code."""
+    if args.codec == "png":
+        return classical.Png()
+    if args.codec in CLASSICAL:
+        if args.quality is None:
+            raise ValueError(
+                f"{args.codec} needs --quality: from 1 (smallest) to 100, or for hevc and vvc a QP such as 32"
+            )
+        return CLASSICAL[args.codec](args.quality)
+    model = zoo.load(args.codec, args.quality, weights=args.weights or "default")
+    return model.to(train.fabric(args.device).device)
 
 
 def _code(args: argparse.Namespace) -> None:
-    weights = args.weights or "default"
-    model = classical.Jpeg(args.jpeg) if args.jpeg is not None else zoo.load(args.codec, args.quality, weights=weights)
-    if isinstance(model, torch.nn.Module):
-        model = model.to(train.fabric(args.device).device)
+    model = _named_codec(args)
     args.out.mkdir(parents=True, exist_ok=True)
     for path in args.images:
         try:
@@ -355,7 +454,7 @@ def _code(args: argparse.Namespace) -> None:
         coded = container.encode(model, x)
         x_hat = container.decode(model, coded).cpu()
         # `coded` in the name: in the folder of the pictures, photo.jpg must not overwrite photo.jpg.
-        (args.out / f"{path.stem}.coded.{'icm' if args.jpeg is None else 'jpg'}").write_bytes(coded)
+        (args.out / f"{path.stem}.coded.{_SUFFIXES.get(args.codec, 'icm')}").write_bytes(coded)
         Image.fromarray((x_hat * 255).round().byte().permute(1, 2, 0).numpy()).save(
             args.out / f"{path.stem}.decoded.png"
         )
@@ -382,10 +481,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
         return sub
 
-    def training(sub: argparse.ArgumentParser, steps: int, batch: int, lr: float) -> None:
+    def training(sub: argparse.ArgumentParser, steps: int, batch: int, lr: float, images: int | None = None) -> None:
         sub.add_argument("--data", default="scenes", choices=["scenes", "coco-mini", "coco2017"], help="data set")
         sub.add_argument("--size", type=int, default=192, help="side of scenes, pixels")
-        sub.add_argument("--images", type=int, default=None, help="training images; all where left out")
+        sub.add_argument("--images", type=int, default=images, help="training images; all where None")
         sub.add_argument("--steps", type=int, default=steps, help="optimiser steps")
         sub.add_argument("--batch", type=int, default=batch, help="images or crops a step")
         sub.add_argument("--lr", type=float, default=lr, help="Adam's learning rate after warm-up")
@@ -393,13 +492,39 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"], help="arithmetic")
         sub.add_argument("--out", type=Path, required=True, help="where the weights go (.safetensors)")
 
-    sub = command("detector", _detector, "Train the small Mask R-CNN on a data set, and state its AP.")
+    def naming(sub: argparse.ArgumentParser) -> None:
+        names = f"a learned codec by the zoo's name, or png, {', '.join(CLASSICAL)}"
+        sub.add_argument("--codec", default="mean-scale-small", help=names)
+        sub.add_argument(
+            "--quality",
+            type=int,
+            default=None,
+            help="a CompressAI model's size, 1 to 8; a classical codec's quality or QP",
+        )
+        sub.add_argument("--weights", type=Path, default=None, help="weights file; the shipped ones where left out")
+
+    sub = command("detector", _detector, "Train a small detector on a data set, and state its AP.")
     training(sub, steps=1600, batch=8, lr=1e-3)
+    sub.add_argument("--model", default="mask-rcnn-small", choices=sorted(judges.TRAINABLE), help="which detector")
+    sub = command(
+        "finetune", _finetune, "Train a detector further on what a codec decodes, and state its AP before and after."
+    )
+    training(
+        sub,
+        steps=judges.FINETUNE.steps,
+        batch=judges.FINETUNE.batch,
+        lr=judges.FINETUNE.lr,
+        images=judges.FINETUNE_IMAGES,
+    )
+    sub.add_argument("--detector", default="yolov5n-scenes", choices=sorted(judges.TRAINABLE), help="which detector")
+    naming(sub)
     sub = command("codec", _codec, "Train a codec from a random start.")
     training(sub, steps=6000, batch=4, lr=1e-3)
     sub.add_argument("--codec", default="mean-scale-small", help="architecture, by the zoo's name")
-    sub.add_argument("--loss", default="mse", choices=["mse", "object-region"], help="what distortion means")
+    sub.add_argument("--loss", default="mse", choices=["mse", "object-region", "task"], help="what distortion means")
     sub.add_argument("--lmbda", type=float, default=0.01, help="weight of the distortion")
+    sub.add_argument("--teacher", default="mask-rcnn-small", help="detector whose loss --loss task adds")
+    sub.add_argument("--task-weight", type=float, default=0.2, help="weight of that loss")
     sub.add_argument("--patch", type=int, default=128, help="side of the training crops, pixels")
     sub.add_argument("--augment", default="none", choices=["none", "heavy"], help="augmentation of the crops")
     sub.add_argument("--compile", action="store_true", help="use torch.compile")
@@ -409,17 +534,23 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", default=None, help="only the runs on this data set")
     sub.add_argument("--only", default=None, help="only runs whose id contains this")
     sub.add_argument(
-        "--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N shares, to use several processes"
+        "--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N shares, to use several machines"
     )
     sub.add_argument("--list", action="store_true", help="list the runs and measure nothing")
     sub.add_argument("--train-only", action="store_true", help="train the codecs, measure later")
+    sub.add_argument("--jobs", type=int, help="runs at a time: here 1 where left out, on Slurm all")
+    sub.add_argument("--retries", type=int, default=1, help="how often a run that fails is tried again")
+    sub.add_argument("--launcher", default="local", choices=["local", "slurm"], help="processes here, or a job a run")
+    sub.add_argument("--slurm-partition", help="partition of the jobs; the cluster's own where left out")
+    sub.add_argument(
+        "--slurm-timeout-min", type=int, default=1440, help="time limit of a job; a retry goes on from there"
+    )
+    sub.add_argument("--gpus-per-job", type=int, default=1, help="GPUs that a job asks Slurm for")
+    sub.add_argument("--claimed", action="store_true", help=argparse.SUPPRESS)  # for `_alone`
     sub.add_argument("--compile", action="store_true", help="use torch.compile in training")
     sub = command("code", _code, "Code images of yours to real bytes and back.")
     sub.add_argument("images", nargs="+", type=Path, help="image files")
-    sub.add_argument("--codec", default="mean-scale-small", help="architecture, by the zoo's name")
-    sub.add_argument("--quality", type=int, default=None, help="size of a CompressAI model, 1 to 8")
-    sub.add_argument("--weights", type=Path, default=None, help="weights file; the shipped ones where left out")
-    sub.add_argument("--jpeg", type=int, default=None, metavar="Q", help="code with JPEG of this quality instead")
+    naming(sub)
     sub.add_argument("--out", type=Path, default=Path("coded"), help="folder for the bytes and the decoded pictures")
     return parser
 

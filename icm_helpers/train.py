@@ -1,7 +1,12 @@
-"""One training loop for codecs and detectors: resumable to the last bit, on CPU or GPU, with its progress in sight.
+"""One training loop for codecs and detectors: resumable to the last bit, on CPU or GPU, in one process or several, with its
+progress in sight.
 
 Everything random in a step is drawn from (seed, step), never from what happened before, so a run that was killed at any moment
 and started again ends with the same weights as one that was left alone.
+
+Under `torchrun --nproc_per_node=N` the N processes train one model together: each takes its N-th of every batch, the gradients
+are averaged, and the first process alone reports and writes. The step is the one that a single process takes on the whole batch,
+but for two things: each process draws a codec's quantisation noise for itself, and batch normalisation sees its own share only.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from collections.abc import Callable, Iterator, Sized
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from types import MethodType
 from typing import Any
 
@@ -20,7 +26,7 @@ import torch
 from compressai.entropy_models import EntropyModel
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -64,7 +70,8 @@ class _Autocast(MixedPrecision):
 
 
 def fabric(device: str = "auto", precision: str = "32-true") -> Fabric:
-    """A Lightning Fabric on one device: `device` is auto, cpu or cuda; `precision` is 32-true or bf16-mixed.
+    """A Lightning Fabric on one device, or under torchrun on one for each process: `device` is auto, cpu or cuda; `precision` is
+    32-true or bf16-mixed.
 
     Raises:
         ValueError: another device or precision.
@@ -78,7 +85,18 @@ def fabric(device: str = "auto", precision: str = "32-true") -> Fabric:
         raise RuntimeError("device='cuda', but this machine shows no CUDA device: use device='auto' or 'cpu'")
     kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     plugins = [_Autocast("bf16-mixed", kind)] if precision == "bf16-mixed" else []
-    return Fabric(accelerator=kind, devices=1, plugins=plugins)
+    here = int(os.environ["LOCAL_WORLD_SIZE"]) if distributed.is_torchelastic_launched() else 1
+    return Fabric(accelerator=kind, devices=here, num_nodes=world() // here, plugins=plugins)
+
+
+def world() -> int:
+    """How many processes train together: torchrun's number, or 1."""
+    return int(os.environ["WORLD_SIZE"]) if distributed.is_torchelastic_launched() else 1
+
+
+def rank() -> int:
+    """This process's number among them; 0 is the one that writes."""
+    return int(os.environ["RANK"]) if distributed.is_torchelastic_launched() else 0
 
 
 def fit(
@@ -96,6 +114,7 @@ def fit(
     collate: Callable[[list], Any] | None = None,
     progress: bool = True,
     describe: str = "training",
+    identity: str = "",
 ) -> list[dict[str, float]]:
     """Train `model` in place and give its loss curve.
 
@@ -106,24 +125,33 @@ def fit(
         objective: (model, batch) -> scalars; `loss` is minimised, the others are logged.
         schedule: how long and how fast.
         folder: where the checkpoint is kept (written atomically every `save_every` steps); training resumes from one found there.
-            None keeps nothing.
+            None keeps nothing. Under torchrun every process must see it.
         seed: of everything random in a step.
         device, precision: as in :func:`fabric`. Entropy models always compute in float32.
         compiled: use torch.compile for the forward and backward pass (needs a C++ compiler on a CPU).
         workers: processes that load data.
         collate: how items become a batch; by default they are stacked.
+        identity: what is trained (model, data, loss), in any words: a checkpoint with other words is refused.
 
     Returns:
         One dictionary per 4 % of the steps: `step` and the mean of each logged scalar since the one before.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite.
-        ValueError: too little data, or the checkpoint in `folder` belongs to another schedule or seed.
+        ValueError: too little data, a batch that the processes cannot share evenly, or a checkpoint in `folder` that is damaged or
+            belongs to another schedule, seed or identity.
+        OSError: the checkpoint cannot be written; the one before is still there.
     """
     needed = schedule.steps * schedule.batch
     if isinstance(data, Sized) and len(data) < needed:
         raise ValueError(f"{schedule.steps} steps of {schedule.batch} need {needed} items, the data has {len(data)}")
+    if schedule.batch % world():
+        raise ValueError(
+            f"{world()} processes cannot share a batch of {schedule.batch} evenly: take a batch that {world()} divides, or "
+            "start another number of processes"
+        )
     run = fabric(device, precision)
+    run.launch()  # the processes find each other
     model.to(run.device)  # before the optimisers, whose state follows the parameters
     main, quantiles = _split(model)
     optimiser = torch.optim.Adam(main, lr=schedule.lr, fused=True)  # one pass over memory
@@ -131,17 +159,13 @@ def fit(
     recipe = {
         "schedule": {k: v if not isinstance(v, tuple) else list(v) for k, v in asdict(schedule).items()},
         "seed": seed,
+        "identity": identity,
     }
     curve: list[dict[str, float]] = []
     start = 0
     checkpoint = Path(folder) / "training.ckpt" if folder is not None else None
     if checkpoint is not None and checkpoint.exists():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        if state["recipe"] != recipe:
-            raise ValueError(
-                f"{checkpoint} was written by another recipe ({state['recipe']}), this one is {recipe}: "
-                "give another folder, or delete it to start again"
-            )
+        state = _checkpoint(checkpoint, recipe)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         if aux is not None:
@@ -149,15 +173,21 @@ def fit(
         start, curve = state["step"], state["curve"]
     _entropy_in_float32(model)
     model.train()
+    # Processes average the gradients that the loss gives; the quantiles have another loss, without data, equal in all of them.
+    for parameter in quantiles:
+        parameter.requires_grad_(False)
     wrapped, optimiser = run.setup(model, optimiser)
+    for parameter in quantiles:
+        parameter.requires_grad_(True)
     forward = torch.compile(wrapped) if compiled else wrapped
     every = max(1, schedule.steps // 25)
     window: list[dict[str, float]] = []
     # In a log file a line every half a minute is enough.
     quiet = 1.0 if sys.stderr.isatty() else 30.0
-    bar = tqdm(total=schedule.steps, initial=start, desc=describe, disable=not progress, mininterval=quiet)
+    hidden = not progress or rank() > 0
+    bar = tqdm(total=schedule.steps, initial=start, desc=describe, disable=hidden, mininterval=quiet)
     for step, (items, batch) in enumerate(_batches(data, start, schedule, workers, collate), start=start):
-        torch.manual_seed(_mix(seed, step))
+        torch.manual_seed(_mix(seed, step * world() + rank()))
         for group in optimiser.param_groups:
             group["lr"] = schedule.lr * schedule.factor(step)
         terms = objective(forward, run.to_device(batch))
@@ -177,14 +207,15 @@ def fit(
         window.append({name: value.item() for name, value in terms.items()})
         done = step + 1
         if done % every == 0 or done == schedule.steps:
-            curve.append({"step": done, **{k: sum(w[k] for w in window) / len(window) for k in window[0]}})
+            means = torch.tensor([sum(w[k] for w in window) / len(window) for k in terms], dtype=torch.float64)
+            means = run.all_reduce(means.to(run.device)).tolist()  # of all processes, whose shares are equal
+            curve.append({"step": done, **dict(zip(terms, means, strict=True))})
             window.clear()
             bar.set_postfix({k: f"{v:.3g}" for k, v in curve[-1].items() if k != "step"}, refresh=False)
         bar.update()
         # A checkpoint falls where a window ends, so that resuming loses no point of the curve.
-        if checkpoint is not None and (
-            done % (every * math.ceil(schedule.save_every / every)) == 0 or done == schedule.steps
-        ):
+        due = done % (every * math.ceil(schedule.save_every / every)) == 0 or done == schedule.steps
+        if checkpoint is not None and due and rank() == 0:
             state = {"recipe": recipe, "step": done, "curve": curve, "model": model.state_dict()}
             save_atomically({**state, "optimiser": optimiser.state_dict(), "aux": aux and aux.state_dict()}, checkpoint)
     bar.close()
@@ -198,18 +229,47 @@ def fit(
 
 
 def save_atomically(state: dict, path: Path) -> None:
-    """torch.save to a temporary file beside `path`, flushed to disk, then renamed: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """torch.save to a temporary file beside `path`, flushed to disk, then renamed: a reader sees the old file or the new one.
+
+    Raises:
+        OSError: the disk is full, or may not be written to.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        # torch.save hides what the file said behind an error of its own.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        raise OSError(
+            f"cannot write {path} ({reason}): free space on its disk, or make its folder writable. What the file held before is "
+            "kept, and the same command goes on from there"
+        ) from error
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             temporary.unlink()
+
+
+def _checkpoint(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint holds, if it is whole and was written by a training of this recipe."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = {"identity": "", **state["recipe"]}  # which older checkpoints lack
+    except (RuntimeError, UnpicklingError, EOFError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a checkpoint: it is damaged. Delete it to start again") from error
+    differing = [f"{k} {found.get(k)!r} there, {v!r} here" for k, v in recipe.items() if found.get(k) != v]
+    if differing:
+        raise ValueError(
+            f"{path} was written by another recipe ({'; '.join(differing)}): give another folder or name, or delete it to start "
+            "again"
+        )
+    return state
 
 
 def _mix(seed: int, step: int) -> int:
@@ -220,7 +280,9 @@ def _mix(seed: int, step: int) -> int:
 def _batches(
     data: Dataset, start: int, schedule: Schedule, workers: int, collate: Callable | None
 ) -> Iterator[tuple[range, Any]]:
-    batches = [range(k * schedule.batch, (k + 1) * schedule.batch) for k in range(start, schedule.steps)]
+    share = schedule.batch // world()
+    firsts = [k * schedule.batch + rank() * share for k in range(start, schedule.steps)]
+    batches = [range(first, first + share) for first in firsts]
     return zip(batches, DataLoader(data, batch_sampler=batches, num_workers=workers, collate_fn=collate), strict=True)
 
 

@@ -8,12 +8,14 @@ from faster_coco_eval.core import mask as rle
 from icm_helpers import datasets
 from icm_helpers.codecs.classical import Jpeg, Png
 from icm_helpers.evaluate import (
+    THIRDS,
     Curve,
     Interval,
     as_truth,
     average_precision,
     bd_metric,
     bd_rate,
+    bd_rate_gap,
     clean_detections,
     coco_results,
     curve,
@@ -122,6 +124,12 @@ def test_bd_rates_that_are_known_by_hand():
     assert bd_metric(ANCHOR, line([0.1, 0.2, 0.4, 0.8], [0.25, 0.35, 0.43, 0.47])).value == pytest.approx(0.05)
 
 
+def test_a_gap_of_bd_rates_is_their_difference():
+    half = line([0.05, 0.1, 0.2, 0.4], [0.2, 0.3, 0.38, 0.42])
+    gap = bd_rate_gap((ANCHOR, half), (ANCHOR, ANCHOR))
+    assert (gap.value, gap.low, gap.high, gap.defined) == pytest.approx((-50, -50, -50, 1))
+
+
 def test_curves_that_do_not_overlap_have_no_bd_value():
     above = bd_rate(ANCHOR, line([0.1, 0.2, 0.4], [0.5, 0.6, 0.7]))
     beside = bd_metric(ANCHOR, line([1.0, 2.0, 4.0], [0.2, 0.3, 0.4]))
@@ -198,6 +206,26 @@ def test_an_evaluation_agrees_with_direct_computation(scenes):
         assert result[name]["judge"] == pytest.approx(1) and len(bootstrap[name]["judge"]) == 200
     assert len(bootstrap["bpp"]) == len(bootstrap["psnr_inside"]) == len(bootstrap["psnr_outside"]) == 200
     assert "bpp_likelihood" not in result
+
+
+def test_thirds_by_object_cover_are_evaluations_of_their_own(tmp_path):
+    dataset = datasets.load("scenes", "val", size=64, limit=30, root=tmp_path)
+    result, bootstrap = run(Jpeg(30), dataset, Oracle(dataset))
+    by_share = sorted(range(30), key=lambda i: dataset[i].object_mask.mean().item())
+    for third, members in zip(THIRDS, (by_share[:10], by_share[10:20], by_share[20:]), strict=True):
+        found = result["by_cover"][third]
+        assert found["images"] == 10 and found["box_ap"]["judge"] == pytest.approx(1)
+        assert found["object_share"] == pytest.approx(np.mean([dataset[i].object_mask.mean().item() for i in members]))
+        sizes = [result["per_image"]["bytes"][i] for i in members]
+        assert found["bpp"] == pytest.approx(8 * sum(sizes) / (10 * 64 * 64))
+        assert len(bootstrap["by_cover"][third]["bpp"]) == len(bootstrap["by_cover"][third]["box_ap"]["judge"]) == 200
+    shares = [result["by_cover"][third]["object_share"] for third in THIRDS]
+    assert shares == sorted(shares)
+
+
+def test_a_detector_without_clean_detections_is_judged_but_not_on_agreement(scenes):
+    result, _ = evaluate(Jpeg(30), scenes, {"judge": Oracle(scenes)}, {}, progress=False)
+    assert result["box_ap"]["judge"] == pytest.approx(1) and "agreement" not in result
 
 
 def test_a_detector_of_boxes_gets_no_mask_ap_and_a_lossless_codec_a_finite_psnr(scenes):

@@ -22,9 +22,11 @@ def test_losses_are_compared_under_equal_conditions(study):
     conditions = defaultdict(list)
     for recipe in study.recipes():
         if recipe.method != "classical":
-            same = {k: v for k, v in asdict(recipe).items() if k not in ("loss", "scale")}
+            same = {k: v for k, v in asdict(recipe).items() if k not in ("loss", "scale", "teacher", "task_weight")}
             conditions[str(same)].append(recipe.loss)
-    assert all(losses == [loss for loss, _ in study.scales] for losses in conditions.values())
+    losses = [loss for loss, _ in study.scales]
+    assert losses in conditions.values()
+    assert all(found in (losses, [loss for loss in losses if loss != "task"]) for found in conditions.values())
 
 
 @pytest.mark.parametrize("name", sorted({s.start for _, _, s in ALL} - {"none"}))
@@ -33,16 +35,17 @@ def test_a_start_is_the_file_that_its_fingerprint_says(name):
     assert results.fingerprint(run.CHECKPOINTS / f"{stem}.safetensors") == wanted
 
 
-def test_the_small_mask_rcnn_is_the_file_that_its_fingerprint_says():
-    path = run.CHECKPOINTS / "mask-rcnn-small.safetensors"
-    if not path.exists():
-        pytest.skip(f"no {path.name} yet")
-    assert presets.DETECTORS["mask-rcnn-small"].endswith("@" + results.fingerprint(path))
+@pytest.mark.parametrize("name", ["mask-rcnn-small", "yolov5n-scenes"])
+def test_a_shipped_detector_is_the_file_that_its_fingerprint_says(name):
+    assert presets.DETECTORS[name] == results.fingerprint(run.CHECKPOINTS / f"{name}.safetensors")
 
 
-def test_yolov5n_is_the_file_that_its_fingerprint_says(real_data):
-    path = real_data / "weights_yolov5n" / "yolov5n.safetensors"
-    assert presets.DETECTORS["yolov5n"].endswith("@" + results.fingerprint(path))
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("yolov5n", "weights_yolov5n/yolov5n.safetensors"), ("yolox-nano", "weights_yolox_nano/yolox_nano.onnx")],
+)
+def test_a_real_detector_is_the_file_that_its_fingerprint_says(name, path, real_data):
+    assert presets.DETECTORS[name] == results.fingerprint(real_data / path)
 
 
 def test_an_override_reaches_every_study():

@@ -40,7 +40,7 @@ def test_every_field_of_a_recipe_changes_its_name_and_their_order_does_not():
 
 def test_a_codec_keeps_its_name_under_other_judges_only():
     kept = {f.name for f in fields(Recipe) if changed(RECIPE, f.name).codec_id == RECIPE.codec_id}
-    assert kept == {"chapter", "method", "detectors", "images"}
+    assert kept == {"chapter", "method", "detectors", "images", "finetuned", "finetune_steps"}
 
 
 def test_reading_gives_what_was_written():

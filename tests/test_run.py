@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from icm_helpers import datasets, results, run
@@ -21,7 +20,7 @@ def picture(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["detector"], ["codec"], ["grid"], ["code"]], ids=lambda c: "".join(c) or "run"
+    "command", [[], ["detector"], ["finetune"], ["codec"], ["grid"], ["code"]], ids=lambda c: "".join(c) or "run"
 )
 def test_every_command_has_a_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -31,7 +30,9 @@ def test_every_command_has_a_help(command, capsys):
 
 
 @pytest.mark.parametrize(
-    ("how", "suffix"), [(["--jpeg", "50"], "jpg"), (["--weights", WEIGHTS], "icm")], ids=["jpeg", "codec"]
+    ("how", "suffix"),
+    [(["--codec", "jpeg", "--quality", "50"], "jpg"), (["--weights", WEIGHTS], "icm")],
+    ids=["jpeg", "codec"],
 )
 def test_code_writes_the_bytes_and_the_decoded_picture(how, suffix, picture, tmp_path, capsys):
     run.main(["code", str(picture), "--out", str(tmp_path), *how])
@@ -45,7 +46,7 @@ def test_code_never_overwrites_the_picture_it_codes(picture):
     photo = picture.with_suffix(".jpg")
     Image.open(picture).save(photo, quality=95)
     before = photo.read_bytes()
-    run.main(["code", str(photo), "--out", str(photo.parent), "--jpeg", "20"])
+    run.main(["code", str(photo), "--out", str(photo.parent), "--codec", "jpeg", "--quality", "20"])
     assert photo.read_bytes() == before
 
 
@@ -56,14 +57,14 @@ def test_a_corrupt_picture_is_one_clear_line(damage, picture, tmp_path):
     if damage == "missing":
         picture.unlink()
     with pytest.raises(SystemExit) as stop:
-        run.main(["code", str(picture), "--jpeg", "50", "--out", str(tmp_path / "out")])
+        run.main(["code", str(picture), "--codec", "jpeg", "--quality", "50", "--out", str(tmp_path / "out")])
     assert str(stop.value).startswith("error: ") and str(picture) in str(stop.value)
     assert "\n" not in str(stop.value)
 
 
 def test_a_jpeg_quality_of_zero_is_refused(picture, tmp_path):
     with pytest.raises(SystemExit, match="JPEG quality is a whole number from 1 to 100, not 0"):
-        run.main(["code", str(picture), "--jpeg", "0", "--out", str(tmp_path)])
+        run.main(["code", str(picture), "--codec", "jpeg", "--quality", "0", "--out", str(tmp_path)])
 
 
 def test_grid_lists_the_runs_and_says_which_are_missing(tmp_path, monkeypatch, capsys):
@@ -83,11 +84,16 @@ def test_grid_takes_a_share_of_the_runs():
             run._part(text)
 
 
-def test_an_unknown_loss_or_detector_is_an_error_that_lists_what_there_is():
-    with pytest.raises(ValueError, match="no loss is called 'mae'; there is mse, object-region"):
+def test_a_classical_codec_without_a_quality_is_refused(picture, tmp_path):
+    with pytest.raises(SystemExit, match="webp needs --quality: from 1"):
+        run.main(["code", str(picture), "--codec", "webp", "--out", str(tmp_path)])
+
+
+def test_an_unknown_loss_or_one_without_its_teacher_is_an_error_that_lists_what_there_is():
+    with pytest.raises(ValueError, match="no loss is called 'mae'; there is mse, object-region, task"):
         run.objective("mae", 0.01)
-    with pytest.raises(ValueError, match="no detector is called 'dino'; there is mask-rcnn-small, yolov5n"):
-        run.detector("dino@01234567")
+    with pytest.raises(ValueError, match="the loss `task` needs a teacher"):
+        run.objective("task", 0.01)
 
 
 def test_other_start_weights_than_the_recipe_says_are_refused():
@@ -117,19 +123,3 @@ def test_a_finished_training_leaves_no_checkpoint_for_the_next_of_its_name(scene
     run.main(["codec", "--out", str(tmp_path / "mine.safetensors"), "--steps", "1"])
     assert (tmp_path / "mine.safetensors").exists()
     assert not list((tmp_path / "runs").rglob("*.ckpt"))
-
-
-def test_pictures_mirror_image_boxes_and_masks_together(scenes):
-    originals = {s.image.numpy().tobytes(): s for s in scenes}
-    mirrored = []
-    for image, target in (run.Pictures(scenes, seed=0, length=9)[i] for i in range(9)):
-        straight = originals.get(image.numpy().tobytes())
-        mirrored.append(straight is None)
-        sample = straight or originals[image.flip(-1).contiguous().numpy().tobytes()]
-        boxes, masks = sample.boxes.clone(), sample.masks
-        if straight is None:
-            boxes[:, [0, 2]] = 64 - sample.boxes[:, [2, 0]]
-            masks = masks.flip(-1)
-        assert torch.equal(target["boxes"], boxes) and torch.equal(target["masks"].bool(), masks)
-        assert torch.equal(target["labels"], sample.labels)
-    assert 0 < sum(mirrored) < 9

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -19,6 +16,8 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import Conv2dNormActivation, MultiScaleRoIAlign
+
+from icm_helpers.tasks import weights
 
 DEFAULT = Path(__file__).resolve().parents[2] / "data" / "checkpoints" / "mask-rcnn-small.safetensors"
 
@@ -31,12 +30,14 @@ class SmallMaskRCNN(nn.Module):
     Args:
         categories: id -> name of the things it knows.
         size: the shorter side that images are resized to inside, in pixels.
+
+    `scale` is the magnification at which it sees the scenes that it is trained on, 192 pixels wide: :meth:`task_loss` keeps it.
     """
 
     def __init__(self, categories: Mapping[int, str], size: int = 256) -> None:
         super().__init__()
         self.categories = dict(categories)
-        self.size = size
+        self.size, self.scale = size, size / 192
         width = 64
         body = _backbone((32, 64, 128, 256))
         pyramid = BackboneWithFPN(body, {f"layer{i}": f"p{i + 1}" for i in (1, 2, 3, 4)}, [32, 64, 128, 256], width)
@@ -77,6 +78,39 @@ class SmallMaskRCNN(nn.Module):
         mapped = [{**t, "labels": t["labels"].new_tensor([lookup[c] for c in t["labels"].tolist()])} for t in targets]
         return self.model(images, mapped)
 
+    def task_loss(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> Tensor:
+        r"""The frozen detector's own training loss on images, :math:`\mathcal M(\hat x)` in eq. 2 of Shindo et al. (CCNC 2024).
+
+        The sum of RPN objectness and box, head class and box, and mask loss (He et al., ICCV 2017), each a mean over what is
+        sampled in the batch, by torch's global generator. Differentiable in the images; batch normalisation keeps its
+        statistics, and every module its mode. Crops are magnified by `scale`: resized to `size`, as whole scenes
+        are, their objects would be larger than any that the detector was trained on.
+
+        Args:
+            images: each (3, H, W), of one size, about [0, 1].
+            targets: each `boxes` (n, 4) x1 y1 x2 y2 in pixels, `labels` (n,) category ids, `masks` (n, H, W); n may be 0.
+
+        Raises:
+            ValueError: images differ in size, or hold values that are not finite.
+        """
+        if len({image.shape for image in images}) != 1:
+            raise ValueError(f"images of shapes {[tuple(image.shape) for image in images]}: one batch takes one size")
+        if not all(image.isfinite().all() for image in images):
+            raise ValueError("images hold NaN or infinity: what made them, perhaps a diverged codec, is broken")
+        network, resize = self.model, self.model.transform
+        modes, limits = {module: module.training for module in self.modules()}, (resize.min_size, resize.max_size)
+        height, width = (round(side * self.scale) for side in images[0].shape[1:])
+        try:
+            self.eval()
+            # torchvision asks these three whether losses are wanted; everything below them stays as for inference.
+            network.training = network.rpn.training = network.roi_heads.training = True
+            resize.min_size, resize.max_size = (min(height, width),), max(height, width)
+            return sum(self(images, targets).values())
+        finally:
+            resize.min_size, resize.max_size = limits
+            for module, mode in modes.items():
+                module.training = mode
+
     @torch.no_grad()
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Find objects: for each image `boxes` (n, 4) in pixels, `scores` (n,), `labels` (n,) ids, `masks` (n, H, W) bool."""
@@ -88,15 +122,7 @@ class SmallMaskRCNN(nn.Module):
 
     def save(self, path: Path | str) -> None:
         """Write the weights in half precision, with the categories, to a safetensors file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        weights = {k: v.half() if v.is_floating_point() else v for k, v in self.model.state_dict().items()}
-        categories = json.dumps({str(k): v for k, v in self.categories.items()})
-        temporary = path.with_suffix(".partial")
-        save_file(
-            weights, temporary, metadata={"model": "mask-rcnn-small", "categories": categories, "size": str(self.size)}
-        )
-        temporary.replace(path)
+        weights.save(path, "mask-rcnn-small", self.model.state_dict(), self.categories, self.size)
 
     @classmethod
     def from_weights(cls, path: Path | str = DEFAULT) -> SmallMaskRCNN:
@@ -106,23 +132,10 @@ class SmallMaskRCNN(nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: it is not a checkpoint of this model.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is missing: train one with `python -m icm_helpers.run detector --out {path}`"
-            )
+        state, categories, size = weights.read(path, "mask-rcnn-small")
+        model = cls(categories, size)
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                weights = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dictionary
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a readable safetensors file ({error}): fetch or train it again") from error
-        if metadata.get("model") != "mask-rcnn-small":
-            raise ValueError(f"{path} holds {metadata.get('model', 'something else')}, not a mask-rcnn-small")
-        categories = {int(k): v for k, v in json.loads(metadata["categories"]).items()}
-        model = cls(categories, int(metadata["size"]))
-        try:
-            model.model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
+            model.model.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(f"{path} does not fit this version of mask-rcnn-small: {str(error)[:300]}") from error
         return model.eval().requires_grad_(False)

@@ -18,14 +18,11 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, complete_box_iou_loss
+
+from icm_helpers.tasks.coco import CATEGORIES
 
 STRIDES = {"p3": 8, "p4": 16, "p5": 32}
-
-# COCO's ids 1..90 have ten gaps, which torchvision's list of names marks "N/A"; the network has no class for them.
-_COCO_NAMES = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-CATEGORIES = {i: name for i, name in enumerate(_COCO_NAMES) if name not in ("__background__", "N/A")}
 
 
 class _Conv(nn.Module):
@@ -207,6 +204,57 @@ class YOLOv5(nn.Module):
         """Objectness logits of a level's anchors, (N, 3, H/stride, W/stride), differentiable in the images."""
         return {level: raw[:, :, 4] for level, raw in self.forward(images).items()}
 
+    def task_loss(self, images: Tensor | list[Tensor], targets: list[dict[str, Tensor]]) -> Tensor:
+        r"""The frozen detector's own training loss on images, :math:`\mathcal M(\hat x)` in eq. 2 of Shindo et al. (CCNC 2024).
+
+        With the weights of the official `hyp.scratch-low`, for 80 classes, three levels and 640 pixels:
+
+        .. math:: \mathcal M = \sum_{l \in p_3, p_4, p_5}
+            0.05 \,\overline{1 - \mathrm{CIoU}} + 0.5\, \overline{\mathrm{BCE}}_{class}
+            + (4, 1, 0.4)_l\, \overline{\mathrm{BCE}}_{objectness}
+
+        Box and class are means over the (box, anchor, cell) that :func:`_assign` pairs, objectness is one over all anchors of the
+        level, and wants the CIoU, held constant and at least 0, where a box is assigned and 0 elsewhere. The official training
+        multiplies this by the batch size, and objectness by (side / 640)²; here neither is done: a loss is a mean, and
+        crops of pictures of 640 pixels show objects at the size that the network knows. It resizes nothing, for the same reason.
+
+        Args:
+            images: (N, 3, H, W) RGB, about [0, 1], or a list of N; sides are multiples of 32.
+            targets: each `boxes` (n, 4) x1 y1 x2 y2 in pixels, inside the image, and `labels` (n,) COCO category ids; n may be 0.
+
+        Raises:
+            ValueError: another shape, or values that are not finite.
+        """
+        levels = self.forward(images if isinstance(images, Tensor) else torch.stack(images))
+        index = {category: i for i, category in enumerate(self.categories)}
+        boxes = torch.cat([t["boxes"] for t in targets])
+        picture = torch.cat([torch.full_like(t["labels"], i) for i, t in enumerate(targets)])
+        classes = picture.new_tensor([index[c] for t in targets for c in t["labels"].tolist()])
+        wanted_classes = F.one_hot(classes, len(index)).to(boxes)
+
+        loss = boxes.new_zeros(())
+        for (level, raw), anchors, weight in zip(
+            levels.items(), self.model["24"].anchors, (4.0, 1.0, 0.4), strict=True
+        ):
+            raw = raw.float().permute(0, 1, 3, 4, 2)  # (N, 3, 85, h, w) -> (N, 3, h, w, 85)
+            scaled = boxes / STRIDES[level]
+            box, anchor, y, x = _assign(scaled, anchors, *raw.shape[2:4])
+            objectness = torch.zeros_like(raw[..., 4])
+            if len(box):
+                p = raw[picture[box], anchor, y, x]  # (K, 85)
+                centre = p[:, 0:2].sigmoid() * 2 - 0.5 + torch.stack((x, y), dim=-1)
+                # A side of zero would make the box loss NaN; this is a hundredth of a pixel.
+                half = ((p[:, 2:4].sigmoid() * 2) ** 2 * anchors[anchor]).clamp_min(1e-3) / 2
+                distance = complete_box_iou_loss(torch.cat((centre - half, centre + half), dim=-1), scaled[box])
+                agreement = F.binary_cross_entropy_with_logits(p[:, 5:], wanted_classes[box])
+                loss = loss + 0.05 * distance.mean() + 0.5 * agreement
+                # Where two boxes meet in a cell the better counts; the official code leaves it to their order.
+                flat = ((picture[box] * 3 + anchor) * raw.shape[2] + y) * raw.shape[3] + x
+                ciou = (1 - distance).detach().clamp_min(0)
+                objectness.view(-1).scatter_reduce_(0, flat, ciou, "amax")
+            loss = loss + weight * F.binary_cross_entropy_with_logits(raw[..., 4], objectness)
+        return loss
+
     @torch.no_grad()
     def detect(
         self, images: list[Tensor], *, conf: float = 0.001, iou: float = 0.6, max_det: int = 300, size: int = 640
@@ -260,6 +308,35 @@ class YOLOv5(nn.Module):
             boxes.append(torch.cat((centre - half, centre + half), dim=-1))
             scores.append(p[:, 5:] * p[:, 4:5])
         return torch.cat(boxes), torch.cat(scores)
+
+
+def _assign(boxes: Tensor, anchors: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Which anchors of which cells of a level answer for which boxes: K of (box, anchor, y, x), each (K,) int64.
+
+    An anchor takes a box that is less than 4 times wider, narrower, higher and lower than itself. It does so in the cell of the
+    box's centre and in those next to it across the nearer vertical and the nearer horizontal side, where the level has them.
+
+    Args:
+        boxes: (n, 4) x1 y1 x2 y2 in strides of the level.
+        anchors: (3, 2) width and height, in the same unit.
+        height, width: of the level, in cells.
+
+    One box in the lower left of cell (1, 1), too large for the first anchor and too narrow for the last:
+
+    >>> box, anchors = torch.tensor([[0.2, 0.7, 2.2, 2.7]]), torch.tensor([[0.5, 2.0], [2.0, 2.0], [9.0, 2.0]])
+    >>> torch.stack(_assign(box, anchors, 4, 4)).T.tolist()
+    [[0, 1, 1, 1], [0, 1, 1, 0], [0, 1, 2, 1]]
+    """
+    ratio = (boxes[:, None, 2:] - boxes[:, None, :2]) / anchors  # (n, 3, 2)
+    box, anchor = (torch.maximum(ratio, 1 / ratio).amax(dim=-1) < 4).nonzero(as_tuple=True)
+    centre = (boxes[box, :2] + boxes[box, 2:]) / 2
+    before = (centre % 1 < 0.5) & (centre > 1)
+    after = (centre % 1 > 0.5) & (centre < centre.new_tensor([width, height]) - 1)
+    own = torch.ones_like(before[:, :1])
+    pair, side = torch.cat((own, before, after), dim=1).nonzero(as_tuple=True)
+    steps = box.new_tensor([[0, 0], [-1, 0], [0, -1], [1, 0], [0, 1]])  # x, y
+    x, y = (centre[pair].long() + steps[side]).T
+    return box[pair], anchor[pair], y, x
 
 
 def _double(x: Tensor) -> Tensor:

@@ -1,0 +1,578 @@
+"""Data and weights by name: what `data/manifest.toml` lists is downloaded, verified, unpacked and checked.
+
+`python -m icm_helpers.datasets list | fetch NAME... | check NAME...` is its command line. Nothing that is there is overwritten
+or removed: a file comes to its place only when it is whole, and under a name that is free.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import hashlib
+import logging
+import os
+import re
+import shutil
+import stat
+import sys
+import tarfile
+import textwrap
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pooch
+import requests
+from tqdm import tqdm
+
+from icm_helpers.datasets import DataError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+MANIFEST = DATA / "manifest.toml"
+_COMMAND = "python -m icm_helpers.datasets"
+_CHUNK = 1 << 16  # bytes; what a broken connection loses at most
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class File:
+    """One file to download: an archive if it has a `layout`, else kept as it is."""
+
+    name: str
+    checksum: str  # "sha256:..." or "md5:...", whole or its first digits; or "unknown"
+    urls: tuple[str, ...] = ()  # mirrors; none where it must be fetched by hand
+    size: int | None = None  # bytes
+    # What an archive gives: pattern -> number of files that match it, at least.
+    layout: Mapping[str, int] = field(default_factory=dict)
+    nested: tuple[str, ...] = ()  # archives in the archive, unpacked where they lie
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One entry of the manifest: a data set or the weights of a model, in one or more files."""
+
+    name: str
+    kind: str  # data | weights
+    what: str
+    use: str
+    licence: str
+    page: str
+    files: tuple[File, ...]
+    folder: str = ""  # below data/; its own name, or "weights", where left out
+    variable: str = ""  # environment variable that names another folder
+    ask: str = ""  # what to do by hand where no program can, or may, fetch it
+
+    def home(self) -> Path:
+        """The folder where its files belong."""
+        default = DATA / (self.folder or ("weights" if self.kind == "weights" else self.name))
+        return Path(os.environ.get(self.variable, default)) if self.variable else default
+
+
+def assets() -> dict[str, Asset]:
+    """Everything that the manifest lists, by name.
+
+    Raises:
+        DataError: the manifest is missing or damaged.
+
+    >>> assets()["yolov5n"].files[0].size
+    4062133
+    """
+    try:
+        entries = tomllib.loads(MANIFEST.read_text(encoding="utf-8"))
+        return {name: _asset(name, **entry) for name, entry in entries.items()}
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{MANIFEST} cannot be read ({error}): restore it with git") from error
+
+
+def _asset(name: str, files: list[dict[str, Any]], **entry: str) -> Asset:
+    listed = (
+        File(**{key: tuple(value) if isinstance(value, list) else value for key, value in file.items()})
+        for file in files
+    )
+    return Asset(name=name, files=tuple(listed), **entry)
+
+
+def fetch(name: str, folder: Path | str | None = None, progress: bool = True) -> Path:
+    """Download what is not there yet, verify it, unpack it; return the file, or the folder where there are several.
+
+    An interrupted download goes on where it stopped, mirrors are tried in order, and an archive that you put into the
+    folder yourself is used and kept. What is under way lies in `.downloads` inside the folder.
+
+    Args:
+        name: of an asset, or of one of its files: "coco2017" or "coco2017/val2017.zip".
+        folder: instead of the asset's own place below `data`.
+        progress: show bars on a terminal.
+
+    Raises:
+        DataError: unknown name; no mirror works; wrong size or checksum; a full disk; an archive with members that would
+            leave the folder; another file in the way; or files that have to be fetched by hand, and how.
+    """
+    asset, files = _find(name)
+    target = Path(folder or asset.home())
+    by_hand = []
+    for file in files:
+        path = target / file.name
+        if file.layout and _present(file, target):
+            _log.info("%s: what it holds is there already", path)
+        elif path.is_file():
+            if problem := _differs(path, file, target):
+                raise DataError(f"{path} {problem}: it is damaged, or another file. Move it away and fetch again")
+            if file.layout:
+                _unpack(path, file, target, progress)
+            else:
+                _log.info("%s: is there already", path)
+        elif file.urls:
+            arrived = _download(file, target, progress)
+            if file.layout:
+                _unpack(arrived, file, target, progress)
+                arrived.unlink()
+            else:
+                if len(file.checksum) < 64:  # not a whole SHA-256
+                    digest = pooch.file_hash(str(arrived), alg="sha256")
+                    _write_record(file, target, digest, {file.name: digest})
+                arrived.rename(path)
+        else:
+            by_hand.append(file)
+    with suppress(OSError):  # it stays where a download is unfinished
+        (target / ".downloads").rmdir()
+    if by_hand:
+        raise DataError(_instructions(asset, by_hand, target))
+    return target / files[0].name if len(files) == 1 and not files[0].layout else target
+
+
+def check(name: str, folder: Path | str | None = None, progress: bool = True) -> list[str]:
+    """Everything that is wrong with an asset on disk, one sentence each and what to do; empty where all is well.
+
+    Looks at presence, number of files, sizes and checksums: the manifest's of a single file, and of unpacked files those
+    that were recorded on unpacking. Data that came here by other means have no record; then only presence is checked.
+
+    Raises:
+        DataError: unknown name, or a damaged record.
+    """
+    asset, files = _find(name)
+    target = Path(folder or asset.home())
+    return [fault for file in files for fault in _faults(asset, file, target, progress)]
+
+
+def _find(name: str) -> tuple[Asset, tuple[File, ...]]:
+    """The asset, and all its files or the one that `ASSET/FILE` names."""
+    listed = assets()
+    name, _, part = name.partition("/")
+    if name not in listed:
+        close = difflib.get_close_matches(name, listed, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise DataError(f"nothing is called {name!r}.{hint} `{_COMMAND} list` shows what there is")
+    files = tuple(file for file in listed[name].files if part in ("", file.name))
+    if not files:
+        raise DataError(f"{name} has no file {part!r}, but {', '.join(file.name for file in listed[name].files)}")
+    return listed[name], files
+
+
+def _present(file: File, target: Path) -> bool:
+    return not _lacks(file, target)
+
+
+def _lacks(file: File, target: Path) -> list[str]:
+    """What is missing: of an archive the files that were recorded when it was unpacked, or else those of its layout."""
+    if not file.layout:
+        return [] if (target / file.name).is_file() else [f"{target / file.name} is missing"]
+    if known := _read_record(file, target)[1]:
+        absent = [name for name in known if not (target / name).is_file()]
+        told = f"{len(absent)} of {len(known)} files of {file.name} are missing in {target}"
+        return [f"{told}, first {absent[0]}"] if absent else []
+    counts = {pattern: _count(target, pattern) for pattern in file.layout}
+    return [
+        f"{target / pattern}: {counts[pattern]} of {wanted} files are there, from {file.name}"
+        for pattern, wanted in file.layout.items()
+        if counts[pattern] < wanted
+    ]
+
+
+def _count(folder: Path, pattern: str) -> int:
+    return sum(1 for _ in folder.glob(pattern))
+
+
+def _instructions(asset: Asset, files: list[File], target: Path) -> str:
+    lines = [
+        f"{asset.name} cannot be fetched by a program: {asset.ask}",
+        f"  page    {asset.page}",
+        f"  folder  {target}",
+    ]
+    for file in files:
+        known = [_bytes(file.size)] if file.size else []
+        known += [file.checksum] if file.checksum != "unknown" else []
+        lines.append(f"  file    {file.name}" + (f" ({', '.join(known)})" if known else ""))
+        lines += [f"            unpacked, it gives {pattern}" for pattern in file.layout]
+    return "\n".join([*lines, f"Then run `{_COMMAND} fetch {asset.name}` again, and `{_COMMAND} check {asset.name}`."])
+
+
+# --- what is right ---------------------------------------------------------------------------------------------------------
+
+
+def _differs(path: Path, file: File, target: Path) -> str:
+    """How a downloaded file differs from what the manifest says, or from what came the first time; empty if it does not."""
+    size = path.stat().st_size
+    if file.size not in (None, size):
+        return f"has {size} bytes instead of {file.size}"
+    first, _ = _read_record(file, target)
+    for wanted, source in ((file.checksum, "the manifest"), (first, _record(file, target))):
+        algorithm, _, digest = wanted.partition(":")
+        found = pooch.file_hash(str(path), alg=algorithm) if digest else ""
+        if not found.startswith(digest):
+            return f"has {algorithm} {found} instead of {digest}, as {source} says"
+    return ""
+
+
+def _faults(asset: Asset, file: File, target: Path, progress: bool) -> Iterator[str]:
+    path, (_, known) = target / file.name, _read_record(file, target)
+    cure = f"`{_COMMAND} fetch {asset.name}` gets it" if file.urls else f"get it from {asset.page}"
+    missing = _lacks(file, target)
+    yield from (f"{what}: {cure}" for what in missing)
+    if not file.layout:
+        if not missing and (problem := _differs(path, file, target)):
+            yield f"{path} {problem}: it is damaged, or another file. Move it away, then {cure}"
+    else:
+        here = [name for name in known if (target / name).is_file()]
+        bar = tqdm(here, file.name, unit=" files", disable=None if progress else True)
+        damaged = [name for name in bar if pooch.file_hash(str(target / name), alg="sha256") != known[name]]
+        if damaged:
+            yield (
+                f"{len(damaged)} of {len(known)} files of {file.name} in {target} are not as they were unpacked, "
+                f"first {damaged[0]}: delete them, then {cure}"
+            )
+    if not missing and not known and (file.layout or file.checksum == "unknown"):
+        _log.info("%s: nobody states a checksum and none was recorded, so only its presence was checked", path)
+
+
+def _record(file: File, target: Path) -> Path:
+    return target / f"{file.name}.sha256"
+
+
+def _read_record(file: File, target: Path) -> tuple[str, dict[str, str]]:
+    """Checksum of the file as it was downloaded, and of each file that it gave; both empty where there is no record."""
+    path = _record(file, target)
+    if not path.is_file():
+        return "", {}
+    first, *lines = path.read_text(encoding="utf-8").splitlines()
+    entries = [line.split("  ", 1) for line in lines]
+    if not re.fullmatch(r"# sha256:[0-9a-f]{64}", first) or not all(
+        re.fullmatch("[0-9a-f]{64}", e[0]) for e in entries
+    ):
+        raise DataError(f"{path} is damaged: delete it, and the files it stands for, and fetch again")
+    return first[2:], {name: digest for digest, name in entries}
+
+
+def _write_record(file: File, target: Path, digest: str, contents: Mapping[str, str]) -> None:
+    """Write what `sha256sum -c` reads, after a comment with the checksum of the file as it came."""
+    path = _record(file, target)
+    if file.checksum == "unknown" and not path.is_file():
+        _log.warning(
+            "%s: nobody states a checksum of this file, so it is trusted as it came. Its SHA-256 is %s; it is recorded in "
+            "%s, and any later download is compared with it",
+            file.name,
+            digest,
+            path,
+        )
+    temporary = target / ".downloads" / path.name
+    temporary.write_text("\n".join([f"# sha256:{digest}", *(f"{d}  {n}" for n, d in contents.items()), ""]), "utf-8")
+    temporary.replace(path)
+
+
+# --- transfer --------------------------------------------------------------------------------------------------------------
+
+
+class _StartOverError(Exception):
+    """The server has another file than the one whose beginning is here."""
+
+
+def _download(file: File, target: Path, progress: bool) -> Path:
+    """The verified file in `.downloads`, from the first mirror that gives it."""
+    work = target / ".downloads"
+    work.mkdir(parents=True, exist_ok=True)
+    arrived, part = work / file.name, work / f"{file.name}.part"
+    if arrived.is_file():  # left when unpacking failed
+        return arrived
+    complaints = []
+    for url in file.urls:
+        try:
+            _transfer(url, part, file, progress)
+        except requests.RequestException as error:
+            complaints.append(f"{url}: {error}")
+            continue
+        _validator(part).unlink(missing_ok=True)
+        if problem := _differs(part, file, target):
+            part.unlink()
+            complaints.append(f"{url}: what it sent {problem}")
+            continue
+        return part.rename(arrived)
+    kept = f" {_bytes(_size(part))} of it are kept." if _size(part) else ""
+    raise DataError(
+        f"{file.name} could not be fetched.{kept} Run the same command again later, or download it in a browser to "
+        f"{target / file.name}. What was tried:\n  " + "\n  ".join(complaints)
+    )
+
+
+def _transfer(url: str, part: Path, file: File, progress: bool) -> None:
+    """Fetch `url` into `part`, going on at its end; again and again as long as the connection breaks but brings more."""
+    most = _size(part)
+    while True:
+        try:
+            return _request(url, part, file, progress)
+        except _StartOverError:
+            part.unlink()
+            _validator(part).unlink(missing_ok=True)
+        except requests.RequestException:
+            if _size(part) <= most:
+                raise
+            most = _size(part)
+
+
+def _request(url: str, part: Path, file: File, progress: bool) -> None:
+    have = _size(part) if _validator(part).is_file() else 0
+    if have == file.size:
+        return
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with _clear_if_full(part.parent), open(part, "ab" if have else "wb") as stream:
+        hooks = {"response": partial(_agree, url=url, part=part, have=have, file=file)}
+        bar = progress and sys.stderr.isatty()
+        get = pooch.HTTPDownloader(progressbar=bar, chunk_size=_CHUNK, headers=headers, hooks=hooks)
+        _log.info("%s: from %s%s", file.name, url, f", after the {_bytes(have)} that are here" if have else "")
+        get(url, stream, None)
+    if file.size is not None and _size(part) < file.size:
+        raise requests.ConnectionError(f"the server stopped after {_size(part)} of {file.size} bytes")
+
+
+def _agree(response: requests.Response, *, url: str, part: Path, have: int, file: File, **_: Any) -> None:
+    """Look at the answer before its body is written: whether it is the file, goes on where we stopped, and fits the disk."""
+    if have and response.status_code == 416:  # nothing after what we have
+        raise _StartOverError
+    if response.is_redirect or not response.ok:
+        return
+    if url.startswith("https:") and not response.url.startswith("https:"):
+        raise requests.RequestException(f"it leads to {response.url}, which is not encrypted")
+    if response.headers.get("Content-Type", "").startswith("text/html"):
+        raise requests.RequestException("it sent a web page instead of the file")
+    length = int(response.headers.get("Content-Length", 0))
+    # ETag or date, and length: by these a later answer is known to be about the same file.
+    same, total = response.headers.get("ETag") or response.headers.get("Last-Modified", ""), length
+    if have and response.status_code == 206:
+        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        begun, _, expected = _validator(part).read_text("utf-8").partition("\n")
+        # Another mirror has an ETag of its own: there the length will do if a checksum decides in the end.
+        if not span or (int(span[1]), span[2]) != (have, expected):
+            raise _StartOverError
+        if file.checksum == "unknown" and (begun != same or not same):
+            raise _StartOverError
+        total = int(span[2])
+    elif have:  # the whole file, from its beginning
+        os.truncate(part, 0)
+    _validator(part).write_text(f"{same}\n{total}", "utf-8")
+    _enough_room(part.parent, length or (file.size or 0))
+
+
+def _validator(part: Path) -> Path:
+    return part.with_name(f"{part.name}.etag")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _enough_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"the disk of {folder} has {_bytes(free)} free, {_bytes(needed)} are needed: make room, or name another folder "
+            "with --folder. What has arrived is kept, and the same command goes on from there"
+        )
+
+
+@contextmanager
+def _clear_if_full(folder: Path) -> Iterator[None]:
+    """Say it in words when the disk runs full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DataError(
+            f"the disk of {folder} is full ({error}): make room. What has arrived is kept, and the same command goes on "
+            "from there"
+        ) from error
+
+
+# --- archives --------------------------------------------------------------------------------------------------------------
+
+
+def _unpack(archive: Path, file: File, target: Path, progress: bool) -> None:
+    """Unpack into a folder aside, compare with the layout, then move everything to its place and write the record."""
+    aside = target / ".downloads" / f"{file.name}.unpacked"
+    if aside.exists():  # left by an interruption
+        shutil.rmtree(aside)
+    aside.mkdir(parents=True)
+    try:
+        with _clear_if_full(target):
+            contents = _extract(archive, aside, aside, progress)
+            for nested in file.nested:
+                inner = aside / nested
+                contents |= _extract(inner, inner.parent, aside, progress)
+                del contents[nested]
+                inner.unlink()
+        for pattern, wanted in file.layout.items():
+            if (found := _count(aside, pattern)) < wanted:
+                raise DataError(
+                    f"{archive} gives {found} files {pattern}, not {wanted}: it is another archive than the manifest means"
+                )
+        for name, digest in contents.items():
+            if (target / name).exists() and pooch.file_hash(str(target / name), alg="sha256") != digest:
+                raise DataError(
+                    f"{target / name} is there and differs from the one in {archive}: move it away, fetch again"
+                )
+        _merge(aside, target)
+        _write_record(file, target, pooch.file_hash(str(archive), alg="sha256"), contents)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _extract(archive: Path, into: Path, root: Path, progress: bool) -> dict[str, str]:
+    """Write the files of a zip or tar archive below `into`; return their paths below `root` and their SHA-256."""
+    contents = {}
+    try:
+        with zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive) as opened:
+            members = _members(opened, archive)
+            _enough_room(into, sum(size for _, _, size in members))
+            for member, name, _ in tqdm(members, f"unpacking {archive.name}", disable=None if progress else True):
+                path, digest = into / name, hashlib.sha256()
+                path.parent.mkdir(parents=True, exist_ok=True)
+                source = opened.open(member) if isinstance(opened, zipfile.ZipFile) else opened.extractfile(member)
+                with source, open(path, "xb") as sink:
+                    while chunk := source.read(_CHUNK):
+                        sink.write(chunk)
+                        digest.update(chunk)
+                contents[path.relative_to(root).as_posix()] = digest.hexdigest()
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, FileExistsError, RuntimeError) as error:
+        raise DataError(f"{archive} cannot be unpacked ({error}): it is damaged. Delete it and fetch again") from error
+    return contents
+
+
+def _members(opened: zipfile.ZipFile | tarfile.TarFile, archive: Path) -> list[tuple[Any, str, int]]:
+    """Each regular file of an archive, with its name and size.
+
+    Raises:
+        DataError: a member is a link or a device, or would lie outside the folder it is unpacked to.
+    """
+    if isinstance(opened, zipfile.ZipFile):
+        modes = {m: stat.S_IFMT(m.external_attr >> 16) for m in opened.infolist()}
+        listed = [(m, m.filename, m.file_size, m.is_dir(), mode in (0, stat.S_IFREG)) for m, mode in modes.items()]
+    else:
+        listed = [(m, m.name, m.size, m.isdir(), m.isreg()) for m in opened.getmembers()]
+    for _, name, _, folder, regular in listed:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or re.match("[A-Za-z]:", name):
+            raise DataError(f"{archive} would write to {name!r}, outside its folder: nothing was unpacked, delete it")
+        if not (folder or regular):
+            raise DataError(f"{archive} holds {name!r}, a link or a device: nothing was unpacked, delete it")
+    # macOS adds a folder of its own attributes to zip archives.
+    return [(m, name, size) for m, name, size, folder, _ in listed if not folder and not name.startswith("__MACOSX/")]
+
+
+def _merge(source: Path, target: Path) -> None:
+    """Move every entry to its place; whole folders at once where the place is free. What is there already, stays."""
+    for entry in source.iterdir():
+        place = target / entry.name
+        if not os.path.lexists(place):
+            entry.rename(place)
+        elif entry.is_dir():
+            _merge(entry, place)
+
+
+# --- command line ----------------------------------------------------------------------------------------------------------
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _state(asset: Asset) -> str:
+    there = [_present(file, asset.home()) for file in asset.files]
+    if all(there):
+        return "present"
+    if any(there):
+        return "in part"
+    return "registration" if asset.ask else "absent"
+
+
+def _total(asset: Asset) -> str:
+    known = [file.size for file in asset.files if file.size is not None]
+    if not known:
+        return "?"
+    return _bytes(sum(known)) + (" + ?" if len(known) < len(asset.files) else "")
+
+
+def _list() -> None:
+    rows = [(asset.name, _total(asset), _state(asset), asset) for asset in assets().values()]
+    widths = [max(len(row[i]) for row in rows) + 2 for i in range(3)]
+    lead = "".join(text.ljust(width) for text, width in zip(("name", "size", "state"), widths, strict=True))
+    print(f"{lead}what, what for (licence)")
+    columns = max(shutil.get_terminal_size((120, 24)).columns, len(lead) + 40)
+    for *cells, asset in rows:
+        start = "".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        text = f"{asset.what}; {asset.use} ({asset.licence})"
+        print(textwrap.fill(start + text, columns, subsequent_indent=" " * len(lead), drop_whitespace=True))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """List, fetch or check data sets and weights."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(
+        prog=_COMMAND,
+        description="Data sets and weights by name, as data/manifest.toml lists them.",
+        epilog="Data sets go to data/NAME and weights to data/weights; ICM_COCO names another folder for COCO 2017.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command, text in (
+        ("list", "Show what there is: size, state on this machine, purpose, licence."),
+        ("fetch", "Download, verify and unpack what is missing; an interrupted download goes on where it stopped."),
+        (
+            "check",
+            "Compare what is on disk with the manifest and with what was recorded; say what is missing or damaged.",
+        ),
+    ):
+        sub = commands.add_parser(command, help=text, description=text)
+        if command != "list":
+            sub.add_argument(
+                "names", nargs="+", metavar="NAME", help="name from the list, or NAME/FILE for one file of it"
+            )
+            sub.add_argument("--folder", type=Path, help="where the files are, or go, instead of the default")
+    args = parser.parse_args(arguments)
+    try:
+        if args.command == "list":
+            return _list()
+        wrong = 0
+        for name in args.names:
+            if args.command == "fetch":
+                print(f"{name}: {fetch(name, args.folder)}")
+                continue
+            faults = check(name, args.folder)
+            wrong += len(faults)
+            print("\n".join(f"{name}: {fault}" for fault in faults or ["all is well"]))
+        if wrong:
+            sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit("stopped; what has arrived is kept, and the same command goes on from there")
+    except (DataError, OSError) as error:
+        sys.exit(f"error: {error}")

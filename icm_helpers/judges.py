@@ -1,0 +1,159 @@
+"""The detectors that judge: loaded by name, trained on a data set, and trained further on what a codec decodes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from icm_helpers import datasets, evaluate, results, train
+from icm_helpers.codecs import container
+from icm_helpers.codecs.zoo import CHECKPOINTS
+from icm_helpers.tasks.mask_rcnn import SmallMaskRCNN
+from icm_helpers.tasks.onnx import YOLOX
+from icm_helpers.tasks.rcnn import COCORCNN
+from icm_helpers.tasks.yolo import YOLO
+from icm_helpers.tasks.yolov5 import YOLOv5
+
+WEIGHTS = results.ROOT / "data" / "weights"  # where `python -m icm_helpers.datasets fetch` puts them
+TRAINABLE: Mapping[str, type[SmallMaskRCNN] | type[YOLO]] = {"mask-rcnn-small": SmallMaskRCNN, "yolov5n-scenes": YOLO}
+_SOURCES: Mapping[str, tuple[Callable[[], Path], str, Callable[[Path], Any]]] = {
+    "mask-rcnn-small": (lambda: CHECKPOINTS, "mask-rcnn-small.safetensors", SmallMaskRCNN.from_weights),
+    "yolov5n-scenes": (lambda: CHECKPOINTS, "yolov5n-scenes.safetensors", YOLO.from_weights),
+    "yolov5n": (datasets.real_data, "weights_yolov5n/yolov5n.safetensors", YOLOv5.from_weights),
+    "yolox-nano": (datasets.real_data, "weights_yolox_nano/yolox_nano.onnx", YOLOX.from_weights),
+    "faster-rcnn-r50": (lambda: WEIGHTS, "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", COCORCNN.from_weights),
+    "mask-rcnn-r50": (lambda: WEIGHTS, "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", COCORCNN.from_weights),
+}
+FINETUNE = train.Schedule(steps=200, batch=16, lr=3e-4, warmup=20, milestones=(0.6, 0.85), clip=5.0)
+"""How a detector is trained on decoded pictures; a recipe says for how many steps."""
+FINETUNE_IMAGES = 400
+
+
+def load(name: str) -> evaluate.Detector:
+    """A recognition model by `name` or `name@fingerprint`, frozen.
+
+    Raises:
+        ValueError: unknown name, or its weights are not the ones the fingerprint says.
+        FileNotFoundError: its weights are missing.
+    """
+    name, _, wanted = name.partition("@")
+    if name not in _SOURCES:
+        raise ValueError(f"no detector is called {name!r}; there is {', '.join(_SOURCES)}")
+    folder, file, read = _SOURCES[name]
+    path = folder() / file
+    # Where the file is missing, its reader says what to do.
+    if wanted and path.is_file() and (found := results.fingerprint(path)) != wanted:
+        raise ValueError(
+            f"{path} has fingerprint {found}, the recipe asks for {wanted}: these are other weights. "
+            "Restore the file, or write the new fingerprint into presets.DETECTORS and measure again"
+        )
+    return read(path)
+
+
+class Pictures(Dataset):
+    """A data set's whole images with their objects, shuffled and mirrored, for training a detector: item i depends on (seed, i)."""
+
+    def __init__(self, dataset: datasets.CocoDataset | Decoded, seed: int, length: int) -> None:
+        self.dataset, self.seed, self.length = dataset, seed, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        epoch, place = divmod(index, len(self.dataset))
+        sample = self._sample(index)
+        image, boxes, masks = sample.image, sample.boxes, sample.masks
+        if np.random.default_rng((self.seed, epoch, place)).random() < 0.5:
+            image, masks = image.flip(-1), masks.flip(-1)
+            boxes = torch.stack(
+                [image.shape[2] - boxes[:, 2], boxes[:, 1], image.shape[2] - boxes[:, 0], boxes[:, 3]], dim=1
+            )
+        return image, {"boxes": boxes, "labels": sample.labels, "masks": masks.to(torch.uint8)}
+
+    def source(self, index: int) -> str:
+        """The file that item `index` shows, for messages about it."""
+        return self._sample(index).name
+
+    def _sample(self, index: int) -> datasets.Sample:
+        epoch, place = divmod(index, len(self.dataset))
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.dataset))
+        return self.dataset[int(order[place])]
+
+
+class Decoded(Dataset):
+    """A data set as a codec gives it back: each picture coded to bytes and decoded once, kept with 8 bits a channel."""
+
+    def __init__(self, dataset: datasets.CocoDataset, codec: Any, *, progress: bool = True) -> None:
+        self.samples = []
+        for i in tqdm(range(len(dataset)), desc="coding training pictures", disable=None if progress else True):
+            sample = dataset[i]
+            x_hat = container.decode(codec, container.encode(codec, sample.image)).cpu()
+            self.samples.append(replace(sample, image=(x_hat * 255).round().byte()))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> datasets.Sample:
+        sample = self.samples[index]
+        return replace(sample, image=sample.image.float() / 255)
+
+
+def collate(items: list[tuple]) -> tuple[list, ...]:
+    """A batch of pictures and their objects, whose numbers differ: one list for each column."""
+    return tuple(map(list, zip(*items, strict=True)))
+
+
+def detection_loss(network: Callable, batch: tuple[list[Tensor], list[dict[str, Tensor]]]) -> dict[str, Tensor]:
+    """What a detector is trained for: the sum of its own losses on (images, targets), and each of them."""
+    parts = network(*batch)
+    return {"loss": sum(parts.values()), **parts}
+
+
+def finetune(
+    detector: nn.Module,
+    codec: Any,
+    dataset: datasets.CocoDataset,
+    schedule: train.Schedule = FINETUNE,
+    *,
+    folder: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "32-true",
+    progress: bool = True,
+    describe: str = "fine-tuning",
+) -> nn.Module:
+    """A copy of `detector`, trained further on what `codec` decodes from a data set's pictures, with their true objects.
+
+    Shindo et al., CCNC 2024, section IV-A: the training pictures are coded too, and the detector is trained on them.
+
+    Args:
+        detector: one of `TRAINABLE`.
+        codec: anything :func:`icm_helpers.codecs.container.encode` takes.
+        dataset: training pictures; all are coded first.
+        schedule, folder, seed, device, precision, progress, describe: as in :func:`icm_helpers.train.fit`.
+    """
+    model = copy.deepcopy(detector).requires_grad_(True)
+    pictures = Pictures(Decoded(dataset, codec, progress=progress), seed, schedule.steps * schedule.batch)
+    train.fit(
+        model,
+        pictures,
+        detection_loss,
+        schedule,
+        folder=folder,
+        seed=seed,
+        device=device,
+        precision=precision,
+        collate=collate,
+        progress=progress,
+        describe=describe,
+    )
+    return model.eval().requires_grad_(False)

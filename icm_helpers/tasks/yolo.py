@@ -1,0 +1,152 @@
+"""YOLOv5n as the package `ultralytics` builds it (backbone and pyramid of YOLOv5, an anchor-free head), trained on scenes.
+
+The network, the assignment of boxes to cells and the losses are the package's; training, weight files and post-processing are the
+book's, as for every other detector. https://docs.ultralytics.com/models/yolov5
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import batched_nms, box_convert
+
+from icm_helpers.tasks import weights
+
+DEFAULT = Path(__file__).resolve().parents[2] / "data" / "checkpoints" / "yolov5n-scenes.safetensors"
+
+
+def _ultralytics() -> tuple[Any, Any]:
+    os.environ.setdefault("YOLO_VERBOSE", "false")  # else every import and every network prints
+    try:
+        from ultralytics.cfg import get_cfg
+        from ultralytics.nn.tasks import DetectionModel
+    except ImportError as error:
+        raise ImportError(
+            f"YOLOv5n on scenes needs the package ultralytics ({error}): install the extra `yolo`, "
+            "as in `pip install 'icm-book[yolo]'`"
+        ) from error
+    return DetectionModel, get_cfg
+
+
+class YOLO(nn.Module):
+    """A YOLOv5n of 2.5 million parameters for any set of categories; labels are the data set's own category ids.
+
+    Args:
+        categories: id -> name of the things it knows.
+        size: the longer side that images are resized to inside, in pixels; a multiple of 32.
+
+    Raises:
+        ImportError: the package ultralytics is not installed.
+        ValueError: no category, or a size that is not a positive multiple of 32.
+
+    >>> YOLO({3: "car", 18: "dog"}, size=64).eval().detect([torch.rand(3, 48, 60)])[0]["boxes"].shape[1]
+    4
+    """
+
+    def __init__(self, categories: Mapping[int, str], size: int = 192) -> None:
+        super().__init__()
+        if not categories or size < 32 or size % 32:
+            raise ValueError(f"{len(categories)} categories, size {size}: YOLO takes one or more, and a multiple of 32")
+        network, settings = _ultralytics()
+        self.categories, self.size = dict(categories), size
+        self.model = network("yolov5n.yaml", ch=3, nc=len(self.categories), verbose=False)
+        self.model.args = settings()  # the weights of the three losses
+        # The network counts classes 0..K-1; the data set has ids of its own.
+        self._ids = sorted(self.categories)
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The training losses of a batch: `box` (CIoU), `cls` (cross-entropy), `dfl` (distribution of the box's sides).
+
+        Differentiable in the images; batch normalisation follows the module's own mode.
+
+        Args:
+            images: each (3, H, W) in [0, 1], all of one size, sides multiples of 32.
+            targets: each `boxes` (n, 4) x1 y1 x2 y2 in pixels, `labels` (n,) category ids.
+
+        Raises:
+            ValueError: sizes that differ or are no multiples of 32, or a label that is not among the categories.
+        """
+        if len({tuple(image.shape) for image in images}) != 1 or any(side % 32 for side in images[0].shape[1:]):
+            shapes = ", ".join(str(tuple(image.shape)) for image in images)
+            raise ValueError(f"images of shapes {shapes}: training takes one size, (3, H, W) with multiples of 32")
+        lookup = {category: i for i, category in enumerate(self._ids)}
+        unknown = {label for t in targets for label in t["labels"].tolist()} - set(lookup)
+        if unknown:
+            raise ValueError(f"labels {sorted(unknown)} are not among the categories {self._ids}")
+        x = torch.stack(images)  # (N, 3, H, W)
+        height, width = x.shape[2:]
+        size = x.new_tensor([width, height, width, height])
+        boxes = [box_convert(t["boxes"], "xyxy", "cxcywh").to(x) / size for t in targets]
+        batch = {
+            "img": x,
+            "batch_idx": torch.cat([x.new_full((len(b),), float(i)) for i, b in enumerate(boxes)]),
+            "cls": torch.tensor([[lookup[c]] for t in targets for c in t["labels"].tolist()], device=x.device).float(),
+            "bboxes": torch.cat(boxes),
+        }
+        batch["cls"] = batch["cls"].view(-1, 1)  # of a batch without objects too
+        total, _ = self.model.loss(batch)  # three values, times the batch size
+        return dict(zip(("box", "cls", "dfl"), total / len(images), strict=True))
+
+    @torch.no_grad()
+    def detect(
+        self, images: list[Tensor], *, conf: float = 0.001, iou: float = 0.6, max_det: int = 100
+    ) -> list[dict[str, Tensor]]:
+        """Find objects: for each image `boxes` (n, 4) x1 y1 x2 y2 in its pixels, `scores` (n,), `labels` (n,) ids, best first.
+
+        Args:
+            images: each (3, H, W) in [0, 1], of any size.
+            conf: least score; a box is reported once for every class that reaches it.
+            iou: boxes of one class that overlap a better one by more than this are dropped.
+            max_det: most boxes an image.
+        """
+        self.eval()
+        return [self._detect_one(image.to(next(self.parameters()).device), conf, iou, max_det) for image in images]
+
+    def _detect_one(self, image: Tensor, conf: float, iou: float, max_det: int) -> dict[str, Tensor]:
+        height, width = image.shape[1:]
+        scale = self.size / max(height, width)
+        inner = [max(round(n * scale), 1) for n in (height, width)]
+        x = image[None]
+        if inner != [height, width]:
+            x = functional.interpolate(x, inner, mode="bilinear", antialias=scale < 1).clamp(0, 1)
+        x = functional.pad(x, (0, -inner[1] % 32, 0, -inner[0] % 32), value=0.5)
+        raw = self.model(x)[0][0]  # (4 + K, cells): centre x, centre y, width, height in pixels, K probabilities
+        probabilities = raw[4:].T  # (cells, K)
+        at, classes = (probabilities > conf).nonzero(as_tuple=True)
+        scores, order = probabilities[at, classes].sort(descending=True)
+        at, classes = at[order], classes[order]
+        boxes = box_convert(raw[:4].T[at], "cxcywh", "xyxy")
+        keep = batched_nms(boxes, scores, classes, iou)[:max_det]
+        limits = boxes.new_tensor([width, height, width, height])
+        ids = torch.tensor(self._ids, device=boxes.device)
+        return {
+            "boxes": (boxes[keep] / scale).clamp_min(0).minimum(limits),
+            "scores": scores[keep],
+            "labels": ids[classes[keep]],
+        }
+
+    def save(self, path: Path | str) -> None:
+        """Write the weights in half precision, with the categories, to a safetensors file."""
+        weights.save(path, "yolov5n-scenes", self.model.state_dict(), self.categories, self.size)
+
+    @classmethod
+    def from_weights(cls, path: Path | str = DEFAULT) -> YOLO:
+        """Load a frozen model from a file that :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not a checkpoint of this model.
+        """
+        state, categories, size = weights.read(path, "yolov5n-scenes")
+        model = cls(categories, size)
+        try:
+            model.model.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"{path} does not fit this version of ultralytics' YOLOv5n: {str(error)[:300]}") from error
+        return model.eval().requires_grad_(False)
