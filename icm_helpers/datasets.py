@@ -310,8 +310,7 @@ def load(name: str, split: str, *, size: int = 192, limit: int | None = None, ro
     images, annotations = folder / f"{split}2017", folder / "annotations" / f"instances_{split}2017.json"
     if not (images.is_dir() and annotations.is_file()):
         cure = (
-            f"get {split}2017.zip and annotations_trainval2017.zip from https://cocodataset.org/#download and unpack "
-            "both there, or set ICM_COCO to the folder that has them"
+            "`python -m icm_helpers.datasets fetch coco2017` gets it, or set ICM_COCO to the folder that has it"
             if name == "coco2017"
             else "set ICM_REAL_DATA to the folder that holds a whole coco_mini"
         )

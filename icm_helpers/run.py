@@ -212,6 +212,7 @@ def finetuned(recipe: Recipe, codec: Any, *, keep: bool = True, device: str = "a
             precision=recipe.precision,
             progress=progress,
             describe=f"{name} on {recipe.codec_id}",
+            identity=f"{recipe.finetuned} on {recipe.codec_id}",
         ).cpu()
         if not keep:
             return model
@@ -278,9 +279,7 @@ def _detector(args: argparse.Namespace) -> None:
     if train.rank():
         return  # the first process writes
     model.cpu().save(args.out)
-    # Else another training of this name would find itself done.
-    (RUNS / args.out.stem / "training.ckpt").unlink(missing_ok=True)
-    print(f"wrote {args.out} (fingerprint {results.fingerprint(args.out)})")
+    _written(args.out)
     _judge(build.from_weights(args.out), datasets.load(args.data, "val", size=args.size), args.out.stem)
 
 
@@ -315,14 +314,21 @@ def _finetune(args: argparse.Namespace) -> None:
         device=args.device,
         precision=args.precision,
         describe=args.out.stem,
+        identity=_identity(args),
     )
+    if train.rank():
+        return  # the first process writes
     model.cpu().save(args.out)
-    # Else another training of this name would find itself done.
-    (RUNS / args.out.stem / "training.ckpt").unlink(missing_ok=True)
-    print(f"wrote {args.out} (fingerprint {results.fingerprint(args.out)})")
+    _written(args.out)
     coded = judges.Decoded(held_out, codec)
     for name, judge in ((args.detector, base), (args.out.stem, type(base).from_weights(args.out))):
         _judge(judge, held_out, name, coded)
+
+
+def _written(out: Path) -> None:
+    """Forget a training's checkpoint, or another of this name would find itself done; say what was written."""
+    (RUNS / out.stem / "training.ckpt").unlink(missing_ok=True)
+    print(f"wrote {out} (fingerprint {results.fingerprint(out)})")
 
 
 def _identity(args: argparse.Namespace) -> str:
@@ -359,9 +365,7 @@ def _codec(args: argparse.Namespace) -> None:
         args.out,
         {k: str(getattr(args, k)) for k in ("data", "loss", "lmbda", "steps")} | {"curve": json.dumps(curve)},
     )
-    # Else another training of this name would find itself done.
-    (RUNS / args.out.stem / "training.ckpt").unlink(missing_ok=True)
-    print(f"wrote {args.out} (fingerprint {results.fingerprint(args.out)})")
+    _written(args.out)
 
 
 def _grid(args: argparse.Namespace) -> None:

@@ -141,6 +141,8 @@ def save(codec: CompressionModel, path: Path | str, metadata: Mapping[str, str] 
     try:
         save_file(state, temporary, metadata=header)
         os.replace(temporary, path)
+    except SafetensorError as error:  # how the library reports a full disk, among other things
+        raise OSError(f"{path} could not be written ({error}): make room, or name another place") from error
     finally:
         temporary.unlink(missing_ok=True)
 

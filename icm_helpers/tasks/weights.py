@@ -22,6 +22,8 @@ def save(path: Path | str, model: str, state: Mapping[str, Tensor], categories: 
     try:
         save_file(halved, temporary, metadata={"model": model, "categories": named, "size": str(size)})
         temporary.replace(path)
+    except SafetensorError as error:  # how the library reports a full disk, among other things
+        raise OSError(f"{path} could not be written ({error}): make room, or name another place") from error
     finally:
         temporary.unlink(missing_ok=True)
 

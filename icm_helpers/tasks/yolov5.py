@@ -223,8 +223,12 @@ class YOLOv5(nn.Module):
             targets: each `boxes` (n, 4) x1 y1 x2 y2 in pixels, inside the image, and `labels` (n,) COCO category ids; n may be 0.
 
         Raises:
-            ValueError: another shape, or values that are not finite.
+            ValueError: another shape, values that are not finite, or not one target an image.
         """
+        if len(images) != len(targets):
+            raise ValueError(
+                f"{len(images)} images with {len(targets)} targets: each needs its own, without boxes if need be"
+            )
         levels = self.forward(images if isinstance(images, Tensor) else torch.stack(images))
         index = {category: i for i, category in enumerate(self.categories)}
         boxes = torch.cat([t["boxes"] for t in targets])
