@@ -113,7 +113,14 @@ def start_grid(folder: Path, *arguments: object) -> subprocess.Popen:
     """`sweep` in another process."""
     code = f"import sys; sys.path[:0] = {PATHS}; import pathlib, test_grid as t; "
     code += f"folder = pathlib.Path({str(folder)!r}); t.use(folder); t.sweep(folder, *{arguments!r})"
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Who runs the tests in the background has Ctrl-C switched off, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def until(condition, seconds: float = 60) -> None:
