@@ -164,7 +164,7 @@ SCENES = Study(
     task_weight=8.0,  # at the common start its gradient on the decoded picture is as strong as that of the whole MSE
     finetune="yolov5n-scenes",
     finetune_steps=150,
-    hours=4.0,
+    hours=3.0,
 )
 
 COCO_MINI = replace(
