@@ -162,7 +162,9 @@ def test_a_detector_must_know_the_annotated_categories_under_the_same_name(tmp_p
 
 def test_an_absent_data_set_says_where_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("ICM_COCO", str(tmp_path))
-    with pytest.raises(DataError, match=r"val2017/ and annotations/instances_val2017.json in .*fetch coco2017` gets it"):
+    with pytest.raises(
+        DataError, match=r"val2017/ and annotations/instances_val2017.json in .*fetch coco2017` gets it"
+    ):
         load("coco2017", "val")
     monkeypatch.setenv("ICM_REAL_DATA", str(tmp_path / "none"))
     with pytest.raises(DataError, match="set ICM_REAL_DATA"):
