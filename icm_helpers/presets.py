@@ -37,7 +37,7 @@ class Study:
     start: str  # the weights every run starts from: file in data/checkpoints @ its fingerprint, or none
     scales: tuple[tuple[str, float], ...]  # losses, and what multiplies lmbda so that their rates overlap
     lmbdas: tuple[float, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # the first has every loss and judge; the others the cheap losses and the first judge
     steps: int
     batch: int
     patch: int  # pixels
@@ -74,6 +74,8 @@ class Study:
             detectors=tuple(map(fingerprinted, self.detectors)),
         )
         teacher, finetuned = (n if n == "none" else fingerprinted(n) for n in (self.teacher, self.finetune))
+        first = self.seeds[0]
+        whole = {"detectors": base.detectors, "finetuned": finetuned, "finetune_steps": self.finetune_steps}
         trained = [
             replace(
                 base,
@@ -89,13 +91,13 @@ class Study:
                 augment=self.augment,
                 precision=self.precision,
                 train_images=self.train_images,
-                **({"finetuned": finetuned, "finetune_steps": self.finetune_steps} if seed == self.seeds[0] else {}),
+                **(whole if seed == first else {"detectors": base.detectors[:1]}),
                 **({"teacher": teacher, "task_weight": self.task_weight} if loss == "task" else {}),
             )
             for seed in self.seeds
             for lmbda in self.lmbdas
             for loss, scale in self.scales
-            if loss != "task" or seed == self.seeds[0]  # the dearest trainings, this and fine-tuning: for one seed only
+            if loss != "task" or seed == first  # the dearest training by far
         ]
         refined = [
             replace(
@@ -145,7 +147,7 @@ SCENES = Study(
     start="start-scenes@aa2ff663",
     scales=(("mse", 1.0), ("object-region", 5.0), ("task", 0.5)),
     lmbdas=(0.001, 0.002, 0.004, 0.008),
-    seeds=(0,),
+    seeds=(0, 1),
     steps=4000,
     batch=2,
     patch=128,
