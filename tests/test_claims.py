@@ -53,7 +53,7 @@ def record(method: str, lmbda: float, bpp: float, **aps: float) -> dict:
     parts = {
         part: {**v, "by_cover": dict.fromkeys(THIRDS, v)} for part, v in (("result", measured), ("bootstrap", spread))
     }
-    return {"recipe": {"method": "trained", "loss": method, "lmbda": lmbda}, **parts}
+    return {"recipe": {"method": "trained", "codec": "small", "loss": method, "lmbda": lmbda}, **parts}
 
 
 def test_claims_about_fine_tuning_compare_the_right_curves():
