@@ -1,11 +1,13 @@
 """The YOLOv5n that ultralytics builds: the same detections after saving, clear errors, losses that differentiate."""
 
+import subprocess
 import sys
 
 import pytest
 import torch
 
 from icm_helpers import run
+from icm_helpers.tasks import yolo
 from icm_helpers.tasks.yolo import YOLO
 
 CATEGORIES = {3: "disc", 7: "star"}
@@ -68,7 +70,22 @@ def test_a_batch_that_cannot_be_learned_from_is_an_error_that_says_why(shapes, l
         YOLO(CATEGORIES, size=64)([torch.rand(s) for s in shapes], [target, target])
 
 
+def test_the_package_leaves_the_rest_of_the_process_as_it_was():
+    code = """
+import os, cv2, numpy, torch
+from PIL import Image
+from icm_helpers.tasks.yolo import YOLO
+state = lambda: (Image.open, torch.save, dict(os.environ), numpy.get_printoptions(), cv2.getNumThreads(), torch.get_num_threads())
+before = state()
+YOLO({1: "disc"})
+assert state() == before
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=run.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_without_the_package_the_error_names_the_extra(monkeypatch):
+    yolo._ultralytics.cache_clear()
     monkeypatch.setitem(sys.modules, "ultralytics.nn.tasks", None)
     with pytest.raises(ImportError, match=r"install the extra `yolo`"):
         YOLO(CATEGORIES)

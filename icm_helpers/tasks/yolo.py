@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import batched_nms, box_convert
@@ -21,7 +25,11 @@ from icm_helpers.tasks import weights
 DEFAULT = Path(__file__).resolve().parents[2] / "data" / "checkpoints" / "yolov5n-scenes.safetensors"
 
 
+@cache
 def _ultralytics() -> tuple[Any, Any]:
+    """The package's network and settings. Its import changes much that is everybody's, all of which is put back."""
+    environment, printing, threads = dict(os.environ), np.get_printoptions(), cv2.getNumThreads()
+    functions = Image.open, torch.save, cv2.imread, cv2.imwrite, cv2.imshow
     os.environ.setdefault("YOLO_VERBOSE", "false")  # else every import and every network prints
     try:
         from ultralytics.cfg import get_cfg
@@ -31,6 +39,15 @@ def _ultralytics() -> tuple[Any, Any]:
             f"YOLOv5n on scenes needs the package ultralytics ({error}): install the extra `yolo`, "
             "as in `pip install 'icm-book[yolo]'`"
         ) from error
+    finally:
+        # Its Image.open would install packages when it meets a broken picture, its torch.save try a full disk again and again,
+        # and its OMP_NUM_THREADS make child processes compute other last bits.
+        Image.open, torch.save, cv2.imread, cv2.imwrite, cv2.imshow = functions
+        os.environ.clear()
+        os.environ.update(environment)
+        np.set_printoptions(**printing)
+        torch.set_printoptions(profile="default")
+        cv2.setNumThreads(threads)
     return DetectionModel, get_cfg
 
 
