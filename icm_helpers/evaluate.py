@@ -204,9 +204,9 @@ def evaluate(
         for third, members in zip(THIRDS, np.array_split(by_share, len(THIRDS)), strict=True):
             members = np.sort(members)
             ids = [dataset.ids[i] for i in members]
-            mine, draws = dataset.ground_truth(ids), resamplings(ids)
+            mine, draws, chosen = dataset.ground_truth(ids), resamplings(ids), set(ids)
             scores = {
-                name: average_precision(mine, [d for d in found if d["image_id"] in set(ids)], "bbox", draws)
+                name: average_precision(mine, [d for d in found if d["image_id"] in chosen], "bbox", draws)
                 for name, found in results.items()
             }
             bits_drawn, pixels_drawn = (v[members][draws].sum(axis=1) for v in (8 * size, count))
