@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import tee
 from typing import Any, Protocol
 
 import bjontegaard
@@ -143,11 +144,11 @@ def evaluate(
     sizes, pixels, bits = [], [], []
     inside, outside, area = [], [], []
     results: dict[str, list] = {name: [] for name in detectors}
-    for i in tqdm(range(len(dataset)), desc="coding and detecting", disable=None if progress else True):
-        sample = dataset[i]
+    coded = _coded(codec, dataset, encode)
+    for sample, data, x_hat in tqdm(
+        coded, desc="coding and detecting", total=len(dataset), disable=None if progress else True
+    ):
         x, mask = sample.image, sample.object_mask
-        data = encode(codec, sample) if encode else container.encode(codec, x)
-        x_hat = container.decode(codec, data).cpu()
         sizes.append(len(data))
         pixels.append(x.shape[1] * x.shape[2])
         # Bytes made otherwise than by the codec's own encoder have other latents than its likelihoods speak of.
@@ -221,6 +222,20 @@ def evaluate(
                 "box_ap": {name: replicates for name, (_, replicates) in scores.items()},
             }
     return result, bootstrap
+
+
+def _coded(
+    codec: Any, dataset: CocoDataset, encode: Callable[[Any, Sample], bytes] | None
+) -> Iterator[tuple[Sample, bytes, Tensor]]:
+    """Every sample with its bytes and the picture decoded from them; the next ones are coded while this one is looked at."""
+    samples, sources = tee(dataset[i] for i in range(len(dataset)))
+    if encode:
+        data = (encode(codec, sample) for sample in sources)
+    else:
+        data = container.encode_many(codec, (sample.image for sample in sources))
+    data, stored = tee(data)
+    decoded = container.decode_many(codec, stored)
+    return ((sample, coded, x_hat.cpu()) for sample, coded, x_hat in zip(samples, data, decoded, strict=True))
 
 
 def as_truth(truth: dict[str, Any], detections: list[dict[str, Any]]) -> dict[str, Any]:

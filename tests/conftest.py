@@ -21,3 +21,12 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set ICM_REAL_DATA to the folder that holds coco_mini and the weights")
     return folder
+
+
+@pytest.fixture(scope="session")
+def oracles() -> Path:
+    """Folder of numbers computed by the original implementations; the test skips where it is absent."""
+    folder = Path(os.environ.get("ICM_ORACLES", ROOT.parent / "shared" / "oracles"))
+    if not folder.is_dir():
+        pytest.skip(f"no oracle numbers at {folder}: set ICM_ORACLES to their folder")
+    return folder

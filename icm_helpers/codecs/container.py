@@ -26,11 +26,17 @@ as CompressAI asks for too.
 
 from __future__ import annotations
 
+import copy
+import os
 import struct
+import threading
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from queue import SimpleQueue
+from typing import Any, Protocol
 
 import torch
 from compressai.entropy_models import GaussianConditional
@@ -80,7 +86,7 @@ def encode(codec: CompressionModel | FileCodec, image: Tensor) -> bytes:
     name = codec.name.encode("ascii")
     body = struct.pack(
         f"<3sBB{len(name)}s8sHHIB{len(strings) - 1}I",
-        *(MAGIC, VERSION, len(name), name, fingerprint(codec), *image.shape[1:], indexes_crc()),
+        *(MAGIC, VERSION, len(name), name, _fingerprint(codec), *image.shape[1:], indexes_crc()),
         *(len(strings), *map(len, strings[:-1])),
     ) + b"".join(strings)
     return body + struct.pack("<I", zlib.crc32(body))
@@ -118,6 +124,34 @@ def decode(codec: CompressionModel | FileCodec, data: bytes) -> Tensor:
     return x_hat[0, :, :height, :width].clamp(0, 1)  # outside of _exact: an ordinary tensor, fit for autograd
 
 
+def encode_many(
+    codec: CompressionModel | FileCodec, images: Iterable[Tensor], workers: int | None = None
+) -> Iterator[bytes]:
+    """As :func:`encode` for each of many pictures, some at once: the same bytes, in the same order, sooner.
+
+    While one picture is in the entropy coder, the network works on the next. Pictures are asked for as they are needed, a few
+    ahead; meanwhile the codec's weights must stay as they are.
+
+    Args:
+        workers: threads, each with one picture; as many as there are processors, but at most four, where None.
+
+    Raises:
+        ValueError: as :func:`encode`, when it is that picture's turn.
+    """
+    return _many(encode, codec, images, workers)
+
+
+def decode_many(
+    codec: CompressionModel | FileCodec, data: Iterable[bytes], workers: int | None = None
+) -> Iterator[Tensor]:
+    """As :func:`decode` for the bytes of each of many pictures, some at once: the same pictures, in the same order, sooner.
+
+    Raises:
+        BitstreamError: as :func:`decode`, when it is that picture's turn.
+    """
+    return _many(decode, codec, data, workers)
+
+
 def pad(x: Tensor, multiple: int) -> Tensor:
     """Repeat the last row and column of (N, 3, H, W) until both sides are multiples of `multiple`.
 
@@ -126,6 +160,41 @@ def pad(x: Tensor, multiple: int) -> Tensor:
     """
     height, width = x.shape[-2:]
     return functional.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+
+
+def _many(work: Callable[[Any, Any], Any], codec: Any, items: Iterable[Any], workers: int | None) -> Iterator[Any]:
+    workers = workers or min(os.cpu_count() or 1, 4)
+    free: SimpleQueue[Any] = SimpleQueue()
+    for _ in range(workers):
+        free.put(_replica(codec) if isinstance(codec, nn.Module) else codec)
+
+    def one(item: Any) -> Any:
+        mine = free.get()
+        try:
+            return work(mine, item)
+        finally:
+            free.put(mine)
+
+    with ThreadPoolExecutor(workers, thread_name_prefix=work.__name__) as pool:
+        pending: deque[Any] = deque()
+        for item in items:
+            pending.append(pool.submit(one, item))
+            if len(pending) > workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _replica(codec: CompressionModel) -> CompressionModel:
+    """The same tensors in modules of their own, because coding watches what its modules do; their fingerprint is taken once."""
+    tensors = [*codec.parameters(), *codec.buffers()]
+    replica = copy.deepcopy(codec, {id(t): t for t in tensors})
+    replica.known_fingerprint = fingerprint(codec)
+    return replica
+
+
+def _fingerprint(codec: CompressionModel) -> bytes:
+    return getattr(codec, "known_fingerprint", None) or fingerprint(codec)
 
 
 def _parse(codec: CompressionModel, data: bytes) -> tuple[int, int, int, list[bytes]]:
@@ -155,9 +224,9 @@ def _parse(codec: CompressionModel, data: bytes) -> tuple[int, int, int, list[by
         raise BitstreamError(
             f"written by codec {name.decode('ascii', 'replace')!r}, not {codec.name!r}: load that one."
         )
-    if writer != fingerprint(codec):
+    if writer != (here := _fingerprint(codec)):
         raise BitstreamError(
-            f"written by {codec.name} with weights {writer.hex()}, these are {fingerprint(codec).hex()}: load the "
+            f"written by {codec.name} with weights {writer.hex()}, these are {here.hex()}: load the "
             f"checkpoint that wrote it."
         )
     if not 0 < height * width <= MAX_PIXELS:
@@ -172,7 +241,9 @@ def _parse(codec: CompressionModel, data: bytes) -> tuple[int, int, int, list[by
 
 
 def _latent_shape(codec: CompressionModel, height: int, width: int) -> tuple[int, int]:
-    return -(-height // codec.downsampling_factor), -(-width // codec.downsampling_factor)
+    """Of a picture padded to the sides that the codec takes: multiples of its downsampling factor, or what it asks for instead."""
+    multiple = getattr(codec, "multiple", codec.downsampling_factor)
+    return tuple(-(-side // multiple) * multiple // codec.downsampling_factor for side in (height, width))
 
 
 def _check_image(image: Tensor) -> None:
@@ -201,7 +272,7 @@ def _check_codec(codec: CompressionModel) -> torch.device:
 @contextmanager
 def _exact(codec: CompressionModel) -> Iterator[Callable[[], int]]:
     """Switch off what makes two runs of one network differ; yields what tells the CRC-32 of all scale indexes."""
-    crc, threads = 0, torch.get_num_threads()
+    crc = 0
     conditionals = [module for module in codec.modules() if isinstance(module, GaussianConditional)]
 
     def watched(build_indexes: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -214,14 +285,38 @@ def _exact(codec: CompressionModel) -> Iterator[Callable[[], int]]:
         return build
 
     device = next(codec.parameters()).device.type
-    cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     try:
-        torch.set_num_threads(1)
         for conditional in conditionals:
             conditional.build_indexes = watched(conditional.build_indexes)
-        with torch.inference_mode(), torch.autocast(device, enabled=False), cudnn:
+        with _STEADY, torch.inference_mode(), torch.autocast(device, enabled=False):
             yield lambda: crc
     finally:
         for conditional in conditionals:
             conditional.__dict__.pop("build_indexes", None)
-        torch.set_num_threads(threads)
+
+
+class _Steady:
+    """One thread for a picture's arithmetic, and deterministic cuDNN: settings of the whole process, so the first of several
+    pictures that are coded at once makes them, and the last puts back what was before."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.inside == 0:
+                self.before = ExitStack()
+                self.before.callback(torch.set_num_threads, torch.get_num_threads())
+                flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+                self.before.enter_context(flags)
+            self.inside += 1
+            torch.set_num_threads(1)  # of this thread's OpenMP, and of MKL for all
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                self.before.close()
+
+
+_STEADY = _Steady()

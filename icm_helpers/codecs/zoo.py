@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import compressai.zoo
 import torch
@@ -33,16 +34,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from icm_helpers.codecs import tcm
+
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
 SHIPPED = {"mean-scale-small": "start-coco-mini.safetensors"}  # trained on photographs, for mean squared error
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to build one codec: `build(*sizes[quality])`, or `build()` where one size is all there is."""
+    """How to build one codec: `build(*sizes[quality])`, or `build()` where one size is all there is.
+
+    Where a file may hold any size, `arguments` reads it off the state dict: `build(**arguments(state))`.
+    """
 
     build: Callable[..., CompressionModel]
     sizes: Mapping[int, tuple[int, ...]] | None = None
+    arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]] | None = None
 
 
 # CompressAI's zoo function of this name builds the GDN network (1.2.8), hence the class itself.
@@ -58,6 +65,8 @@ _VARIABLE = {
 # it takes sides that are multiples of it, and its latent is that much smaller.
 ARCHITECTURES: dict[str, Architecture] = {
     "mean-scale-small": Architecture(partial(MeanScaleHyperprior, 32, 48)),
+    "tcm": Architecture(tcm.TCM, arguments=tcm.arguments),
+    "tcm-tiny": Architecture(partial(tcm.TCM, N=32, M=64, num_slices=4, width=32)),
     **{name: Architecture(_FIXED[name], sizes) for name, sizes in _image.cfgs.items()},
     **{name: Architecture(partial(build, *_image_vbr.cfgs[name])) for name, build in _VARIABLE.items()},
 }
@@ -65,7 +74,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 def load(
     name: str = "mean-scale-small",
-    quality: int | None = None,
+    quality: int | Path | str | None = None,
     *,
     weights: Path | str | None = "default",
     metric: str = "mse",
@@ -73,9 +82,11 @@ def load(
     """Build a codec by name, in eval mode, trainable, with `codec.name` and `codec.quality` set.
 
     Args:
-        name: `mean-scale-small` (`MeanScaleHyperprior(32, 48)`, 0.44 million parameters), or any image model of
-            CompressAI's zoo. Its variable-rate models (-vbr) are coded at their default gain, `s=1`.
-        quality: 1 to 8 (1 to 6 for cheng2020) where CompressAI has sizes by quality, else None.
+        name: `mean-scale-small` (`MeanScaleHyperprior(32, 48)`, 0.44 million parameters); `tcm`, LIC-TCM of the size that the
+            weights have (N = 128 without any); `tcm-tiny`, a LIC-TCM of 4.2 million parameters for demonstrations; or any image
+            model of CompressAI's zoo. Its variable-rate models (-vbr) are coded at their default gain, `s=1`.
+        quality: 1 to 8 (1 to 6 for cheng2020) where CompressAI has sizes by quality, else None; or, in its place, a file of
+            weights: `load("tcm", "tcm_0.05.pth.tar")`.
         weights: "default" for the file shipped in data/checkpoints, or CompressAI's published weights;
             a `.safetensors` file written by `save`; a `.pt`, `.pth` or `.pth.tar` state dict; or None for a random
             start that depends on torch's seed only. A random start has no CDF tables: call `codec.update(force=True)`
@@ -96,27 +107,37 @@ def load(
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"no codec is called {name!r}.{hint} Known: {', '.join(ARCHITECTURES)}.")
     architecture = ARCHITECTURES[name]
+    if isinstance(quality, (str, Path)):
+        quality, weights = None, quality
     if architecture.sizes is None and quality is not None:
         raise ValueError(f"{name} has one size only: leave quality out (got {quality!r}).")
     if architecture.sizes is not None and quality not in architecture.sizes:
         raise ValueError(f"{name} needs a quality out of {', '.join(map(str, architecture.sizes))} (got {quality!r}).")
-    codec = architecture.build(*architecture.sizes[quality]) if architecture.sizes else architecture.build()
+    shipped = CHECKPOINTS / SHIPPED.get(name, f"{name}.safetensors")
+    sizes, state = {}, None
+    if weights not in (None, "default"):
+        state = _read(Path(weights), name, quality)
+        if architecture.arguments:
+            try:
+                sizes = architecture.arguments(state)
+            except ValueError as error:
+                raise ValueError(f"{weights} holds no {name}: {error}") from error
+    codec = architecture.build(*(architecture.sizes[quality] if architecture.sizes else ()), **sizes)
     codec.name, codec.quality = name, quality
     codec.eval()
     if weights is None:
         return codec
 
-    shipped = CHECKPOINTS / SHIPPED.get(name, f"{name}.safetensors")
-    if weights != "default":
-        _fill(codec, _read(Path(weights), name, quality), Path(weights))
+    if state is not None:
+        _fill(codec, state, Path(weights))
     elif name in compressai.zoo.image_models:
         _fill(codec, *_fetch(name, quality, metric))
     elif shipped.is_file():
         _fill(codec, _read(shipped, name, quality), shipped)
     else:
         raise FileNotFoundError(
-            f"the shipped weights {shipped} are missing: restore the file from the repository, train the codec and "
-            f"write it with zoo.save, or take weights=None for a random start."
+            f"the shipped weights {shipped} are missing: restore the file from the repository, name one of your own, train "
+            f"the codec and write it with zoo.save, or take weights=None for a random start."
         )
     return codec
 
@@ -222,7 +243,7 @@ def _fill(codec: CompressionModel, state: dict[str, Tensor], source: Path | str)
             buffer.resize_(state[key].shape)
     try:
         codec.load_state_dict(state)
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, ValueError) as error:
         expected = codec.state_dict()
         wrong = [f"{key} is missing" for key in expected if key not in state]
         wrong += [f"{key} is unknown" for key in state if key not in expected]

@@ -1,0 +1,535 @@
+r"""LIC-TCM: Liu, Sun, Katto, "Learned Image Compression with Mixed Transformer-CNN Architectures" (CVPR 2023).
+
+The transforms mix convolutions (local) and attention within windows (less local), half of the channels each. The entropy model
+is a hyperprior that goes through the latent in slices of channels: each slice is coded knowing those before it, and what
+rounding took from it is predicted and given back. The parameters bear the official names, so the authors' checkpoints load.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from compressai.ans import RansDecoder, RansEncoder
+from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+from compressai.layers import (
+    AttentionBlock,
+    ResidualBlock,
+    ResidualBlockUpsample,
+    ResidualBlockWithStride,
+    conv1x1,
+    conv3x3,
+    subpel_conv3x3,
+)
+from compressai.models import CompressionModel
+from compressai.models.utils import remap_old_keys
+from compressai.ops import quantize_ste
+from compressai.zoo import load_state_dict
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+
+class WindowAttention(nn.Module):
+    r"""Self-attention among the pixels of a window, with a learned bias for each relative position.
+
+    .. math:: \mathrm{softmax}(Q K^\top / \sqrt d + B)\, V
+
+    Liu et al., "Swin Transformer" (ICCV 2021).
+    """
+
+    def __init__(self, channels: int, head_dim: int, window: int) -> None:
+        super().__init__()
+        self.heads, self.window = channels // head_dim, window
+        self.relative_position_params = nn.Parameter(torch.empty(self.heads, 2 * window - 1, 2 * window - 1))
+        nn.init.trunc_normal_(self.relative_position_params, std=0.02)
+        self.embedding_layer = nn.Linear(channels, 3 * channels)
+        self.linear = nn.Linear(channels, channels)
+        at = torch.arange(window)
+        apart = at[:, None] - at[None, :] + window - 1  # (from, to): the distance along one axis, counted from 0
+        index = apart[:, None, :, None] * (2 * window - 1) + apart[None, :, None, :]  # (row, column, row, column)
+        self.register_buffer("relative_index", index, persistent=False)
+
+    def forward(self, x: Tensor, shapes: list[tuple[int, int, int]]) -> Tensor:
+        """Pixels (P, C), window after window, of which there are (count, h, w) of each of the `shapes` -> the same."""
+        bias = self.relative_position_params.flatten(1)[:, self.relative_index].to(x.dtype)  # (heads, w, w, w, w)
+        out = []
+        parts = self.embedding_layer(x).split([count * h * w for count, h, w in shapes])
+        for (count, h, w), qkv in zip(shapes, parts, strict=True):
+            # (count h w, 3 heads d) -> 3 of (count, heads, h w, d)
+            q, k, v = qkv.reshape(count, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            within = bias[:, :h, :w, :h, :w].reshape(self.heads, h * w, h * w)
+            if torch.is_grad_enabled() and q.device.type == "cpu":
+                # No fused kernel gives a bias its gradient; and PyTorch's fallback is slower than its three steps.
+                scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+                attended = scores.add_(within).softmax(dim=-1) @ v
+            else:
+                attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=within[None].to(q.dtype))
+            out.append(
+                attended.transpose(1, 2).reshape(-1, x.shape[1])
+            )  # (count, heads, h w, d) -> (count h w, heads d)
+        return self.linear(torch.cat(out))
+
+
+class TransformerBlock(nn.Module):
+    """Window attention and a perceptron, each after a layer norm and around a shortcut; (N, H, W, C) -> the same.
+
+    H and W are multiples of the window. Where `shifted`, the grid of windows is moved by half of one. The usual way to do that
+    rolls the picture and masks what came from its other side; here the windows that the border cuts are just smaller. That
+    gives the same numbers, without rolling, masks, or scores that a mask throws away.
+    """
+
+    def __init__(self, channels: int, head_dim: int, window: int, drop_path: float, shifted: bool) -> None:
+        super().__init__()
+        self.ln1 = nn.LayerNorm(channels)
+        self.msa = WindowAttention(channels, head_dim, window)
+        self.ln2 = nn.LayerNorm(channels)
+        self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels))
+        self.drop_path = drop_path
+        self.shifted = shifted
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape
+        # A compiler traces through a cache, and says so: it gets the function itself.
+        find = window_order.__wrapped__ if torch.compiler.is_compiling() else window_order
+        order, inverse, shapes = find(tuple(size[:3]), self.msa.window, self.shifted, x.device)
+        # Every step but attention looks at one pixel at a time: the pixels stay in the windows' order throughout.
+        x = _Permute.apply(x.reshape(-1, size[3]), order, inverse)  # (N, H, W, C) -> (N H W, C)
+        x = x + self._dropped(self.msa(self.ln1(x), shapes), order, size)
+        x = x + self._dropped(self.mlp(self.ln2(x)), order, size)
+        return _Permute.apply(x, inverse, order).reshape(size)
+
+    def _dropped(self, branch: Tensor, order: Tensor, size: Sequence[int]) -> Tensor:
+        """Stochastic depth: in training, for some pictures of the batch, no branch at all."""
+        if not (self.training and self.drop_path):
+            return branch
+        kept = torch.rand(size[0], device=branch.device) >= self.drop_path
+        return branch * (kept / (1 - self.drop_path))[order // (size[1] * size[2]), None]
+
+
+@lru_cache(maxsize=64)
+def window_order(
+    size: tuple[int, int, int], window: int, shifted: bool, device: torch.device
+) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
+    """How to line up the pixels of N pictures H x W, so that those of a window stand together, and how to undo it.
+
+    Returns:
+        `order` and `inverse`, indices (N H W,), and for each shape of window (count, h, w) in that order.
+    """
+    index = torch.arange(math.prod(size), device=device).reshape(size)
+    half = window // 2
+    rows, columns = (([half, side - half] if shifted else [side]) for side in size[1:])
+    parts: dict[tuple[int, int], list[Tensor]] = {}
+    for strip in index.tensor_split(rows, dim=1):
+        for part in strip.tensor_split(columns, dim=2):
+            if part.numel():
+                h, w = min(window, part.shape[1]), min(window, part.shape[2])
+                # (N, rows h, columns w) -> (N rows columns, h w)
+                cells = part.reshape(size[0], -1, h, part.shape[2] // w, w).transpose(2, 3)
+                parts.setdefault((h, w), []).append(cells.reshape(-1, h * w))
+    shapes = [(sum(map(len, cells)), h, w) for (h, w), cells in parts.items()]
+    order = torch.cat([cells.flatten() for found in parts.values() for cells in found])
+    return order, order.argsort(), shapes
+
+
+class _Permute(torch.autograd.Function):
+    """Rows in another order; PyTorch's own gradient of indexing would add where moving is enough."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(order, inverse)
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        order, inverse = ctx.saved_tensors
+        return _Permute.apply(gradient, inverse, order), None, None
+
+
+class ConvTransBlock(nn.Module):
+    """Half of the channels through convolutions, half through window attention, then mixed; (N, 2 C, H, W) -> the same."""
+
+    def __init__(self, channels: int, head_dim: int, window: int, drop_path: float, shifted: bool) -> None:
+        super().__init__()
+        self.trans_block = TransformerBlock(channels, head_dim, window, drop_path, shifted)
+        self.conv1_1 = conv1x1(2 * channels, 2 * channels)
+        self.conv1_2 = conv1x1(2 * channels, 2 * channels)
+        self.conv_block = ResidualBlock(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, trans = self.conv1_1(x).chunk(2, dim=1)
+        conv = self.conv_block(conv) + conv
+        # (N, C, H, W) -> (N, H, W, C) and back: free of copies in channels_last
+        trans = self.trans_block(trans.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x + self.conv1_2(torch.cat((conv, trans), dim=1))
+
+
+class SwinBlock(nn.Module):
+    """Two transformer blocks, the second with shifted windows; (N, C, H, W) -> the same."""
+
+    def __init__(self, channels: int, head_dim: int, window: int) -> None:
+        super().__init__()
+        self.block_1 = TransformerBlock(channels, head_dim, window, 0.0, shifted=False)
+        self.block_2 = TransformerBlock(channels, head_dim, window, 0.0, shifted=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.block_1(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+
+class SWAtten(AttentionBlock):
+    """Attention over what a slice may know: gated by windows, in `width` channels inside; (N, C, H, W) -> the same."""
+
+    def __init__(self, channels: int, width: int, head_dim: int = 16, window: int = 8) -> None:
+        super().__init__(width)
+        self.non_local_block = SwinBlock(width, head_dim, window)
+        self.in_conv = conv1x1(channels, width)
+        self.out_conv = conv1x1(width, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.in_conv(x)
+        gate = torch.sigmoid(self.conv_b(self.non_local_block(x)))
+        return self.out_conv(torch.addcmul(x, self.conv_a(x), gate))
+
+
+class FastGaussianConditional(GaussianConditional):
+    """CompressAI's, with one search in the table of scales where it compares with each of them; the same indexes."""
+
+    def build_indexes(self, scales: Tensor) -> Tensor:
+        return torch.bucketize(self.lower_bound_scale(scales).contiguous(), self.scale_table[:-1], out_int32=True)
+
+
+class LatentShape(tuple):
+    """Height and width of z, as CompressAI's `shape`; it also remembers the `size` of the pictures, which decoding crops to."""
+
+    size: tuple[int, int]
+
+
+class TCM(CompressionModel):
+    r"""LIC-TCM, of 45.2, 59.1 and 76.6 million parameters at N = 64, 96 and 128 (the paper's small, medium, large).
+
+    Answers CompressAI's `forward`, `compress`, `decompress` and `update`. Pictures of any size from 1 x 1 are continued to
+    multiples of 128 by their last row and column, and cropped again. Each picture of a batch is coded by itself, so its bytes, and
+    what is decoded from them, are the same in any batch. Set `checkpointing` to compute the blocks of g_a and g_s a second time
+    in the backward pass instead of keeping what they computed.
+
+    Of the time for a forward pass at 256 x 384 with N = 64 on two CPU cores, TODO.
+
+    Args:
+        config: blocks in the three stages of g_a, then of g_s; h_a has as many as the first, h_mean_s and h_scale_s as the fourth.
+        head_dim: channels of an attention head in the same six stages; each divides N.
+        drop_path_rate: of stochastic depth in training, growing linearly from 0 to this over the blocks of g_a and g_s.
+        N: channels of each half of a mixed block, a multiple of 32.
+        M: channels of y.
+        num_slices: that y is coded in; divides M.
+        max_support_slices: how many of the first slices the later ones know; negative for all.
+        width: channels inside the entropy model, a multiple of 16; z has one and a half times as many. The paper has one width.
+
+    Raises:
+        ValueError: the numbers do not go together.
+
+    >>> codec = TCM(N=32, M=64, num_slices=2).eval()
+    >>> codec(torch.rand(1, 3, 70, 100))["x_hat"].shape
+    torch.Size([1, 3, 70, 100])
+    """
+
+    multiple = 128  # of both sides, in pixels: 16 in y times windows of 8
+
+    def __init__(
+        self,
+        config: Sequence[int] = (2,) * 6,
+        head_dim: Sequence[int] = (8, 16, 32, 32, 16, 8),
+        drop_path_rate: float = 0.0,
+        N: int = 128,
+        M: int = 320,
+        num_slices: int = 5,
+        max_support_slices: int = 5,
+        width: int = 128,
+    ) -> None:
+        super().__init__()
+        if len(config) != 6 or len(head_dim) != 6:
+            raise ValueError(f"config {config} and head_dim {head_dim}: six stages each, three of g_a and three of g_s")
+        if N % 32 or any(N % d for d in head_dim):
+            raise ValueError(f"N={N} is no multiple of 32, the hyperprior's head, and of head_dim {tuple(head_dim)}")
+        if M % num_slices or width % 16:
+            raise ValueError(f"M={M} is no multiple of num_slices={num_slices}, or width={width} none of 16")
+        self.config, self.head_dim = tuple(config), tuple(head_dim)
+        self.N, self.M, self.num_slices, self.width = N, M, num_slices, width
+        hyper = width * 3 // 2  # channels of z
+        # The last slice has num_slices - 1 before it: from there on, and below zero, every number means all of them.
+        self.max_support_slices = max_support_slices if 0 <= max_support_slices < num_slices - 1 else num_slices
+        self.checkpointing = False
+        depths = (drop_path_rate * i / max(sum(config) - 1, 1) for i in range(sum(config)))
+
+        def stage(blocks: int, head: int, window: int = 8, dropped: bool = True) -> list[nn.Module]:
+            return [
+                ConvTransBlock(N, head, window, next(depths) if dropped else 0.0, shifted=i % 2 == 1)
+                for i in range(blocks)
+            ]
+
+        def hyper_synthesis() -> nn.Sequential:
+            blocks = stage(config[3], 32, window=4, dropped=False)
+            return nn.Sequential(ResidualBlockUpsample(hyper, 2 * N), *blocks, subpel_conv3x3(2 * N, M, 2))
+
+        def context(channels: int) -> nn.Sequential:
+            return nn.Sequential(
+                *(conv3x3(channels, width * 7 // 4), nn.GELU(), conv3x3(width * 7 // 4, width), nn.GELU()),
+                conv3x3(width, M // num_slices),
+            )
+
+        self.g_a = nn.Sequential(
+            *(ResidualBlockWithStride(3, 2 * N), *stage(config[0], head_dim[0])),
+            *(ResidualBlockWithStride(2 * N, 2 * N), *stage(config[1], head_dim[1])),
+            *(ResidualBlockWithStride(2 * N, 2 * N), *stage(config[2], head_dim[2])),
+            conv3x3(2 * N, M, stride=2),
+        )
+        self.g_s = nn.Sequential(
+            *(ResidualBlockUpsample(M, 2 * N), *stage(config[3], head_dim[3])),
+            *(ResidualBlockUpsample(2 * N, 2 * N), *stage(config[4], head_dim[4])),
+            *(ResidualBlockUpsample(2 * N, 2 * N), *stage(config[5], head_dim[5])),
+            subpel_conv3x3(2 * N, 3, 2),
+        )
+        self.h_a = nn.Sequential(
+            ResidualBlockWithStride(M, 2 * N),
+            *stage(config[0], 32, window=4, dropped=False),
+            conv3x3(2 * N, hyper, stride=2),
+        )
+        self.h_mean_s, self.h_scale_s = hyper_synthesis(), hyper_synthesis()
+        # What slice i knows: what the hyperprior says, and the slices before it.
+        known = [M + M // num_slices * min(i, self.max_support_slices) for i in range(num_slices)]
+        self.atten_mean = nn.ModuleList(nn.Sequential(SWAtten(channels, width)) for channels in known)
+        self.atten_scale = nn.ModuleList(nn.Sequential(SWAtten(channels, width)) for channels in known)
+        self.cc_mean_transforms = nn.ModuleList(map(context, known))
+        self.cc_scale_transforms = nn.ModuleList(map(context, known))
+        self.lrp_transforms = nn.ModuleList(context(channels + M // num_slices) for channels in known)
+        self.entropy_bottleneck = EntropyBottleneck(hyper)
+        self.gaussian_conditional = FastGaussianConditional(None)
+
+    @property
+    def downsampling_factor(self) -> int:
+        """Pixels along one side of a picture for one element of z."""
+        return 64
+
+    @classmethod
+    def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> TCM:
+        """Build the network that a state dict was saved from, official ones included, and fill it.
+
+        Every argument follows from names and shapes but `drop_path_rate`, which leaves no trace in weights and is 0 here: set
+        it by building the network yourself, to train on with it.
+
+        Raises:
+            ValueError: this is no state dict of a TCM.
+        """
+        state = remap_old_keys("entropy_bottleneck", load_state_dict(state_dict))
+        model = cls(**arguments(state))
+        model.load_state_dict(state)
+        return model
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True) -> Any:
+        """As :meth:`torch.nn.Module.load_state_dict`, for CDF tables of any length.
+
+        Raises:
+            ValueError: the state dict is of a TCM of other sizes, or of another model.
+        """
+        if strict:
+            found = arguments(state_dict)
+            wrong = [
+                f"{key}={value}, here {getattr(self, key)}"
+                for key, value in found.items()
+                if getattr(self, key) != value
+            ]
+            if wrong:
+                raise ValueError(f"the weights are of a TCM with {'; '.join(wrong)}: build it by TCM.from_state_dict")
+        return super().load_state_dict(state_dict, strict)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        r"""Decoded pictures and the likelihoods of the latents, with noise in training and rounded otherwise.
+
+        Args:
+            x: (N, 3, H, W) in [0, 1].
+
+        Returns:
+            `x_hat` (N, 3, H, W), not clamped, and `likelihoods` of `y` (N, M, h, w) and `z` (N, 1.5 width, h / 4, w / 4), where
+            h and w are a sixteenth of the padded picture's sides.
+
+        Raises:
+            ValueError: x has another shape or range, or is empty.
+        """
+        _check(x)
+        y = self._run(self.g_a, _pad(x, self.multiple))
+        z = self.h_a(y)
+        _, z_likelihoods = self.entropy_bottleneck(z)
+        medians = self._medians(z)
+        hyper = self._hyper(quantize_ste(z - medians) + medians)
+        means, scales, y_hat = [], [], []
+        for i, slice_ in enumerate(y.chunk(self.num_slices, dim=1)):
+            mean, scale, support = self._predict(i, hyper, y_hat)
+            y_hat.append(self._corrected(i, support, quantize_ste(slice_ - mean) + mean))
+            means.append(mean)
+            scales.append(scale)
+        _, y_likelihoods = self.gaussian_conditional(y, torch.cat(scales, dim=1), torch.cat(means, dim=1))
+        x_hat = self._run(self.g_s, torch.cat(y_hat, dim=1))[..., : x.shape[2], : x.shape[3]]
+        return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
+
+    @torch.no_grad()
+    def compress(self, x: Tensor) -> dict[str, Any]:
+        """Code pictures (N, 3, H, W) in [0, 1]: `strings`, N of y and N of z, and the `shape` of z.
+
+        Raises:
+            ValueError: x has another shape or range, or is empty; or there are no CDF tables.
+        """
+        _check(x)
+        tables = self._tables()
+        y_strings, z_strings = [], []
+        for picture in _pad(x, self.multiple).split(1):
+            y = self._run(self.g_a, picture)
+            z = self.h_a(y)
+            z_strings += self.entropy_bottleneck.compress(z)
+            hyper = self._hyper(self.entropy_bottleneck.quantize(z, "dequantize", self._medians(z)))
+            symbols, scales, y_hat = [], [], []
+            for i, slice_ in enumerate(y.chunk(self.num_slices, dim=1)):
+                mean, scale, support = self._predict(i, hyper, y_hat)
+                symbols.append(self.gaussian_conditional.quantize(slice_, "symbols", mean))
+                scales.append(scale)
+                y_hat.append(self._corrected(i, support, symbols[-1] + mean))
+            indexes = self.gaussian_conditional.build_indexes(torch.cat(scales, dim=1))
+            # One string a picture, slice after slice, each in the order of channel, row, column.
+            coded = (torch.cat(symbols, dim=1).flatten().tolist(), indexes.flatten().tolist())
+            y_strings.append(RansEncoder().encode_with_indexes(*coded, *tables))
+        shape = LatentShape(z.shape[-2:])
+        shape.size = tuple(x.shape[-2:])
+        return {"strings": [y_strings, z_strings], "shape": shape}
+
+    @torch.no_grad()
+    def decompress(self, strings: Sequence[Sequence[bytes]], shape: Sequence[int]) -> dict[str, Tensor]:
+        """The pictures in `strings`, as `x_hat` (N, 3, H, W) in [0, 1]; what `forward` gives in eval mode, clamped.
+
+        With a plain tuple for `shape`, that of another program's header, the pictures keep their padding.
+
+        Raises:
+            ValueError: the strings are not N of y and N of z, or there are no CDF tables.
+        """
+        if len(strings) != 2 or len(strings[0]) != len(strings[1]) or not strings[0]:
+            raise ValueError(f"strings of {[len(s) for s in strings]} pictures: TCM has one of y and one of z for each")
+        tables = self._tables()
+        pictures = []
+        for y_string, z_string in zip(*strings, strict=True):
+            z_hat = self.entropy_bottleneck.decompress([z_string], tuple(shape))
+            hyper = self._hyper(z_hat)
+            decoder = RansDecoder()
+            decoder.set_stream(y_string)
+            y_hat: list[Tensor] = []
+            for i in range(self.num_slices):
+                mean, scale, support = self._predict(i, hyper, y_hat)
+                indexes = self.gaussian_conditional.build_indexes(scale)
+                symbols = decoder.decode_stream(indexes.flatten().tolist(), *tables)
+                symbols = torch.tensor(symbols, dtype=mean.dtype, device=mean.device).reshape(mean.shape)
+                y_hat.append(self._corrected(i, support, symbols + mean))
+            pictures.append(self._run(self.g_s, torch.cat(y_hat, dim=1)).clamp(0, 1))
+        height, width = getattr(shape, "size", pictures[0].shape[-2:])
+        return {"x_hat": torch.cat(pictures)[..., :height, :width]}
+
+    def _run(self, transform: nn.Sequential, x: Tensor) -> Tensor:
+        """g_a or g_s, in channels_last from the first block's output on.
+
+        The picture itself enters in PyTorch's default format: on the CPU, the backward pass of a 1 x 1 convolution with stride 2
+        on three channels in channels_last writes beyond its memory (torch 2.13).
+        """
+        for block in transform:
+            x = checkpoint(block, x, use_reentrant=False) if self.checkpointing and self.training else block(x)
+            large = x.shape[2] * x.shape[3] >= 4096
+            x = x.contiguous(memory_format=torch.channels_last if large else torch.contiguous_format)
+        return x
+
+    def _medians(self, z: Tensor) -> Tensor:
+        """(channels, 1, 1) -> (1, channels, 1, 1), as the type of z."""
+        return self.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1).to(z.dtype)
+
+    def _hyper(self, z_hat: Tensor) -> tuple[Tensor, Tensor]:
+        """What the hyperprior says of means and of scales, each (N, M, h, w)."""
+        return self.h_mean_s(z_hat), self.h_scale_s(z_hat)
+
+    def _predict(self, i: int, hyper: tuple[Tensor, Tensor], y_hat: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and scale of slice `i` given the slices before it, and the support of the mean."""
+        before = y_hat[: self.max_support_slices]
+        support = self.atten_mean[i](torch.cat([hyper[0], *before], dim=1))
+        scale = self.cc_scale_transforms[i](self.atten_scale[i](torch.cat([hyper[1], *before], dim=1)))
+        return self.cc_mean_transforms[i](support), scale, support
+
+    def _corrected(self, i: int, support: Tensor, y_hat: Tensor) -> Tensor:
+        """Latent residual prediction: slice `i` with a guess, of at most a half, of what its rounding took."""
+        return y_hat + 0.5 * torch.tanh(self.lrp_transforms[i](torch.cat([support, y_hat], dim=1)))
+
+    def _tables(self) -> tuple[list[list[int]], list[int], list[int]]:
+        """CDF tables, their lengths and offsets for the rANS coder, without the rows' unused ends."""
+        model = self.gaussian_conditional
+        if not model._quantized_cdf.numel():
+            raise ValueError("this TCM has no CDF tables: call update(force=True) after training, and before coding")
+        lengths = model._cdf_length.tolist()
+        rows = [row[:n].tolist() for row, n in zip(model._quantized_cdf.cpu(), lengths, strict=True)]
+        return rows, lengths, model._offset.tolist()
+
+
+def _pad(x: Tensor, multiple: int) -> Tensor:
+    height, width = x.shape[-2:]
+    return functional.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate").contiguous()
+
+
+def _check(x: Tensor) -> None:
+    if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+        raise ValueError(
+            f"pictures of {x.dtype} {tuple(x.shape)}: TCM takes floats (N, 3, H, W), red, green, blue in [0, 1]"
+        )
+    if not x.numel():
+        raise ValueError(f"an empty batch of shape {tuple(x.shape)}: TCM takes one picture or more, of 1 x 1 or more")
+    if not torch.compiler.is_compiling() and not bool(((x >= 0) & (x <= 1)).all()):  # false for NaN too
+        low, high = x.detach().aminmax()
+        raise ValueError(
+            f"pictures in [{low:.3g}, {high:.3g}]: TCM takes [0, 1] without NaN. Divide 8-bit values by 255"
+        )
+
+
+def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The constructor's arguments that a state dict, perhaps of a model in parallel, was made with.
+
+    Raises:
+        ValueError: it is not of a TCM.
+    """
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    try:
+        last = max(int(key.split(".")[1]) for key in state if key.startswith("g_a."))
+        channels, width = state[f"g_a.{last}.weight"].shape[0], state["g_a.0.conv1.weight"].shape[0] // 2
+        config, heads = [], []
+        for transform, boundary in (("g_a", "conv1"), ("g_s", "conv")):
+            # A stage begins with a residual block that resizes, and goes on with mixed blocks.
+            starts = sorted(
+                int(k.split(".")[1]) for k in state if re.fullmatch(rf"{transform}\.\d+\.{boundary}\.weight", k)
+            )
+            ends = [*starts[1:], max(int(k.split(".")[1]) for k in state if k.startswith(f"{transform}."))]
+            for start, end in zip(starts, ends, strict=True):
+                config.append(end - start - 1)
+                table = state.get(f"{transform}.{start + 1}.trans_block.msa.relative_position_params")
+                heads.append(32 if table is None else width // table.shape[0])
+        known = [
+            state[f"cc_mean_transforms.{i}.0.weight"].shape[1]
+            for i in range(sum(bool(re.fullmatch(r"cc_mean_transforms\.\d+\.0\.weight", k)) for k in state))
+        ]
+        slices = len(known)
+        support = (max(known) - channels) // (channels // slices)
+        return {
+            "config": tuple(config),
+            "head_dim": tuple(heads),
+            "N": width,
+            "M": channels,
+            "num_slices": slices,
+            "max_support_slices": support if support < slices - 1 else slices,
+            "width": state["atten_mean.0.0.in_conv.weight"].shape[0],
+        }
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"no state dict of a TCM ({type(error).__name__}: {error}); it has {len(state)} entries, such as "
+            f"{', '.join(list(state)[:3]) or 'none'}: take LIC-TCM weights, or load this file as what it was saved from"
+        ) from error
