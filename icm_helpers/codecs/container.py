@@ -165,8 +165,8 @@ def pad(x: Tensor, multiple: int) -> Tensor:
 def _many(work: Callable[[Any, Any], Any], codec: Any, items: Iterable[Any], workers: int | None) -> Iterator[Any]:
     workers = workers or min(os.cpu_count() or 1, 4)
     free: SimpleQueue[Any] = SimpleQueue()
-    for _ in range(workers):
-        free.put(_replica(codec) if isinstance(codec, nn.Module) else codec)
+    for replica in _replicas(codec, workers):
+        free.put(replica)
 
     def one(item: Any) -> Any:
         mine = free.get()
@@ -185,12 +185,16 @@ def _many(work: Callable[[Any, Any], Any], codec: Any, items: Iterable[Any], wor
             yield pending.popleft().result()
 
 
-def _replica(codec: CompressionModel) -> CompressionModel:
+def _replicas(codec: Any, count: int) -> list[Any]:
     """The same tensors in modules of their own, because coding watches what its modules do; their fingerprint is taken once."""
+    if not isinstance(codec, nn.Module):
+        return [codec] * count
     tensors = [*codec.parameters(), *codec.buffers()]
-    replica = copy.deepcopy(codec, {id(t): t for t in tensors})
-    replica.known_fingerprint = fingerprint(codec)
-    return replica
+    replicas = [copy.deepcopy(codec, {id(t): t for t in tensors}) for _ in range(count)]
+    known = fingerprint(codec)
+    for replica in replicas:
+        replica.known_fingerprint = known
+    return replicas
 
 
 def _fingerprint(codec: CompressionModel) -> bytes:

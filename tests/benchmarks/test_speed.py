@@ -1,0 +1,122 @@
+"""How much faster the codecs are than a straightforward implementation: ratios of two things measured in turn in one run.
+
+Run `make bench` on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from plain_tcm import PlainTCM
+
+from icm_helpers.codecs import container, zoo
+from icm_helpers.codecs.tcm import TCM
+
+
+@pytest.fixture(scope="module")
+def codec() -> TCM:
+    torch.manual_seed(0)
+    codec = TCM(N=64).eval()
+    codec.name, codec.quality = "tcm", None
+    codec.update(force=True)
+    return codec
+
+
+@pytest.fixture(scope="module")
+def plain(codec: TCM) -> PlainTCM:
+    return PlainTCM(codec).eval()
+
+
+def picture() -> torch.Tensor:
+    """Blocks and noise, (3, 256, 384): a random start codes it to about 2.6 bits per pixel."""
+    blocks = torch.rand(3, 16, 24).repeat_interleave(16, 1).repeat_interleave(16, 2)
+    return 0.8 * blocks + 0.2 * torch.rand(3, 256, 384)
+
+
+def ratio(benchmark, ours: Callable[[], object], plain: Callable[[], object], rounds: int) -> float:
+    """Least time of ours over least time of the straightforward way, the two in turn; also in the benchmark's table."""
+    times = []
+
+    def first() -> None:
+        start = time.perf_counter()
+        plain()
+        times.append(time.perf_counter() - start)
+
+    first()
+    ours()
+    times.clear()
+    benchmark.pedantic(ours, setup=first, rounds=rounds)
+    found = benchmark.stats.stats.min / min(times)
+    benchmark.extra_info["of the plain time"] = round(found, 3)
+    print(f"\n{benchmark.name}: {found:.2f} of the straightforward time, {min(times):.2f} s")
+    return found
+
+
+def test_the_plain_version_computes_the_same(codec, plain):
+    x = picture()[None]
+    with torch.no_grad():
+        torch.testing.assert_close(plain(x)["x_hat"], codec(x)["x_hat"], atol=1e-4, rtol=0)
+    assert plain.compress(x)["strings"] == codec.compress(x)["strings"]
+
+
+def test_forward(benchmark, codec, plain):
+    x = picture()[None]
+
+    def forward(model: TCM) -> None:
+        with torch.no_grad():
+            model(x)
+
+    assert ratio(benchmark, lambda: forward(codec), lambda: forward(plain), 10) < 0.7
+
+
+def test_a_training_step(benchmark, codec, plain):
+    x = picture()[None, :, :, :256]
+
+    def step(model: TCM) -> None:
+        model.train()
+        out = model(x)
+        bits = sum(-p.log2().sum() for p in out["likelihoods"].values())
+        (bits / 256**2 + 650 * (out["x_hat"] - x).square().mean()).backward()
+        model.zero_grad()
+        model.eval()
+
+    assert ratio(benchmark, lambda: step(codec), lambda: step(plain), 6) < 0.85
+
+
+def plainly(model: PlainTCM, pictures: list[torch.Tensor]) -> None:
+    for x in pictures:
+        coded = model.compress(x[None])
+        model.decompress(coded["strings"], coded["shape"])
+
+
+def test_compress_and_decompress(benchmark, codec, plain):
+    x = picture()
+    found = ratio(benchmark, lambda: codec.decompress(**codec.compress(x[None])), lambda: plainly(plain, [x]), 6)
+    assert found < 0.85
+
+
+def test_code_many(benchmark, codec, plain):
+    pictures = [picture() for _ in range(6)]
+
+    def many() -> None:
+        list(container.decode_many(codec, container.encode_many(codec, pictures)))
+
+    assert ratio(benchmark, many, lambda: plainly(plain, pictures), 3) < 0.75
+
+
+@pytest.mark.parametrize("name", ["tcm", "mean-scale-small"])
+def test_coding_many_at_once_against_one_by_one(benchmark, codec, name):
+    model = codec if name == "tcm" else zoo.load(name)
+    pictures = [picture() for _ in range(6 if name == "tcm" else 48)]
+
+    def many() -> None:
+        list(container.decode_many(model, container.encode_many(model, pictures)))
+
+    def one_by_one() -> None:
+        for x in pictures:
+            container.decode(model, container.encode(model, x))
+
+    assert ratio(benchmark, many, one_by_one, 3) < 1 / 1.5
