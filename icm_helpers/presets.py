@@ -39,8 +39,10 @@ class Study:
     train_images: int
     size: int  # side of scenes in pixels; 0: photographs at their own size
     codec: str  # a name that codecs.zoo knows
-    start: str  # the weights every run starts from: file in data/checkpoints @ its fingerprint, or none
-    scales: tuple[tuple[str, float], ...]  # losses, and what multiplies lmbda so that their rates overlap
+    start: str  # the weights every run starts from: file in data/checkpoints, or published (CompressAI's), @ fingerprint; or none
+    scales: tuple[
+        tuple[str, float], ...
+    ]  # losses, and what multiplies lmbda so that rates overlap; 0: run.scale, at the start
     lmbdas: tuple[float, ...]
     seeds: tuple[
         int, ...
@@ -269,7 +271,111 @@ SMOKE = replace(
 
 OBJECT_REGION_MSE: dict[str, tuple[Study, ...]] = {"smoke": (SMOKE,), "book": (SCENES, COCO_MINI), "paper": (PAPER,)}
 
-CHAPTERS: dict[str, dict[str, tuple[Study, ...]]] = {"object_region_mse": OBJECT_REGION_MSE}
+
+def _beside(study: Study) -> tuple[Recipe, ...]:
+    """The runs of the chapter on object regions that others compare with: MSE, its own loss, classical codecs, no compression."""
+    return tuple(
+        r
+        for r in study.recipes()
+        if r.method == "classical" or (r.method == "trained" and r.loss in ("mse", "object-region"))
+    )
+
+
+# Steps, batch, crops, start and learning rate are those of the runs beside. The scales are what `run.scale` finds, to two digits:
+# they make each distortion equal that of MSE, in the mean over 200 training crops, on the codec that all runs start from.
+DISTILL_SCENES = replace(
+    SCENES,
+    chapter="objectness_distillation",
+    scales=(("distill", 180.0), ("distill-boxes", 580.0), ("distill-objectness", 5100.0)),
+    seeds=(0, 1, 2),
+    seed_lmbdas=(0.001, 0.004),
+    anchors=(),
+    teacher="mask-rcnn-small",
+    task_weight=0.0,
+    finetune="none",
+    finetune_steps=0,
+    beside=_beside(SCENES),
+    hours=3.0,
+)
+
+# One change each, against the objectness of DISTILL_SCENES at the same lambdas. Scales as above.
+ABLATIONS = tuple(
+    replace(
+        DISTILL_SCENES,
+        scales=(("distill-objectness", scale),),
+        lmbdas=DISTILL_SCENES.seed_lmbdas,
+        seeds=(0,),
+        seed_lmbdas=(),
+        beside=(),
+        hours=0.3,
+        **change,
+    )
+    for scale, change in (
+        (6100.0, {"levels": "p2"}),
+        (13000.0, {"levels": "p5"}),
+        (7900.0, {"reduction": "mean"}),
+        (5500.0, {"objectness": "decoded"}),
+        (5600.0, {"temperature": 0.5}),
+        (3600.0, {"temperature": 2.0}),
+    )
+)
+
+DISTILL_COCO_MINI = replace(
+    COCO_MINI,
+    chapter="objectness_distillation",
+    scales=(("distill", 150.0), ("distill-boxes", 240.0), ("distill-objectness", 2500.0)),
+    anchors=(),
+    teacher="yolov5n",
+    refine_scales=(("mse", 1.0), ("distill", 150.0), ("distill-boxes", 240.0), ("distill-objectness", 2500.0)),
+    refine_judges=2,
+    refine_lmbdas=(0.002, 0.005, 0.01, 0.02),
+    beside=_beside(COCO_MINI),
+    hours=6.0,
+)
+
+# The paper: cheng2020-attn as CompressAI publishes it, 50 epochs of COCO 2017, Adam at 1e-4, from the 40th epoch at a tenth of it
+# (as train.Schedule does after 80 % of the steps), and for each task one detector, which is teacher and judge. It gives neither
+# batch nor crop nor lambdas, nor which of the six published codecs: 16 crops of 256 pixels from the fourth are ours.
+DISTILL_PAPER = tuple(
+    replace(
+        PAPER,
+        chapter="objectness_distillation",
+        codec="cheng2020-attn-q4",
+        start="published@f7b0ccf2",
+        scales=(("mse", 1.0), ("distill", 0.0), ("distill-boxes", 0.0), ("distill-objectness", 0.0)),
+        steps=50 * 118_287 // 16,
+        batch=16,
+        patch=256,
+        lr=1e-4,
+        precision="32-true",
+        detectors=(detector, "yolov5n"),
+        teacher=detector,
+        task_weight=0.0,
+        hours=1500.0,
+    )
+    for detector in ("faster-rcnn-d2", "mask-rcnn-d2")
+)
+
+DISTILL_SMOKE = replace(
+    SMOKE,
+    chapter="objectness_distillation",
+    scales=(("mse", 1.0), *DISTILL_SCENES.scales),
+    anchors=(("jpeg", (20, 60)),),
+    task_weight=0.0,
+    finetune="none",
+    finetune_steps=0,
+)
+
+OBJECTNESS_DISTILLATION: dict[str, tuple[Study, ...]] = {
+    "smoke": (DISTILL_SMOKE,),
+    "book": (DISTILL_SCENES, DISTILL_COCO_MINI, *ABLATIONS),
+    "paper": DISTILL_PAPER,
+}
+
+CHAPTERS: dict[str, dict[str, tuple[Study, ...]]] = {
+    "object_region_mse": OBJECT_REGION_MSE,
+    "objectness_distillation": OBJECTNESS_DISTILLATION,
+}
 
 
 def studies(chapter: str, preset: str = "book", **overrides: Any) -> tuple[Study, ...]:

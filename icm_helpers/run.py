@@ -199,7 +199,7 @@ def recipe_objective(recipe: Recipe, device: torch.device) -> train.Objective:
     names = ("levels", "reduction", "temperature", "objectness")
     return objective(
         recipe.loss,
-        recipe.lmbda * recipe.scale,
+        recipe.lmbda * (recipe.scale or scale(recipe, device=device)),
         teacher,
         recipe.lmbda * recipe.task_weight,
         **({name: getattr(recipe, name) for name in names} if recipe.loss in presets.DISTILLED else {}),
@@ -212,21 +212,22 @@ def _teacher(name: str, device: torch.device) -> Any:
 
 
 @torch.no_grad()
-def scale(recipe: Recipe, crops: int = 200) -> float:
-    """What makes a recipe's distortion equal that of MSE at its start, in the mean over its first training crops.
+def scale(recipe: Recipe, crops: int = 200, device: torch.device | None = None) -> float:
+    """What makes a recipe's distortion equal that of MSE at its start, in the mean over the first training crops of seed 0.
 
     Multiplied by it, one ladder of lambdas serves all losses. Measured once, on the codec that all trainings start from.
     """
-    model, device = codec(recipe), torch.device("cpu")
-    found = {"mse": 0.0, recipe.loss: 0.0}
-    terms = {"mse": objective("mse", 1.0), recipe.loss: recipe_objective(replace(recipe, lmbda=1.0, scale=1.0), device)}
+    device = device or torch.device("cpu")
+    recipe = replace(recipe, lmbda=1.0, scale=1.0, seed=0)
+    model, found = codec(recipe).to(device), torch.zeros(2)
+    objectives = objective("mse", 1.0), recipe_objective(recipe, device)
     items = _crops(recipe, data(recipe, "train", recipe.train_images), crops)
     for i in range(crops):
-        batch = collate([items[i]])
-        out = model(batch[0])
-        for loss, of in terms.items():
-            found[loss] += of(lambda _, out=out: out, batch)["distortion"].item()
-    return found["mse"] / found[recipe.loss]
+        x, *rest = collate([items[i]])
+        out = model(x.to(device))
+        for k, terms in enumerate(objectives):
+            found[k] += terms(lambda _, out=out: out, (x.to(device), *rest))["distortion"].item()
+    return (found[0] / found[1]).item()
 
 
 def _crops(recipe: Recipe, images: datasets.CocoDataset, length: int) -> datasets.Crops:
