@@ -146,7 +146,7 @@ class Distillation:
         self, x: Tensor, objects: list[dict[str, Tensor]] | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
         """The original pictures' features and the weights, where these do not depend on the codec: one pass of the teacher."""
-        x, weights = container.pad(x, STRIDE), None
+        x, weights = _continued(x), None
         if self.loss == "distill-objectness" and self.objectness == "original":
             feats, logits = self.teacher.features_and_objectness(x)
             feats = self._chosen(feats)
@@ -164,7 +164,7 @@ class Distillation:
         """Loss, rate and distortion of a codec's answer, given what :meth:`clean` found."""
         x_hat = out["x_hat"].float()
         bpp = losses.rate(out["likelihoods"], x_hat.shape[0] * x_hat.shape[2] * x_hat.shape[3])
-        x_hat = container.pad(x_hat, STRIDE)
+        x_hat = _continued(x_hat)
         if self.loss == "distill-objectness" and weights is None:
             feats_hat, logits = self.teacher.features_and_objectness(x_hat)
             weights = self._weights(logits, feats)
@@ -182,6 +182,10 @@ class Distillation:
         if missing := set(self.levels.split("+")) - feats.keys():
             raise ValueError(f"the teacher has no level {', '.join(sorted(missing))}; it has {', '.join(feats)}")
         return {level: feats[level] for level in self.levels.split("+")}
+
+
+def _continued(x: Tensor) -> Tensor:
+    return container.pad(x, STRIDE) if x.shape[2] % STRIDE or x.shape[3] % STRIDE else x
 
 
 def _sizes(feats: dict[str, Tensor]) -> dict[str, tuple[int, int]]:
@@ -668,7 +672,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--codec", default="mean-scale-small", help="architecture, by the zoo's name")
     named = ["mse", "object-region", "task", *presets.DISTILLED]
     sub.add_argument("--loss", default="mse", choices=named, help="what distortion means")
-    sub.add_argument("--lmbda", type=float, default=0.01, help="weight of the distortion")
+    sub.add_argument(
+        "--lmbda",
+        type=float,
+        default=0.01,
+        help="weight of the distortion; distillation needs hundreds: see scales in presets.py",
+    )
     sub.add_argument(
         "--teacher", default="mask-rcnn-small", help="detector whose loss --loss task adds, or whose features distill"
     )
