@@ -17,14 +17,19 @@ from tqdm import tqdm
 from icm_helpers import datasets, evaluate, results, train
 from icm_helpers.codecs import container
 from icm_helpers.codecs.zoo import CHECKPOINTS
-from icm_helpers.tasks.mask_rcnn import SmallMaskRCNN
+from icm_helpers.tasks.detectron2 import Detectron2
+from icm_helpers.tasks.mask_rcnn import SmallFasterRCNN, SmallMaskRCNN
 from icm_helpers.tasks.onnx import YOLOX
 from icm_helpers.tasks.rcnn import COCORCNN
 from icm_helpers.tasks.yolo import YOLO
 from icm_helpers.tasks.yolov5 import YOLOv5
 
 WEIGHTS = results.ROOT / "data" / "weights"  # where `python -m icm_helpers.datasets fetch` puts them
-TRAINABLE: Mapping[str, type[SmallMaskRCNN] | type[YOLO]] = {"mask-rcnn-small": SmallMaskRCNN, "yolov5n-scenes": YOLO}
+TRAINABLE: Mapping[str, type[SmallMaskRCNN] | type[YOLO]] = {
+    "mask-rcnn-small": SmallMaskRCNN,
+    "faster-rcnn-small": SmallFasterRCNN,
+    "yolov5n-scenes": YOLO,
+}
 _SAME = {"4f180cf2": "ff6f13e9"}  # YOLOv5n's official file holds the tensors of the safetensors that recipes name
 
 
@@ -39,11 +44,14 @@ def _yolov5n() -> Path:
 
 _SOURCES: Mapping[str, tuple[Callable[[], Path], Callable[[Path], Any]]] = {
     "mask-rcnn-small": (lambda: CHECKPOINTS / "mask-rcnn-small.safetensors", SmallMaskRCNN.from_weights),
+    "faster-rcnn-small": (lambda: CHECKPOINTS / "faster-rcnn-small.safetensors", SmallFasterRCNN.from_weights),
     "yolov5n-scenes": (lambda: CHECKPOINTS / "yolov5n-scenes.safetensors", YOLO.from_weights),
     "yolov5n": (_yolov5n, YOLOv5.from_weights),
     "yolox-nano": (lambda: _real("weights_yolox_nano/yolox_nano.onnx"), YOLOX.from_weights),
     "faster-rcnn-r50": (lambda: WEIGHTS / "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", COCORCNN.from_weights),
     "mask-rcnn-r50": (lambda: WEIGHTS / "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", COCORCNN.from_weights),
+    "faster-rcnn-d2": (lambda: WEIGHTS / "faster_rcnn_R_50_FPN_3x-280758.pkl", Detectron2.from_weights),
+    "mask-rcnn-d2": (lambda: WEIGHTS / "mask_rcnn_R_50_FPN_3x-f10217.pkl", Detectron2.from_weights),
 }
 FINETUNE = train.Schedule(steps=200, batch=16, lr=3e-4, warmup=20, milestones=(0.6, 0.85), clip=5.0)
 """How a detector is trained on decoded pictures; a recipe says for how many steps."""

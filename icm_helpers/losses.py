@@ -6,9 +6,11 @@ the same; a paper's idea lies in :math:`\mathcal D`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss
+from torch.nn.functional import interpolate, mse_loss
 
 PEAK = 255.0
 """Distortions are given on the 8-bit scale, as the codecs' own training code does: :math:`255^2\\,\\mathrm{MSE}`."""
@@ -86,3 +88,120 @@ def rate_distortion(
     bpp = rate(out["likelihoods"], x.shape[0] * x.shape[2] * x.shape[3])
     distortion = PEAK**2 * masked_mse(x, out["x_hat"], mask)
     return {"loss": bpp + lmbda * distortion, "bpp": bpp, "distortion": distortion}
+
+
+def feature_distillation(
+    feats: Mapping[str, Tensor], feats_hat: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    r"""Distance of a detector's features: :math:`\mathcal D = \frac{1}{N} \sum_i \overline{W_i \odot (F_i - \hat F_i)^2}`.
+
+    Eq. 2 of Iino et al. (GCCE 2023) without weights, eq. 3 with :func:`box_weights`, eq. 4 with :func:`objectness_weights`. The
+    mean runs over all cells, channels and images of a level, the sum over the N levels: an image whose weights are
+    small weighs little.
+
+    Args:
+        feats, feats_hat: level -> features of the original and of the decoded images, (N, C, h, w); C, h, w differ between levels.
+        weights: level -> (N, 1, h, w), the same for all channels; None for ones. No gradient flows into them.
+
+    Raises:
+        ValueError: levels or shapes differ, or features hold NaN or infinity.
+
+    >>> a, b = {"p2": torch.zeros(1, 8, 4, 4)}, {"p2": torch.ones(1, 8, 4, 4)}
+    >>> feature_distillation(a, b).item(), feature_distillation(a, b, {"p2": torch.full((1, 1, 4, 4), 0.25)}).item()
+    (1.0, 0.25)
+    """
+    if not feats or feats.keys() != feats_hat.keys() or (weights is not None and weights.keys() != feats.keys()):
+        named = [", ".join(maps) or "none" for maps in (feats, feats_hat, weights or {})]
+        raise ValueError(f"levels differ: {named[0]} of the original, {named[1]} decoded, {named[2]} of weights")
+    total = torch.zeros((), device=next(iter(feats.values())).device)
+    for level, f in feats.items():
+        f_hat = feats_hat[level]
+        if f.shape != f_hat.shape:
+            raise ValueError(f"features {level} differ in shape: {tuple(f.shape)} and {tuple(f_hat.shape)}")
+        error = (f - f_hat).square()
+        if weights is not None:
+            if weights[level].shape != (f.shape[0], 1, *f.shape[2:]):
+                wanted = (f.shape[0], 1, *f.shape[2:])
+                raise ValueError(f"weights {level} must have shape {wanted}, not {tuple(weights[level].shape)}")
+            error = error * weights[level].detach()
+        distance = error.mean()
+        # Looked for in the mean, where one of them would show; also in features that a weight of zero hides.
+        if not distance.isfinite():
+            raise ValueError(
+                f"features {level} hold NaN or infinity: what made the images, perhaps a diverged codec, is broken"
+            )
+        total = total + distance
+    return total / len(feats)
+
+
+def objectness_weights(
+    logits: Mapping[str, Tensor],
+    sizes: Mapping[str, tuple[int, int]],
+    reduction: str = "max",
+    temperature: float = 1.0,
+) -> dict[str, Tensor]:
+    r"""How probably there is an object: :math:`O = \max_a \sigma(l_a / T)` over the anchors a of each cell, as weights (eq. 4).
+
+    The paper does not say how several anchors become one number: `max` asks whether any of them sees an object, `mean` how many do.
+
+    Args:
+        logits: level -> (N, A, h, w), what the region proposal network gives for A anchors a cell.
+        sizes: level -> (h, w) of the features to weight; other sizes are resized to (bilinear).
+        reduction: `max` or `mean` over anchors.
+        temperature: positive; below 1 sharpens, above 1 softens.
+
+    Returns:
+        level -> (N, 1, h, w) in [0, 1], detached.
+
+    Raises:
+        ValueError: unknown reduction, temperature not positive, or a level without logits.
+
+    >>> logits = {"p2": torch.tensor([0.0, -50.0]).reshape(1, 2, 1, 1).expand(1, 2, 4, 4)}
+    >>> [objectness_weights(logits, {"p2": (4, 4)}, how)["p2"].mean().item() for how in ("max", "mean")]
+    [0.5, 0.25]
+    """
+    if reduction not in ("max", "mean"):
+        raise ValueError(f"reduction must be max or mean, not {reduction!r}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
+    if missing := sizes.keys() - logits.keys():
+        raise ValueError(f"no objectness for {', '.join(sorted(missing))}; there is {', '.join(logits) or 'none'}")
+    weights = {}
+    for level, size in sizes.items():
+        probability = (logits[level].detach() / temperature).sigmoid()
+        # (N, A, h, w) -> (N, 1, h, w)
+        o = probability.amax(1, keepdim=True) if reduction == "max" else probability.mean(1, keepdim=True)
+        weights[level] = o if o.shape[2:] == size else interpolate(o, size, mode="bilinear", align_corners=False)
+    return weights
+
+
+def box_weights(
+    boxes: Sequence[Tensor], sizes: Mapping[str, tuple[int, int]], image_size: tuple[int, int]
+) -> dict[str, Tensor]:
+    """The true boxes as weights (eq. 3): 1 in every cell that a box touches, 0 elsewhere, at each level's resolution.
+
+    Args:
+        boxes: for each image (n, 4), x1 y1 x2 y2 in its pixels; n may be 0.
+        sizes: level -> (h, w) of the features to weight.
+        image_size: height and width of the images in pixels, which the features cover.
+
+    Returns:
+        level -> (N, 1, h, w) in {0, 1}, on the device of the boxes.
+
+    >>> box_weights([torch.tensor([[4.0, 0.0, 9.0, 4.0]])], {"p2": (2, 4)}, (8, 16))["p2"][0, 0]
+    tensor([[0., 1., 1., 0.],
+            [0., 0., 0., 0.]])
+    """
+    height, width = image_size
+    weights = {}
+    for level, (h, w) in sizes.items():
+        maps = []
+        for found in boxes:
+            scaled = found * found.new_tensor([w / width, h / height] * 2)
+            x0, y0, x1, y1 = (v[:, None] for v in scaled.unbind(-1))  # (n, 1) each
+            x, y = (torch.arange(n, device=found.device) for n in (w, h))
+            # Cell x covers [x, x + 1): a box touches it where the two overlap. -> (n, h, w)
+            touched = ((y + 1 > y0) & (y < y1))[:, :, None] & ((x + 1 > x0) & (x < x1))[:, None, :]
+            maps.append(touched.any(0)[None])
+        weights[level] = torch.stack(maps).float()
+    return weights

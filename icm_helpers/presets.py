@@ -16,9 +16,14 @@ DETECTORS = {
     "yolov5n": "ff6f13e9",
     "faster-rcnn-r50": "258fb6c6",
     "mask-rcnn-r50": "bf2d0c1e",
+    "faster-rcnn-d2": "3c25caca",
+    "mask-rcnn-d2": "9a737e29",
     "yolox-nano": "e8af0749",
 }
 """Recognition models and the first digits of the SHA-256 of their weights: measured with other weights, a record is another one."""
+
+DISTILLED = ("distill", "distill-boxes", "distill-objectness")
+"""Losses that compare a teacher's features: with equal weights, the true boxes', or objectness'."""
 
 FINETUNED = "-finetuned"
 """Ends the name, in a record, of a detector that was trained further on what the record's codec decodes."""
@@ -34,10 +39,14 @@ class Study:
     train_images: int
     size: int  # side of scenes in pixels; 0: photographs at their own size
     codec: str  # a name that codecs.zoo knows
-    start: str  # the weights every run starts from: file in data/checkpoints @ its fingerprint, or none
-    scales: tuple[tuple[str, float], ...]  # losses, and what multiplies lmbda so that their rates overlap
+    start: str  # the weights every run starts from: file in data/checkpoints, or published (CompressAI's), @ fingerprint; or none
+    scales: tuple[
+        tuple[str, float], ...
+    ]  # losses, and what multiplies lmbda so that rates overlap; 0: run.scale, at the start
     lmbdas: tuple[float, ...]
-    seeds: tuple[int, ...]  # the first has every loss and judge; the others the cheap losses and the first judge
+    seeds: tuple[
+        int, ...
+    ]  # the first has every lambda, loss and judge; the others the cheap losses and the first judge
     steps: int
     batch: int
     patch: int  # pixels
@@ -48,18 +57,26 @@ class Study:
     anchors: tuple[
         tuple[str, tuple[int, ...]], ...
     ]  # classical codecs and their qualities (JPEG, WebP, AVIF) or QPs (HEVC, VVC)
-    teacher: str = "none"  # the detector whose own loss the loss `task` adds
+    seed_lmbdas: tuple[float, ...] = ()  # those of the other seeds; all where empty
+    teacher: str = "none"  # the detector whose own loss the loss `task` adds, or whose features distillation compares
     task_weight: float = 0.0  # of that loss, times lmbda
     finetune: str = "none"  # the detector that is also judged after training on what each trained codec decodes
     finetune_steps: int = 0
-    refine_lmbdas: tuple[float, ...] = ()  # the loss microscope's ladder
+    levels: str = "all"  # of the teacher's pyramid, such as p2+p3
+    reduction: str = "max"  # max | mean: of objectness over anchors
+    temperature: float = 1.0  # of objectness
+    objectness: str = "original"  # original | decoded: in which picture it is seen
+    refine_scales: tuple[tuple[str, float], ...] = ()  # the loss microscope's losses; `scales` where empty
+    refine_judges: int = 1  # how many of the detectors judge what it refined
+    refine_lmbdas: tuple[float, ...] = ()  # its ladder
     refine_steps: int = 0
     refine_lr: float = 0.1  # of the latents, in rounding intervals
     ledger: bool = True  # False: measured on the spot and written nowhere
+    beside: tuple[Recipe, ...] = ()  # runs of another chapter that this one's are compared with
     hours: float = 0.0  # estimated cost of the whole grid on the hardware the preset is meant for
 
     def recipes(self) -> list[Recipe]:
-        """Every run of the study: trained codecs, refined latents, classical anchors, and the uncompressed images.
+        """Every run of the study: trained codecs, refined latents, classical anchors, uncompressed images, and those beside.
 
         Raises:
             ValueError: a detector is unknown.
@@ -73,7 +90,7 @@ class Study:
             method="trained",
             detectors=tuple(map(fingerprinted, self.detectors)),
         )
-        teacher, finetuned = (n if n == "none" else fingerprinted(n) for n in (self.teacher, self.finetune))
+        finetuned = self.finetune if self.finetune == "none" else fingerprinted(self.finetune)
         first = self.seeds[0]
         whole = {"detectors": base.detectors, "finetuned": finetuned, "finetune_steps": self.finetune_steps}
         trained = [
@@ -92,10 +109,10 @@ class Study:
                 precision=self.precision,
                 train_images=self.train_images,
                 **(whole if seed == first else {"detectors": base.detectors[:1]}),
-                **({"teacher": teacher, "task_weight": self.task_weight} if loss == "task" else {}),
+                **self._taught(loss),
             )
             for seed in self.seeds
-            for lmbda in self.lmbdas
+            for lmbda in (self.lmbdas if seed == first else self.seed_lmbdas or self.lmbdas)
             for loss, scale in self.scales
             if loss != "task" or seed == first  # the dearest training by far
         ]
@@ -103,24 +120,38 @@ class Study:
             replace(
                 base,
                 method="refined",
-                detectors=base.detectors[:1],
+                detectors=base.detectors[: self.refine_judges],
                 loss=loss,
                 lmbda=lmbda,
                 scale=scale,
                 start=self.start,
                 steps=self.refine_steps,
                 lr=self.refine_lr,
+                **self._taught(loss),
             )
             for lmbda in self.refine_lmbdas
-            for loss, scale in self.scales
-            if loss != "task"  # the microscope knows masks, not detectors
+            for loss, scale in self.refine_scales or self.scales
+            if loss != "task"  # a task loss needs objects as crops bring them
         ]
         classical = [
             replace(base, method="classical", codec=name, lmbda=float(quality))
             for name, qualities in self.anchors
             for quality in qualities
         ]
-        return [*trained, *refined, *classical, replace(base, method="classical", codec="png")]
+        uncompressed = [replace(base, method="classical", codec="png")] if classical else []
+        return [*trained, *refined, *classical, *uncompressed, *self.beside]
+
+    def _taught(self, loss: str) -> dict[str, Any]:
+        """The fields of a recipe that concern the teacher."""
+        if loss != "task" and loss not in DISTILLED:
+            return {}
+        taught: dict[str, Any] = {"teacher": fingerprinted(self.teacher)}
+        if loss == "task":
+            return taught | {"task_weight": self.task_weight}
+        taught["levels"] = self.levels
+        if loss == "distill-objectness":
+            taught |= {k: getattr(self, k) for k in ("reduction", "temperature", "objectness")}
+        return taught
 
 
 def fingerprinted(detector: str) -> str:
@@ -240,7 +271,111 @@ SMOKE = replace(
 
 OBJECT_REGION_MSE: dict[str, tuple[Study, ...]] = {"smoke": (SMOKE,), "book": (SCENES, COCO_MINI), "paper": (PAPER,)}
 
-CHAPTERS: dict[str, dict[str, tuple[Study, ...]]] = {"object_region_mse": OBJECT_REGION_MSE}
+
+def _beside(study: Study) -> tuple[Recipe, ...]:
+    """The runs of the chapter on object regions that others compare with: MSE, its own loss, classical codecs, no compression."""
+    return tuple(
+        r
+        for r in study.recipes()
+        if r.method == "classical" or (r.method == "trained" and r.loss in ("mse", "object-region"))
+    )
+
+
+# Steps, batch, crops, start and learning rate are those of the runs beside. The scales are what `run.scale` finds, to two digits:
+# they make each distortion equal that of MSE, in the mean over 200 training crops, on the codec that all runs start from.
+DISTILL_SCENES = replace(
+    SCENES,
+    chapter="objectness_distillation",
+    scales=(("distill", 180.0), ("distill-boxes", 580.0), ("distill-objectness", 5100.0)),
+    seeds=(0, 1, 2),
+    seed_lmbdas=(0.001, 0.004),
+    anchors=(),
+    teacher="mask-rcnn-small",
+    task_weight=0.0,
+    finetune="none",
+    finetune_steps=0,
+    beside=_beside(SCENES),
+    hours=3.0,
+)
+
+# One change each, against the objectness of DISTILL_SCENES at the same lambdas. Scales as above.
+ABLATIONS = tuple(
+    replace(
+        DISTILL_SCENES,
+        scales=(("distill-objectness", scale),),
+        lmbdas=DISTILL_SCENES.seed_lmbdas,
+        seeds=(0,),
+        seed_lmbdas=(),
+        beside=(),
+        hours=0.3,
+        **change,
+    )
+    for scale, change in (
+        (6100.0, {"levels": "p2"}),
+        (13000.0, {"levels": "p5"}),
+        (7900.0, {"reduction": "mean"}),
+        (5500.0, {"objectness": "decoded"}),
+        (5600.0, {"temperature": 0.5}),
+        (3600.0, {"temperature": 2.0}),
+    )
+)
+
+DISTILL_COCO_MINI = replace(
+    COCO_MINI,
+    chapter="objectness_distillation",
+    scales=(("distill", 150.0), ("distill-boxes", 240.0), ("distill-objectness", 2500.0)),
+    anchors=(),
+    teacher="yolov5n",
+    refine_scales=(("mse", 1.0), ("distill", 150.0), ("distill-boxes", 240.0), ("distill-objectness", 2500.0)),
+    refine_judges=2,
+    refine_lmbdas=(0.002, 0.005, 0.01, 0.02),
+    beside=_beside(COCO_MINI),
+    hours=6.0,
+)
+
+# The paper: cheng2020-attn as CompressAI publishes it, 50 epochs of COCO 2017, Adam at 1e-4, from the 40th epoch at a tenth of it
+# (as train.Schedule does after 80 % of the steps), and for each task one detector, which is teacher and judge. It gives neither
+# batch nor crop nor lambdas, nor which of the six published codecs: 16 crops of 256 pixels from the fourth are ours.
+DISTILL_PAPER = tuple(
+    replace(
+        PAPER,
+        chapter="objectness_distillation",
+        codec="cheng2020-attn-q4",
+        start="published@f7b0ccf2",
+        scales=(("mse", 1.0), ("distill", 0.0), ("distill-boxes", 0.0), ("distill-objectness", 0.0)),
+        steps=50 * 118_287 // 16,
+        batch=16,
+        patch=256,
+        lr=1e-4,
+        precision="32-true",
+        detectors=(detector, "yolov5n"),
+        teacher=detector,
+        task_weight=0.0,
+        hours=1500.0,
+    )
+    for detector in ("faster-rcnn-d2", "mask-rcnn-d2")
+)
+
+DISTILL_SMOKE = replace(
+    SMOKE,
+    chapter="objectness_distillation",
+    scales=(("mse", 1.0), *DISTILL_SCENES.scales),
+    anchors=(("jpeg", (20, 60)),),
+    task_weight=0.0,
+    finetune="none",
+    finetune_steps=0,
+)
+
+OBJECTNESS_DISTILLATION: dict[str, tuple[Study, ...]] = {
+    "smoke": (DISTILL_SMOKE,),
+    "book": (DISTILL_SCENES, DISTILL_COCO_MINI, *ABLATIONS),
+    "paper": DISTILL_PAPER,
+}
+
+CHAPTERS: dict[str, dict[str, tuple[Study, ...]]] = {
+    "object_region_mse": OBJECT_REGION_MSE,
+    "objectness_distillation": OBJECTNESS_DISTILLATION,
+}
 
 
 def studies(chapter: str, preset: str = "book", **overrides: Any) -> tuple[Study, ...]:

@@ -35,7 +35,7 @@ PACKAGES = (
 )
 
 Record = dict[str, Any]
-_LATER = {"teacher", "task_weight", "finetuned", "finetune_steps"}
+_LATER = {"teacher", "task_weight", "finetuned", "finetune_steps", "levels", "reduction", "temperature", "objectness"}
 
 
 class LedgerError(RuntimeError):
@@ -51,7 +51,11 @@ class Recipe:
     hexadecimal digits of the SHA-256 of the weights file, so a record made with other weights is another record.
 
     `teacher` is the frozen detector whose own loss takes part in the training (loss `task`), with the weight `task_weight` times
-    `lmbda`. `finetuned` is a detector that is trained for `finetune_steps` on what this very codec decodes, and then judges it too.
+    `lmbda`, or whose features are compared (`distill`, `distill-boxes`, `distill-objectness`): those of `levels` (`all`, or names
+    joined by `+`), weighted by `objectness` in the `original` or the `decoded` picture, after a `reduction` over anchors, at a
+    `temperature`.
+
+    `finetuned` is a detector that is trained for `finetune_steps` on what this very codec decodes, and then judges it too.
     """
 
     chapter: str
@@ -77,6 +81,10 @@ class Recipe:
     task_weight: float = 0.0
     finetuned: str = "none"
     finetune_steps: int = 0
+    levels: str = "all"
+    reduction: str = "max"
+    temperature: float = 1.0
+    objectness: str = "original"
 
     @property
     def run_id(self) -> str:

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor
 from icm_helpers import datasets, evaluate, grid, judges, latents, losses, presets, results, train
 from icm_helpers.codecs import classical, container, ffmpeg, zoo
 from icm_helpers.results import ROOT, Recipe, Record
+from icm_helpers.tasks.teacher import STRIDE, Teacher
 
 CHECKPOINTS = zoo.CHECKPOINTS
 RUNS = ROOT / "runs"
@@ -52,6 +53,8 @@ def codec(recipe: Recipe) -> Any:
         torch.manual_seed(recipe.seed)
         return build(weights=None)
     start, _, wanted = recipe.start.partition("@")
+    if start == "published":
+        return build()  # CompressAI's own, whose loader checks their fingerprint
     path = CHECKPOINTS / f"{start}.safetensors"
     model, found = build(weights=path), results.fingerprint(path)
     if found != wanted:
@@ -65,23 +68,31 @@ def _architecture(recipe: Recipe) -> Callable[..., torch.nn.Module]:
     return partial(zoo.load, name, int(quality) if quality else None)
 
 
-def objective(loss: str, lmbda: float, teacher: Any = None, task_weight: float = 0.0) -> train.Objective:
-    r"""What a codec is trained for, on batches of (images, masks), with `task` of (images, masks, objects).
+def objective(
+    loss: str, lmbda: float, teacher: Any = None, task_weight: float = 0.0, **distilled: Any
+) -> train.Objective:
+    r"""What a codec is trained for, on batches of (images, masks), and where :func:`needs_objects` says so, objects.
 
     Args:
-        loss: `mse`, `object-region`, or `task`, eq. 2 of Shindo et al. (CCNC 2024):
-            :math:`\mathcal R + \lambda_1 255^2\,\mathrm{MSE} + \lambda_2 \mathcal M(\hat x)`.
+        loss: `mse`, `object-region`, `task`, eq. 2 of Shindo et al. (CCNC 2024):
+            :math:`\mathcal R + \lambda_1 255^2\,\mathrm{MSE} + \lambda_2 \mathcal M(\hat x)`, or `distill`,
+            `distill-boxes`, `distill-objectness`: see :class:`Distillation`.
         lmbda: weight of the distortion; :math:`\lambda_1`.
-        teacher: a frozen detector with a `task_loss(images, objects)`, for `task`.
+        teacher: a frozen detector with a `task_loss(images, objects)`, for `task`; a `Teacher`, for distillation.
         task_weight: of its loss; :math:`\lambda_2`.
+        distilled: the fields of :class:`Distillation` that are not to keep their defaults.
 
     Raises:
-        ValueError: unknown loss, or `task` without a teacher.
+        ValueError: unknown loss, or one without the teacher that it needs, or with one that it does not.
     """
-    if loss not in ("mse", "object-region", "task"):
-        raise ValueError(f"no loss is called {loss!r}; there is mse, object-region, task")
-    if (loss == "task") != (teacher is not None):
-        raise ValueError(f"loss {loss!r} with teacher {teacher}: the loss `task` needs a teacher, the others take none")
+    known = ("mse", "object-region", "task", *presets.DISTILLED)
+    if loss not in known:
+        raise ValueError(f"no loss is called {loss!r}; there is {', '.join(known)}")
+    if (loss == "task" or loss in presets.DISTILLED) != (teacher is not None):
+        need = "needs a teacher" if teacher is None else "takes no teacher"
+        raise ValueError(f"the loss `{loss}` {need}: a teacher is for task, {', '.join(presets.DISTILLED)}")
+    if loss in presets.DISTILLED:
+        return Distillation(loss, lmbda, teacher, **distilled)
 
     def terms(model: Callable, batch: tuple) -> dict[str, Tensor]:
         x, mask, *objects = batch
@@ -93,6 +104,139 @@ def objective(loss: str, lmbda: float, teacher: Any = None, task_weight: float =
         return {**found, "loss": found["loss"] + task_weight * task, "task": task}
 
     return terms
+
+
+@dataclass(frozen=True)
+class Distillation:
+    r"""Train a codec so that a frozen detector's features stay: :math:`\mathcal R + \lambda \mathcal D`, Iino et al. (GCCE 2023).
+
+    The loss names the weights of :math:`\mathcal D`: `distill` has none (eq. 2), `distill-boxes` the true boxes (eq. 3),
+    `distill-objectness` the teacher's objectness (eq. 4). Pictures that the teacher cannot take are continued to multiples of 32
+    pixels by their last row and column, original and decoded alike.
+
+    Args:
+        levels: of the pyramid: `all`, or some, such as `p2+p3`.
+        reduction, temperature: as in :func:`icm_helpers.losses.objectness_weights`.
+        objectness: seen in the `original` picture, as we read the paper, or in the `decoded` one.
+
+    Raises:
+        ValueError: `objectness` is neither; or the teacher lacks a level.
+    """
+
+    loss: str
+    lmbda: float
+    teacher: Teacher
+    levels: str = "all"
+    reduction: str = "max"
+    temperature: float = 1.0
+    objectness: str = "original"
+
+    def __post_init__(self) -> None:
+        if self.objectness not in ("original", "decoded"):
+            raise ValueError(f"objectness must be of the original or the decoded picture, not {self.objectness!r}")
+
+    def __call__(self, model: Callable, batch: tuple) -> dict[str, Tensor]:
+        """The training objective, on batches of (images, masks), with `distill-boxes` also objects."""
+        x, _, *objects = batch
+        clean = self.clean(x, *objects)
+        return self.terms(model(x), *clean)
+
+    @torch.no_grad()
+    def clean(
+        self, x: Tensor, objects: list[dict[str, Tensor]] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+        """The original pictures' features and the weights, where these do not depend on the codec: one pass of the teacher."""
+        x, weights = _continued(x), None
+        if self.loss == "distill-objectness" and self.objectness == "original":
+            feats, logits = self.teacher.features_and_objectness(x)
+            feats = self._chosen(feats)
+            weights = self._weights(logits, feats)
+        else:
+            feats = self._chosen(self.teacher.features(x))
+        if self.loss == "distill-boxes":
+            boxes = [found["boxes"].to(x.device) for found in objects]
+            weights = losses.box_weights(boxes, _sizes(feats), tuple(x.shape[2:]))
+        return feats, weights
+
+    def terms(
+        self, out: dict[str, Any], feats: dict[str, Tensor], weights: dict[str, Tensor] | None
+    ) -> dict[str, Tensor]:
+        """Loss, rate and distortion of a codec's answer, given what :meth:`clean` found."""
+        x_hat = out["x_hat"].float()
+        bpp = losses.rate(out["likelihoods"], x_hat.shape[0] * x_hat.shape[2] * x_hat.shape[3])
+        x_hat = _continued(x_hat)
+        if self.loss == "distill-objectness" and weights is None:
+            feats_hat, logits = self.teacher.features_and_objectness(x_hat)
+            weights = self._weights(logits, feats)
+        else:
+            feats_hat = self.teacher.features(x_hat)
+        distortion = losses.feature_distillation(feats, self._chosen(feats_hat), weights)
+        return {"loss": bpp + self.lmbda * distortion, "bpp": bpp, "distortion": distortion}
+
+    def _weights(self, logits: dict[str, Tensor], feats: dict[str, Tensor]) -> dict[str, Tensor]:
+        return losses.objectness_weights(logits, _sizes(feats), self.reduction, self.temperature)
+
+    def _chosen(self, feats: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.levels == "all":
+            return feats
+        if missing := set(self.levels.split("+")) - feats.keys():
+            raise ValueError(f"the teacher has no level {', '.join(sorted(missing))}; it has {', '.join(feats)}")
+        return {level: feats[level] for level in self.levels.split("+")}
+
+
+def _continued(x: Tensor) -> Tensor:
+    return container.pad(x, STRIDE) if x.shape[2] % STRIDE or x.shape[3] % STRIDE else x
+
+
+def _sizes(feats: dict[str, Tensor]) -> dict[str, tuple[int, int]]:
+    return {level: tuple(f.shape[2:]) for level, f in feats.items()}
+
+
+def needs_objects(loss: str) -> bool:
+    """Whether a loss is given the objects of each picture, not only their masks' union."""
+    return loss in ("task", "distill-boxes")
+
+
+def recipe_objective(recipe: Recipe, device: torch.device) -> train.Objective:
+    """What a recipe's codec is trained, or its latents are refined, for."""
+    teacher = None if recipe.teacher == "none" else _teacher(recipe.teacher, device)
+    names = ("levels", "reduction", "temperature", "objectness")
+    return objective(
+        recipe.loss,
+        recipe.lmbda * (recipe.scale or scale(recipe, device=device)),
+        teacher,
+        recipe.lmbda * recipe.task_weight,
+        **({name: getattr(recipe, name) for name in names} if recipe.loss in presets.DISTILLED else {}),
+    )
+
+
+@cache
+def _teacher(name: str, device: torch.device) -> Any:
+    return judges.load(name).to(device)
+
+
+@torch.no_grad()
+def scale(recipe: Recipe, crops: int = 200, device: torch.device | None = None) -> float:
+    """What makes a recipe's distortion equal that of MSE at its start, in the mean over the first training crops of seed 0.
+
+    Multiplied by it, one ladder of lambdas serves all losses. Measured once, on the codec that all trainings start from.
+    """
+    device = device or torch.device("cpu")
+    recipe = replace(recipe, lmbda=1.0, scale=1.0, seed=0)
+    model, found = codec(recipe).to(device), torch.zeros(2)
+    objectives = objective("mse", 1.0), recipe_objective(recipe, device)
+    items = _crops(recipe, data(recipe, "train", recipe.train_images), crops)
+    for i in range(crops):
+        x, *rest = collate([items[i]])
+        out = model(x.to(device))
+        for k, terms in enumerate(objectives):
+            found[k] += terms(lambda _, out=out: out, (x.to(device), *rest))["distortion"].item()
+    return (found[0] / found[1]).item()
+
+
+def _crops(recipe: Recipe, images: datasets.CocoDataset, length: int) -> datasets.Crops:
+    small, objects = len(images) < 10_000, needs_objects(recipe.loss)
+    return datasets.Crops(images, recipe.patch, recipe.seed, length, recipe.augment, cache=small, objects=objects)
 
 
 def collate(items: list[tuple]) -> tuple:
@@ -128,16 +272,10 @@ def trained_codec(
             return _architecture(recipe)(weights=path)
     model, folder = codec(recipe), RUNS / recipe.codec_id
     images = data(recipe, "train", recipe.train_images)
-    length = recipe.steps * recipe.batch
-    teacher = None if recipe.teacher == "none" else judges.load(recipe.teacher).to(train.fabric(device).device)
-    small = len(images) < 10_000
-    crops = datasets.Crops(
-        images, recipe.patch, recipe.seed, length, recipe.augment, cache=small, objects=teacher is not None
-    )
     curve = train.fit(
         model,
-        crops,
-        objective(recipe.loss, recipe.lmbda * recipe.scale, teacher, recipe.lmbda * recipe.task_weight),
+        _crops(recipe, images, recipe.steps * recipe.batch),
+        recipe_objective(recipe, train.fabric(device).device),
         train.Schedule(steps=recipe.steps, batch=recipe.batch, lr=recipe.lr),
         folder=folder if keep else None,
         seed=recipe.seed,
@@ -234,13 +372,18 @@ def records(study: presets.Study, *, rerun: bool = False, device: str = "auto") 
 
 def refined_bytes(recipe: Recipe, model: Any, sample: datasets.Sample) -> bytes:
     """One image coded with latents refined under a recipe's loss."""
-    terms = objective(recipe.loss, recipe.lmbda * recipe.scale)
     device = next(model.parameters()).device
+    terms = recipe_objective(recipe, device)
     batch = sample.image[None].to(device), sample.object_mask[None].to(device)
+    if isinstance(terms, Distillation):
+        clean = terms.clean(batch[0], [{"boxes": sample.boxes}])  # once an image, not once a step
+        score = lambda out: terms.terms(out, *clean)["loss"]  # noqa: E731
+    else:
+        score = lambda out: terms(lambda _: out, batch)["loss"]  # noqa: E731
     y, z = latents.refine(
         model,
         sample.image,
-        lambda out: terms(lambda _: out, batch)["loss"],
+        score,
         steps=recipe.steps,
         lr=recipe.lr,
         seed=recipe.seed,
@@ -340,9 +483,11 @@ def _codec(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     model = zoo.load(args.codec, weights=None)
     dataset = datasets.load(args.data, "train", size=args.size, limit=args.images)
-    teacher = judges.load(args.teacher).to(train.fabric(args.device).device) if args.loss == "task" else None
+    taught = args.loss == "task" or args.loss in presets.DISTILLED
+    teacher = judges.load(args.teacher).to(train.fabric(args.device).device) if taught else None
     length = args.steps * args.batch
-    crops = datasets.Crops(dataset, args.patch, args.seed, length, args.augment, objects=teacher is not None)
+    objects = needs_objects(args.loss)
+    crops = datasets.Crops(dataset, args.patch, args.seed, length, args.augment, objects=objects)
     plan = train.Schedule(steps=args.steps, batch=args.batch, lr=args.lr)
     curve = train.fit(
         model,
@@ -525,9 +670,17 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("codec", _codec, "Train a codec from a random start.")
     training(sub, steps=6000, batch=4, lr=1e-3)
     sub.add_argument("--codec", default="mean-scale-small", help="architecture, by the zoo's name")
-    sub.add_argument("--loss", default="mse", choices=["mse", "object-region", "task"], help="what distortion means")
-    sub.add_argument("--lmbda", type=float, default=0.01, help="weight of the distortion")
-    sub.add_argument("--teacher", default="mask-rcnn-small", help="detector whose loss --loss task adds")
+    named = ["mse", "object-region", "task", *presets.DISTILLED]
+    sub.add_argument("--loss", default="mse", choices=named, help="what distortion means")
+    sub.add_argument(
+        "--lmbda",
+        type=float,
+        default=0.01,
+        help="weight of the distortion; distillation needs hundreds: see scales in presets.py",
+    )
+    sub.add_argument(
+        "--teacher", default="mask-rcnn-small", help="detector whose loss --loss task adds, or whose features distill"
+    )
     sub.add_argument("--task-weight", type=float, default=0.2, help="weight of that loss")
     sub.add_argument("--patch", type=int, default=128, help="side of the training crops, pixels")
     sub.add_argument("--augment", default="none", choices=["none", "heavy"], help="augmentation of the crops")

@@ -4,10 +4,12 @@ from collections import defaultdict
 from dataclasses import asdict
 
 import pytest
+from compressai.zoo.image import model_urls
 
 from icm_helpers import presets, results, run
 
 ALL = [(c, p, s) for c, found in presets.CHAPTERS.items() for p, studies in found.items() for s in studies]
+OF_THE_LOSS = {"loss", "scale", "teacher", "task_weight", "levels", "reduction", "temperature", "objectness"}
 each_study = pytest.mark.parametrize("study", [s for _, _, s in ALL], ids=[f"{c}-{p}-{s.data}" for c, p, s in ALL])
 
 
@@ -21,15 +23,51 @@ def test_every_run_has_a_name_of_its_own(study):
 def test_losses_are_compared_under_equal_conditions(study):
     conditions = defaultdict(list)
     for recipe in study.recipes():
-        if recipe.method != "classical":
-            same = {k: v for k, v in asdict(recipe).items() if k not in ("loss", "scale", "teacher", "task_weight")}
+        if recipe.method != "classical" and recipe.chapter == study.chapter:
+            same = {k: v for k, v in asdict(recipe).items() if k not in OF_THE_LOSS}
             conditions[str(same)].append(recipe.loss)
-    losses = [loss for loss, _ in study.scales]
+    losses, refined = ([loss for loss, _ in scales] for scales in (study.scales, study.refine_scales))
     assert losses in conditions.values()
-    assert all(found in (losses, [loss for loss in losses if loss != "task"]) for found in conditions.values())
+    assert all(found in (losses, [v for v in losses if v != "task"], refined) for found in conditions.values())
 
 
-@pytest.mark.parametrize("name", sorted({s.start for _, _, s in ALL} - {"none"}))
+@each_study
+def test_runs_beside_it_are_trained_and_measured_alike(study):
+    mine, other = (
+        [r for r in study.recipes() if (r in study.beside) == beside and r.method == "trained"]
+        for beside in (False, True)
+    )
+    judging = {"chapter", "finetuned", "finetune_steps", "detectors"}
+    for recipe in other:
+        found = {k: v for k, v in asdict(recipe).items() if k not in OF_THE_LOSS | judging}
+        twins = [r for r in mine if (r.lmbda, r.seed) == (recipe.lmbda, recipe.seed)]
+        assert recipe.seed != study.seeds[0] or twins
+        for twin in twins:
+            assert found == {k: v for k, v in asdict(twin).items() if k not in OF_THE_LOSS | judging}
+            assert recipe.detectors == twin.detectors
+
+
+def test_an_ablation_changes_one_thing_about_objectness():
+    whole = {r for r in presets.DISTILL_SCENES.recipes() if r.loss == "distill-objectness"}
+    for study in presets.ABLATIONS:
+        for recipe in study.recipes():
+            (twin,) = (r for r in whole if (r.lmbda, r.seed) == (recipe.lmbda, recipe.seed))
+            changed = {k for k, v in asdict(recipe).items() if v != getattr(twin, k)}
+            assert len(changed - {"scale"}) == 1 and changed - {"scale"} < OF_THE_LOSS
+
+
+def test_the_paper_trains_for_fifty_epochs():
+    for study in presets.studies("objectness_distillation", "paper"):
+        assert 49.9 < study.steps * study.batch / study.train_images <= 50
+
+
+@pytest.mark.parametrize("name", sorted({(s.codec, s.start) for _, _, s in ALL if s.start.startswith("published")}))
+def test_published_weights_are_those_of_their_fingerprint(name):
+    (architecture, _, quality), start = name[0].rpartition("-q"), name[1]
+    assert start.partition("@")[2] in model_urls[architecture]["mse"][int(quality)]
+
+
+@pytest.mark.parametrize("name", sorted({s.start for _, _, s in ALL if s.start[:4] not in ("none", "publ")}))
 def test_a_start_is_the_file_that_its_fingerprint_says(name):
     stem, _, wanted = name.partition("@")
     assert results.fingerprint(run.CHECKPOINTS / f"{stem}.safetensors") == wanted

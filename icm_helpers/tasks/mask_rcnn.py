@@ -1,4 +1,4 @@
-"""Mask R-CNN with a feature pyramid, torchvision's classes: a small one trained on scenes."""
+"""Mask R-CNN and Faster R-CNN with a feature pyramid, torchvision's classes: small ones trained on scenes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
@@ -18,11 +18,12 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.ops import Conv2dNormActivation, MultiScaleRoIAlign
 
 from icm_helpers.tasks import weights
+from icm_helpers.tasks.teacher import RCNNTeacher
 
-DEFAULT = Path(__file__).resolve().parents[2] / "data" / "checkpoints" / "mask-rcnn-small.safetensors"
+CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
 
 
-class SmallMaskRCNN(nn.Module):
+class SmallMaskRCNN(RCNNTeacher):
     """A Mask R-CNN of about 3.5 million parameters: a half-width ResNet, a 64-channel pyramid p2..p5, light heads.
 
     He et al., "Mask R-CNN", ICCV 2017; the classes are torchvision's. Labels are the data set's own category ids.
@@ -31,8 +32,12 @@ class SmallMaskRCNN(nn.Module):
         categories: id -> name of the things it knows.
         size: the shorter side that images are resized to inside, in pixels.
 
-    `scale` is the magnification at which it sees the scenes that it is trained on, 192 pixels wide: :meth:`task_loss` keeps it.
+    `scale` is the magnification at which it sees the scenes that it is trained on, 192 pixels wide: :meth:`task_loss` and
+    :meth:`features` keep it.
     """
+
+    name = "mask-rcnn-small"
+    masks = True
 
     def __init__(self, categories: Mapping[int, str], size: int = 256) -> None:
         super().__init__()
@@ -44,7 +49,7 @@ class SmallMaskRCNN(nn.Module):
         pyramid.fpn.extra_blocks = None  # p2..p5, as the papers use; no pooled fifth level
         anchors = AnchorGenerator(((16,), (32,), (64,), (128,)), ((0.5, 1.0, 2.0),) * 4)
         levels = ["p2", "p3", "p4", "p5"]
-        self.model = MaskRCNN(
+        self.model = (MaskRCNN if self.masks else FasterRCNN)(
             pyramid,
             min_size=size,
             max_size=2 * size,
@@ -60,9 +65,7 @@ class SmallMaskRCNN(nn.Module):
             box_predictor=_BoxPredictor(256, len(categories) + 1),
             box_batch_size_per_image=64,
             box_score_thresh=0.01,
-            mask_roi_pool=MultiScaleRoIAlign(levels, 14, 2),
-            mask_head=MaskRCNNHeads(width, (width, width), 1),
-            mask_predictor=MaskRCNNPredictor(width, width, len(categories) + 1),
+            **(_mask_branch(levels, width, len(categories) + 1) if self.masks else {}),
         )
         # torchvision counts classes 1..K; the data set has ids of its own.
         self._ids = sorted(self.categories)
@@ -113,32 +116,41 @@ class SmallMaskRCNN(nn.Module):
 
     @torch.no_grad()
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        """Find objects: for each image `boxes` (n, 4) in pixels, `scores` (n,), `labels` (n,) ids, `masks` (n, H, W) bool."""
+        """Find objects: for each image `boxes` (n, 4) in pixels, `scores` (n,), `labels` (n,) ids, and `masks` (n, H, W) bool."""
         self.eval()
         device = next(self.parameters()).device
         ids = torch.tensor([0, *self._ids], device=device)
         found = self.model([image.to(device) for image in images])
-        return [{**d, "labels": ids[d["labels"]], "masks": d["masks"][:, 0] > 0.5} for d in found]
+        masks = [{"masks": d["masks"][:, 0] > 0.5} if self.masks else {} for d in found]
+        return [{**d, "labels": ids[d["labels"]], **m} for d, m in zip(found, masks, strict=True)]
 
     def save(self, path: Path | str) -> None:
         """Write the weights in half precision, with the categories, to a safetensors file."""
-        weights.save(path, "mask-rcnn-small", self.model.state_dict(), self.categories, self.size)
+        weights.save(path, self.name, self.model.state_dict(), self.categories, self.size)
 
     @classmethod
-    def from_weights(cls, path: Path | str = DEFAULT) -> SmallMaskRCNN:
-        """Load a frozen model from a file that :meth:`save` wrote.
+    def from_weights(cls, path: Path | str | None = None) -> SmallMaskRCNN:
+        """Load a frozen model from a file that :meth:`save` wrote; without a path, the one that the book ships.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: it is not a checkpoint of this model.
         """
-        state, categories, size = weights.read(path, "mask-rcnn-small")
+        path = CHECKPOINTS / f"{cls.name}.safetensors" if path is None else path
+        state, categories, size = weights.read(path, cls.name)
         model = cls(categories, size)
         try:
             model.model.load_state_dict(state)
         except RuntimeError as error:
-            raise ValueError(f"{path} does not fit this version of mask-rcnn-small: {str(error)[:300]}") from error
+            raise ValueError(f"{path} does not fit this version of {cls.name}: {str(error)[:300]}") from error
         return model.eval().requires_grad_(False)
+
+
+class SmallFasterRCNN(SmallMaskRCNN):
+    """The same network without its mask branch: Ren et al., "Faster R-CNN", NeurIPS 2015, with a feature pyramid."""
+
+    name = "faster-rcnn-small"
+    masks = False
 
 
 class _BoxPredictor(nn.Module):
@@ -151,6 +163,14 @@ class _BoxPredictor(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.cls_score(x), self.bbox_pred(x)
+
+
+def _mask_branch(levels: list[str], width: int, classes: int) -> dict[str, nn.Module]:
+    return {
+        "mask_roi_pool": MultiScaleRoIAlign(levels, 14, 2),
+        "mask_head": MaskRCNNHeads(width, (width, width), 1),
+        "mask_predictor": MaskRCNNPredictor(width, width, classes),
+    }
 
 
 def _backbone(widths: tuple[int, ...]) -> nn.Sequential:

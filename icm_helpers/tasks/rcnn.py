@@ -10,15 +10,16 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
 from icm_helpers.tasks.coco import CATEGORIES
+from icm_helpers.tasks.teacher import RCNNTeacher
 
 
-class COCORCNN(nn.Module):
+class COCORCNN(RCNNTeacher):
     """torchvision's Faster R-CNN (Ren et al., NeurIPS 2015) or, with `masks`, Mask R-CNN (He et al., ICCV 2017) for COCO.
 
     `model` is torchvision's own network: its backbone, its proposals and its heads are reached there, all differentiable in
@@ -28,11 +29,14 @@ class COCORCNN(nn.Module):
         masks: Mask R-CNN.
         min_size, max_size: images are resized inside, so that the shorter side has `min_size` pixels, or where that would make the
             longer one exceed `max_size`, so that it has these.
+
+    `scale` is the magnification at which it sees COCO's usual pictures, 480 pixels high: :meth:`features` keeps it for crops.
     """
 
     def __init__(self, masks: bool, min_size: int = 800, max_size: int = 1333) -> None:
         super().__init__()
         self.categories = dict(CATEGORIES)
+        self.scale = min_size / 480
         backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)
         network = MaskRCNN if masks else FasterRCNN
         self.model = network(backbone, num_classes=91, min_size=min_size, max_size=max_size)

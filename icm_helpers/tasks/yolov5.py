@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, complete_box_iou_loss
 
 from icm_helpers.tasks.coco import CATEGORIES
+from icm_helpers.tasks.teacher import require_pictures
 
 STRIDES = {"p3": 8, "p4": 16, "p5": 32}
 
@@ -175,10 +176,7 @@ class YOLOv5(nn.Module):
         Raises:
             ValueError: another shape, or values that are not finite.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % 32 or images.shape[3] % 32:
-            raise ValueError(f"images of shape {tuple(images.shape)}: YOLOv5 takes (N, 3, H, W), sides multiples of 32")
-        if not images.isfinite().all():
-            raise ValueError("images hold NaN or infinity: what made them, perhaps a diverged codec, is broken")
+        require_pictures(images)
         layer = {int(i): module for i, module in self.model.items()}
         c3 = layer[4](layer[3](layer[2](layer[1](layer[0](images)))))
         c4 = layer[6](layer[5](c3))
@@ -195,14 +193,21 @@ class YOLOv5(nn.Module):
 
         The third dimension holds x, y, w, h, objectness, then the classes, all before their sigmoid.
         """
-        head = self.model["24"].m
-        levels = self.features(images).items()
+        return self._head(self.features(images))
+
+    def _head(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        levels = zip(self.model["24"].m, features.items(), strict=True)
         # (N, 3 * 85, h, w) -> (N, 3, 85, h, w)
-        return {level: conv(f).unflatten(1, (3, -1)) for conv, (level, f) in zip(head, levels, strict=True)}
+        return {level: conv(f).unflatten(1, (3, -1)) for conv, (level, f) in levels}
 
     def objectness(self, images: Tensor) -> dict[str, Tensor]:
         """Objectness logits of a level's anchors, (N, 3, H/stride, W/stride), differentiable in the images."""
-        return {level: raw[:, :, 4] for level, raw in self.forward(images).items()}
+        return self.features_and_objectness(images)[1]
+
+    def features_and_objectness(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Both, in one pass of the network."""
+        features = self.features(images)
+        return features, {level: raw[:, :, 4] for level, raw in self._head(features).items()}
 
     def task_loss(self, images: Tensor | list[Tensor], targets: list[dict[str, Tensor]]) -> Tensor:
         r"""The frozen detector's own training loss on images, :math:`\mathcal M(\hat x)` in eq. 2 of Shindo et al. (CCNC 2024).

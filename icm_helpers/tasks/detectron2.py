@@ -1,0 +1,182 @@
+"""Faster R-CNN and Mask R-CNN, ResNet-50 with a feature pyramid, from detectron2's model zoo: the papers' own detectors.
+
+https://github.com/facebookresearch/detectron2 has no packages; `environment.yml` compiles it. The files are the zoo's
+`faster_rcnn_R_50_FPN_3x` (box AP 40.2) and `mask_rcnn_R_50_FPN_3x` (box AP 41.0, mask AP 37.2).
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from icm_helpers.tasks.coco import CATEGORIES
+from icm_helpers.tasks.teacher import magnified, require_pictures
+
+CONFIGS = {
+    "faster_rcnn_R_50_FPN_3x": "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml",
+    "mask_rcnn_R_50_FPN_3x": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",
+}
+"""The zoo's configuration of a weight file, by how the file's name begins."""
+LEVELS = ("p2", "p3", "p4", "p5")
+
+
+class Detectron2(nn.Module):
+    """A detector of detectron2's zoo that takes RGB in [0, 1], as all of the book's do, and is differentiable in it.
+
+    Inside, the network sees what it was trained on: for the zoo's, BGR from 0 to 255 less its mean. `model` is detectron2's
+    `GeneralizedRCNN`; its class k is the k-th of COCO's ids in rising order, and `categories` maps these to names.
+    `scale` is the magnification at which it sees COCO's usual pictures, 480 pixels high: :meth:`features` keeps it for crops.
+
+    Args:
+        model: what `detectron2.modeling.build_model` gives, with a feature pyramid.
+        min_size, max_size: `detect` resizes pictures so that the shorter side has `min_size` pixels, or where that would make the
+            longer one exceed `max_size`, so that it has these.
+        bgr: the network takes its channels in this order.
+    """
+
+    def __init__(self, model: nn.Module, min_size: int = 800, max_size: int = 1333, bgr: bool = True) -> None:
+        super().__init__()
+        self.categories = dict(CATEGORIES)
+        self.model, self.bgr = model, bgr
+        self.min_size, self.max_size, self.scale = min_size, max_size, min_size / 480
+
+    @classmethod
+    def from_weights(cls, path: Path | str) -> Detectron2:
+        """Load a weight file of the zoo, frozen; its name says which network it is. Only arrays are read from it, nothing is run.
+
+        Raises:
+            ImportError: detectron2 is not installed.
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, holds another network, or its name is none of the zoo's.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"weight file {path} is missing: fetch it with `python -m icm_helpers.datasets fetch NAME`, or correct the path"
+            )
+        config = next((config for start, config in CONFIGS.items() if path.name.startswith(start)), None)
+        if config is None:
+            raise ValueError(
+                f"the name of {path} must begin with one of {', '.join(CONFIGS)}, to say which network it is"
+            )
+        try:
+            from detectron2 import model_zoo
+            from detectron2.modeling import build_model
+        except ImportError as error:
+            raise ImportError(
+                "this detector needs detectron2, which has no packages: make the environment of environment.yml, or take "
+                "torchvision's faster-rcnn-r50 and mask-rcnn-r50"
+            ) from error
+        settings = model_zoo.get_config(config)
+        settings.MODEL.DEVICE = "cpu"  # moved by whoever loads it, as every other detector is
+        model = build_model(settings)  # reads no weights yet
+        wanted, state = model.state_dict(), _read(path)
+        # The zoo's files also hold what the network computes by itself today: anchors, and the mean and scale of pixels.
+        state = {
+            k: v for k, v in state.items() if k in wanted or not k.startswith(("proposal_generator.anchor", "pixel_"))
+        }
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"{path} does not hold the network of {config}: {str(error)[:300]}") from error
+        sizes = settings.INPUT.MIN_SIZE_TEST, settings.INPUT.MAX_SIZE_TEST
+        return cls(model, *sizes, bgr=settings.INPUT.FORMAT == "BGR").float().eval().requires_grad_(False)
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """The pyramid p2..p5: level -> (N, 256, h, w), strides 4, 8, 16 and 32 in the magnified image.
+
+        Args:
+            images: (N, 3, H, W) RGB in [0, 1], sides multiples of 32.
+
+        Raises:
+            ValueError: another shape, or values that are not finite.
+        """
+        require_pictures(images)
+        self.eval()
+        # Resized to what the backbone divides by, so nothing has to be padded.
+        x = self._channels(magnified(images, self.scale, self.model.backbone.size_divisibility))
+        maps = self.model.backbone((x - self.model.pixel_mean) / self.model.pixel_std)
+        return {level: maps[level] for level in LEVELS}  # without p6, which is p5 with holes
+
+    def objectness(self, images: Tensor) -> dict[str, Tensor]:
+        """The proposal head's logits: level -> (N, 3 anchors, h, w), aligned with :meth:`features`."""
+        return self.features_and_objectness(images)[1]
+
+    def features_and_objectness(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Both, in one pass of the backbone."""
+        features = self.features(images)
+        logits, _ = self.model.proposal_generator.rpn_head(list(features.values()))
+        return features, dict(zip(features, logits, strict=True))
+
+    @torch.no_grad()
+    def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        """Find objects, with the settings of the zoo: scores above 0.05, at most 100 boxes.
+
+        Args:
+            images: RGB in [0, 1], each (3, H, W) of its own size.
+
+        Returns:
+            For each image {"boxes": (n, 4) x1 y1 x2 y2 in its pixels, "scores": (n,), "labels": (n,) COCO category ids},
+            best first, and of Mask R-CNN also {"masks": (n, H, W) bool}.
+
+        Raises:
+            ValueError: an image is not (3, H, W), or holds values that are not finite.
+        """
+        self.eval()
+        return [self._detect_one(image.to(self.model.pixel_mean.device)) for image in images]
+
+    def _detect_one(self, image: Tensor) -> dict[str, Tensor]:
+        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+            raise ValueError(f"image is {image.dtype} of shape {tuple(image.shape)}: an R-CNN takes floats (3, H, W)")
+        if not image.isfinite().all():
+            raise ValueError("image holds NaN or infinity: what made it, perhaps a diverged codec, is broken")
+        height, width = image.shape[1:]
+        scale = min(self.min_size / min(height, width), self.max_size / max(height, width))
+        size = [int(side * scale + 0.5) for side in (height, width)]
+        resized = interpolate(image[None], size, mode="bilinear", antialias=scale < 1)
+        (found,) = self.model([{"image": self._channels(resized)[0], "height": height, "width": width}])
+        found = found["instances"]
+        ids = torch.tensor(sorted(self.categories), device=image.device)
+        masks = {"masks": found.pred_masks} if found.has("pred_masks") else {}
+        return {"boxes": found.pred_boxes.tensor, "scores": found.scores, "labels": ids[found.pred_classes], **masks}
+
+    def _channels(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) RGB in [0, 1] -> the network's order, in 0 to 255."""
+        return 255 * (x.flip(1) if self.bgr else x)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads arrays and plain containers; anything else that a file asks for is refused before it runs."""
+
+    ALLOWED = frozenset(
+        {
+            ("_codecs", "encode"),
+            ("collections", "OrderedDict"),
+            ("numpy", "dtype"),
+            ("numpy", "ndarray"),
+            *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors in a file of the zoo, a pickle of `{"model": {name: array}}`."""
+    try:
+        with path.open("rb") as file:
+            content = _Unpickler(file, encoding="latin1").load()
+        return {name: torch.as_tensor(array) for name, array in content["model"].items()}
+    except Exception as error:  # a damaged pickle fails in a dozen ways
+        raise ValueError(
+            f"{path} is no weight file of detectron2's zoo ({type(error).__name__}: {error}): it is damaged, or holds more "
+            "than arrays. Nothing in it was run; fetch it again"
+        ) from error
