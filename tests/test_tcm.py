@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from torchvision.io import read_image
 
 from icm_helpers import train
 from icm_helpers.codecs import zoo
@@ -141,24 +142,28 @@ def test_the_authors_files_load(tmp_path):
     assert zoo.fingerprint(zoo.load("tcm", tmp_path / "ours.safetensors")) == zoo.fingerprint(codec)
 
 
-def test_bits_from_likelihoods_are_those_of_the_strings_on_kodak(real_data):
-    """After a short training: a random start codes nearly nothing, where the ends of two strings weigh more than 1 %."""
-    from torchvision.io import read_image
-
-    photos = [read_image(str(path)).float() / 255 for path in sorted((real_data / "kodak").glob("*.png"))[:3]]
-    crops = [photo[:, 40 * i : 40 * i + 128, 60 * i : 60 * i + 128] for i in range(6) for photo in photos]
-    torch.manual_seed(0)
+def test_bits_from_likelihoods_are_those_of_the_strings_on_kodak(real_data, monkeypatch):
+    """After a short training. The coder has 64 scales and takes the next larger one: with these the likelihoods tell the strings'
+    length closely. With the scales as they are they promise less, by as much as the scales are too large: 1.2 % after 800 steps.
+    """
+    photos = [read_image(str(path)).float() / 255 for path in sorted((real_data / "kodak").glob("*.png"))[:2]]
     codec = zoo.load("tcm-tiny", weights=None)
-    items = [(crop, torch.ones(1, 128, 128)) for crop in crops]
-    plan = train.Schedule(steps=9, batch=2, lr=1e-3, warmup=2, aux_steps=300)
+    corners = [(int(r * 384), int(c * 384)) for r, c in torch.rand(40, 2)]  # 512 x 768 and upright ones alike
+    items = [(photos[i % 2][:, y : y + 128, x : x + 128], torch.ones(1, 128, 128)) for i, (y, x) in enumerate(corners)]
+    plan = train.Schedule(steps=20, batch=2, lr=1e-3, warmup=2, aux_steps=800)
     train.fit(codec, items, objective("mse", 0.05), plan, device="cpu", progress=False)
     codec.eval().update(force=True)
-    for photo in photos:
-        part = photo[:, :256, :384]
-        with torch.no_grad():
-            bits = sum(-p.log2().sum().item() for p in codec(part[None])["likelihoods"].values())
-        strings = codec.compress(part[None])["strings"]
-        assert 8 * sum(len(s[0]) for s in strings) == pytest.approx(bits, rel=0.01)
+
+    @torch.no_grad()
+    def promised() -> float:
+        return sum(-p.log2().sum().item() for photo in photos for p in codec(photo[None])["likelihoods"].values())
+
+    real = 8 * sum(len(s[0]) for photo in photos for s in codec.compress(photo[None])["strings"])
+    assert real == pytest.approx(promised(), rel=0.05)
+    model, exact = codec.gaussian_conditional, codec.gaussian_conditional._likelihood
+    coded = lambda y, scales, means: exact(y, model.scale_table[model.build_indexes(scales)], means)  # noqa: E731
+    monkeypatch.setattr(model, "_likelihood", coded)
+    assert real == pytest.approx(promised(), rel=0.01)
 
 
 def test_checkpointing_and_bfloat16_train_alike(tiny):
