@@ -119,8 +119,8 @@ def nerv_loss(x: Tensor, x_hat: Tensor, beta: float = 0.7) -> Tensor:
 def sa_nerv_loss(x: Tensor, x_hat: Tensor, mask: Tensor, beta: float = 0.7, weight: float = 1.0) -> Tensor:
     r"""The loss of SA-NeRV: :math:`\mathcal L_n(x, \hat x) + w\,\mathcal L_n(x \odot m, \hat x \odot m)`.
 
-    Eq. 6 of Shindo et al. (ICIP 2024). The second summand is that of the masked frames, literally, with means over *all* pixels: where
-    SSIM's window sees no edge it compares two black pictures, which are alike, so that a thin mask weighs little.
+    Eq. 6 of Shindo et al. (ICIP 2024). The second summand is that of the masked frames, literally, as means over *all* pixels.
+    Where SSIM's window sees no edge it compares two black pictures, which are alike, so that a thin mask weighs little.
 
     Args:
         x, x_hat, beta: as in :func:`nerv_loss`.

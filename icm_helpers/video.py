@@ -141,8 +141,8 @@ def sfu(yuv: Path | str, annotations: Path | str, limit: int | None = None) -> V
     Raises:
         DataError: a file is missing, cut short or damaged, or contradicts its name or COCO's categories.
 
-    Colours are read as BT.601 with limited range. Class ids 0..79 become COCO's 1..90; the names in the file's list of categories are
-    another data set's and are not used, those of its annotations are checked.
+    Colours are read as BT.601 with limited range. Class ids 0..79 become COCO's 1..90; the names in the file's list of categories
+    are another data set's and are not used, those of its annotations are checked.
     """
     yuv, annotations = Path(yuv), Path(annotations)
     named = re.fullmatch(r"(.+)_(\d+)x(\d+)_(\d+)_val", annotations.stem)
