@@ -97,7 +97,8 @@ def overfit(
             psnr = -10 * (x_hat.float() - x).square().mean().log10()
         return {"loss": value, "psnr": psnr}
 
-    hooks = [p.register_hook((p != 0).to(target).mul) for p in network.parameters() if bool((p == 0).any())]
+    network.to(target, memory_format=torch.channels_last)  # a tenth faster on a CPU
+    hooks = [p.register_hook((p != 0).mul) for p in network.parameters() if bool((p == 0).any())]
     try:
         return train.fit(
             network,

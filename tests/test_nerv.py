@@ -176,8 +176,9 @@ def test_a_weight_takes_all_levels_of_its_channel_and_no_more(bits):
     rows[0, :100] = 0
     scales, symbols = nerv._quantise(rows, bits)
     symbols = symbols.reshape(3, -1)
-    assert [len(np.unique(row)) for row in symbols[::2]] == [2**bits, 2**bits]
-    assert len(np.unique(symbols[1])) <= 2**bits
+    levels = [len(np.unique(row)) for row in symbols]
+    assert max(levels) <= 2**bits
+    assert min(levels[0], levels[2]) >= 2**bits - 1  # half a level may go where zero is rounded to a level
     assert (symbols[0, :100] == 0).all()
     error = np.abs(symbols * scales[:, None].astype(float) - rows.numpy()).max(1)
     assert (error <= scales.astype(float) * 1.01).all()
@@ -194,6 +195,21 @@ def test_the_file_holds_the_rounded_network_and_any_frame_comes_alone(network, f
     assert encode_video(frames, network) == data
     with pytest.raises(IndexError, match="no frame 3 in a video of 3"):
         decode_video(data, [3])
+
+
+def test_a_pruned_network_is_decoded_as_it_draws(network, frames):
+    prune(network, 0.5)
+    with torch.no_grad():
+        drawn = network(torch.arange(3) / 3)[..., :11, :15]
+    torch.testing.assert_close(decode_video(encode_video(frames, network)), drawn, atol=0.02, rtol=0)
+
+
+def test_the_order_of_parameters_does_not_matter(network, frames):
+    data, conv = encode_video(frames, network), network.layers[0].conv.conv
+    weight = conv.weight
+    del conv.weight
+    conv.weight = weight  # now after the bias, as torch's own pruning leaves it
+    assert encode_video(frames, network) == data
 
 
 def test_decoding_leaves_threads_and_random_numbers_as_they_were(network, frames):
@@ -223,7 +239,7 @@ def test_the_file_is_larger_than_the_papers_count_says_only_by_what_that_leaves_
     assert counted == 6 * sum(p.numel() for p in network.parameters()) / 8
     size = len(encode_video(clip, network, bits=6))
     rows = sum(p.shape[0] if p.ndim > 1 else 1 for p in network.parameters())
-    assert 0.7 * counted < size < counted + 2 * rows + 7 * 2 * 64 + 100
+    assert 0.8 * counted < size < counted + 2 * rows + 2 * 2 * 2**8  # scales and two tables at most
 
 
 def test_fewer_bits_and_fewer_weights_give_smaller_files(trained):

@@ -13,12 +13,13 @@ counts weights * bits * density (`counted_bits`); here the rate is the length of
     22      18    expansion, pe_base: float64 each; pe_levels: uint16
     40      1+n   number of strides, and the strides
     41+n    4     length of the side information: uint32
-    ...           side information, deflated: scales (float16) and frequency tables (uint16)
+    ...           side information, deflated: 1 if weights share a table, scales (float16), frequency tables (uint16)
     ...           weights: CompressAI's rANS words
     -4      4     CRC-32 of everything before it
 
-Little endian. Each row of a weight (what makes one output channel) has a scale of its own, a bias has one; every weight tensor
-has a frequency table, all biases share one. Pruned weights are the symbol 0: where they are is told by the words.
+Little endian. Each row of a weight (what makes one output channel) has a scale of its own, a bias has one. Biases share a
+frequency table; weights share another, or each tensor has its own, whichever makes the smaller file. Pruned weights are the
+symbol 0: where they are is told by the words.
 
 The frames are the same in every process on one machine: each is computed alone, on one CPU thread, in float32.
 """
@@ -39,7 +40,6 @@ from compressai import ans
 from compressai.entropy_models.entropy_models import pmf_to_quantized_cdf
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import prune as pruning
 
 from icm_helpers.codecs.container import MAX_PIXELS, BitstreamError
 
@@ -167,12 +167,12 @@ def prune(network: NeRV, density: float) -> None:
     """
     if not 0 < density <= 1:
         raise ValueError(f"density is the part of the weights that stays, in (0, 1], not {density}")
-    layers = [
-        module for part in (network.stem, network.layers) for module in part.modules() if hasattr(module, "weight")
-    ]
-    pruning.global_unstructured([(layer, "weight") for layer in layers], pruning.L1Unstructured, amount=1 - density)
-    for layer in layers:
-        pruning.remove(layer, "weight")  # the zeros stay, the bookkeeping goes
+    weights = [p for part in (network.stem, network.layers) for p in part.parameters() if p.ndim > 1]
+    sizes = torch.cat([weight.detach().abs().flatten() for weight in weights])
+    smallest = sizes.topk(max(1, round(density * len(sizes)))).values[-1]
+    with torch.no_grad():
+        for weight in weights:
+            weight.mul_(weight.abs() >= smallest)
 
 
 def counted_bits(network: NeRV, bits: int = 8) -> float:
@@ -200,20 +200,15 @@ def encode_video(frames: Tensor, network: NeRV, *, bits: int = 8) -> bytes:
         raise ValueError(f"bits of a weight are 2 to 8, not {bits}.")
     if not (0 < height <= network.size[0] and 0 < width <= network.size[1]):
         raise ValueError(f"frames of {height} x {width}, but the network draws {network.size}: take another fc_hw_dim.")
-    tensors = [(name, value.detach().float().cpu()) for name, value in network.named_parameters()]
+    tensors = [(name, value.detach().float().cpu()) for name, value in sorted(network.named_parameters())]
     wrong = [name for name, value in tensors if not bool(value.isfinite().all())]
     if wrong:
         raise ValueError(f"{', '.join(wrong)} of the network are not finite: the training diverged, lower its rate.")
     values = [value for _, value in tensors]
     scales, symbols = zip(*(_quantise(value, bits if value.ndim > 1 else _BIAS_BITS) for value in values), strict=True)
-    which = _tables(values)
-    tables = [
-        _Table.of(np.concatenate([part for part, table in zip(symbols, which, strict=True) if table == number]))
-        for number in range(max(which) + 1)
-    ]
-    coding = _coding([len(part) for part in symbols], which, tables)
-    words = ans.RansEncoder().encode_with_indexes(np.concatenate(symbols).tolist(), *coding)
-    side = zlib.compress(np.concatenate(scales).tobytes() + b"".join(table.pack() for table in tables), 9)
+    side, words = min(
+        (_code(values, scales, symbols, pooled) for pooled in (False, True)), key=lambda s: len(s[0] + s[1])
+    )
     try:
         header = _HEADER.pack(
             *(MAGIC, height, width, count, *network.fc_hw_dim, network.lower_width, network.stem_dim),
@@ -283,10 +278,25 @@ def _rows(value: Tensor) -> int:
     return value.shape[0] if value.ndim > 1 else 1
 
 
-def _tables(values: Sequence[Tensor]) -> list[int]:
-    """The table of each tensor: 0 for all biases, then one for each weight."""
-    weights = list(accumulate(value.ndim > 1 for value in values))
-    return [number if value.ndim > 1 else 0 for value, number in zip(values, weights, strict=True)]
+def _tables(values: Sequence[Tensor], pooled: bool) -> list[int]:
+    """The table of each tensor: 0 for all biases; for weights 1 if they are `pooled`, else 1, 2, ..."""
+    weights = accumulate(value.ndim > 1 for value in values)
+    return [(1 if pooled else number) if value.ndim > 1 else 0 for value, number in zip(values, weights, strict=True)]
+
+
+def _code(
+    values: Sequence[Tensor], scales: Sequence[np.ndarray], symbols: Sequence[np.ndarray], pooled: bool
+) -> tuple[bytes, bytes]:
+    """Side information and words. Small networks are smaller `pooled`: there a table costs more than it saves."""
+    which = _tables(values, pooled)
+    tables = [
+        _Table.of(np.concatenate([part for part, table in zip(symbols, which, strict=True) if table == number]))
+        for number in range(max(which) + 1)
+    ]
+    coding = _coding([len(part) for part in symbols], which, tables)
+    words = ans.RansEncoder().encode_with_indexes(np.concatenate(symbols).tolist(), *coding)
+    side = bytes([pooled]) + np.concatenate(scales).tobytes() + b"".join(table.pack() for table in tables)
+    return zlib.compress(side, 9), words
 
 
 def _quantise(value: Tensor, bits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -334,7 +344,7 @@ def _parse(body: bytes) -> tuple[NeRV, int, int, int]:
     *strides, length = struct.unpack_from(f"<{stages}BI", body, _HEADER.size)
     with torch.device("meta"):  # nothing is allocated before the sizes are known to be sound
         network = NeRV(tuple(dims), strides, lower_width, stem_dim, expansion, reduction, pe_base, pe_levels)
-    shapes = dict(network.named_parameters())
+    shapes = dict(sorted(network.named_parameters()))
     parameters = sum(value.numel() for value in shapes.values())
     fits = 0 < height <= network.size[0] and 0 < width <= network.size[1] and count
     if not fits or parameters > MAX_PARAMETERS or math.prod(network.size) > MAX_PIXELS:
@@ -342,11 +352,11 @@ def _parse(body: bytes) -> tuple[NeRV, int, int, int]:
 
     start = _HEADER.size + stages + 4
     rows = [_rows(value) for value in shapes.values()]
-    which = _tables(list(shapes.values()))
     inflate = zlib.decompressobj()
-    side = inflate.decompress(body[start : start + length], 2 * sum(rows) + (max(which) + 1) * (4 + 2 * 2**9))
-    scales = np.frombuffer(side, "<f2", sum(rows)).astype(np.float32)
-    tables, at = [], 2 * sum(rows)
+    side = inflate.decompress(body[start : start + length], 1 + 2 * sum(rows) + (1 + len(rows)) * (4 + 2 * 2**9))
+    which = _tables(list(shapes.values()), pooled=side[0] == 1)
+    scales = np.frombuffer(side, "<f2", sum(rows), 1).astype(np.float32)
+    tables, at = [], 1 + 2 * sum(rows)
     for _ in range(max(which) + 1):
         low, entries = struct.unpack_from("<hH", side, at)
         frequencies = np.frombuffer(side, "<u2", entries, at + 4).astype(np.int64)
