@@ -6,7 +6,6 @@ import struct
 import subprocess
 import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from icm_helpers.codecs.container import BitstreamError
 from icm_helpers.codecs.nerv import NeRV, counted_bits, decode_video, encode_video, prune
 from icm_helpers.overfit import overfit, quality
 
-ORACLE = Path(__file__).resolve().parents[2] / "shared" / "oracles" / "nerv.json"
 TINY = {"fc_hw_dim": (3, 4, 4), "strides": (2, 2), "lower_width": 4, "stem_dim": 8, "pe_levels": 6}
 
 
@@ -62,10 +60,11 @@ def test_widths_follow_from_expansion_reduction_and_strides(settings, widths):
 
 
 @pytest.mark.parametrize("case", [0, 1])
-def test_names_shapes_and_pictures_are_the_original_s(case):
-    if not ORACLE.is_file():
-        pytest.skip(f"no numbers of the original at {ORACLE}")
-    oracle = json.loads(ORACLE.read_text())[case]
+def test_names_shapes_and_pictures_are_the_original_s(case, real_data):
+    path = real_data.parent / "oracles" / "nerv.json"
+    if not path.is_file():
+        pytest.skip(f"no numbers of the original at {path}")
+    oracle = json.loads(path.read_text())[case]
     settings = {"strides": oracle["strides"], "lower_width": oracle["lower_width"]}
     network = NeRV(tuple(map(int, oracle["fc_hw_dim"].split("_"))), **settings)
     assert sum(p.numel() for p in network.parameters()) == oracle["parameters"]
