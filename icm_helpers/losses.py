@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from pytorch_msssim import ssim
 from torch import Tensor
-from torch.nn.functional import interpolate, mse_loss
+from torch.nn.functional import interpolate, l1_loss, mse_loss
 
 PEAK = 255.0
 """Distortions are given on the 8-bit scale, as the codecs' own training code does: :math:`255^2\\,\\mathrm{MSE}`."""
@@ -205,3 +206,56 @@ def box_weights(
             maps.append(touched.any(0)[None])
         weights[level] = torch.stack(maps).float()
     return weights
+
+
+def nerv_loss(x: Tensor, x_hat: Tensor, beta: float = 0.7) -> Tensor:
+    r"""The loss of NeRV: :math:`\mathcal L_n = \beta\,\lVert x - \hat x \rVert_1 + (1 - \beta)\,(1 - \mathrm{SSIM}(x, \hat x))`.
+
+    Chen et al. (NeurIPS 2021), and eq. 4 of Shindo et al. (ICIP 2024). The norm is the mean over all values, as in NeRV's own code,
+    and the mean over frames is that over the batch.
+
+    Args:
+        x, x_hat: original and decoded frames, (N, 3, H, W) in [0, 1], sides of at least 11 pixels, SSIM's window.
+        beta: weight of the first term, in [0, 1].
+
+    Raises:
+        ValueError: shapes differ, frames are too small, or beta is out of range.
+
+    >>> x = torch.rand(2, 3, 16, 16)
+    >>> nerv_loss(x, x).item()
+    0.0
+    """
+    if x.shape != x_hat.shape:
+        raise ValueError(f"original and decoded frames differ in shape: {tuple(x.shape)} and {tuple(x_hat.shape)}")
+    if min(x.shape[2:]) < 11:
+        raise ValueError(f"SSIM's window has 11 x 11 pixels, the frames have {tuple(x.shape[2:])}: take larger ones")
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta must lie in [0, 1], not {beta}")
+    x_hat = x_hat.float()  # SSIM is a ratio of small differences: bfloat16 would spoil it
+    return beta * l1_loss(x_hat, x) + (1 - beta) * (1 - ssim(x_hat, x, data_range=1))
+
+
+def sa_nerv_loss(x: Tensor, x_hat: Tensor, mask: Tensor, beta: float = 0.7, weight: float = 1.0) -> Tensor:
+    r"""The loss of SA-NeRV: :math:`\mathcal L_n(x, \hat x) + w\,\mathcal L_n(x \odot m, \hat x \odot m)`.
+
+    Eq. 6 of Shindo et al. (ICIP 2024). The second summand is that of the masked frames, literally, as means over *all* pixels.
+    Where SSIM's window sees no edge it compares two black pictures, which are alike, so that a thin mask weighs little.
+
+    Args:
+        x, x_hat, beta: as in :func:`nerv_loss`.
+        mask: binary, (N, 1, H, W); in the paper, the edges of Segment Anything's map.
+        weight: :math:`w`, 1 in the paper.
+
+    Raises:
+        ValueError: as in :func:`nerv_loss`, or the mask has another shape or is not binary.
+
+    >>> x, x_hat = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    >>> (sa_nerv_loss(x, x_hat, torch.zeros(2, 1, 16, 16)) == nerv_loss(x, x_hat)).item()
+    True
+    """
+    if mask.shape != (x.shape[0], 1, *x.shape[2:]):
+        raise ValueError(f"the mask must have shape {(x.shape[0], 1, *x.shape[2:])}, not {tuple(mask.shape)}")
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ValueError("the mask must be binary: every value 0 or 1 (threshold it first)")
+    mask = mask.to(x.dtype)
+    return nerv_loss(x, x_hat, beta) + weight * nerv_loss(x * mask, x_hat * mask, beta)

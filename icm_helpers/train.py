@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from types import MethodType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from compressai.entropy_models import EntropyModel
@@ -55,6 +55,7 @@ class Schedule:
     aux_lr: float = 1e-3
     aux_steps: int = 1500
     save_every: int = 500
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)  # of Adam; no field, so that checkpoints of before go on
 
     def factor(self, step: int) -> float:
         """The learning rate at `step`, as a fraction of `lr`."""
@@ -154,7 +155,7 @@ def fit(
     run.launch()  # the processes find each other
     model.to(run.device)  # before the optimisers, whose state follows the parameters
     main, quantiles = _split(model)
-    optimiser = torch.optim.Adam(main, lr=schedule.lr, fused=True)  # one pass over memory
+    optimiser = torch.optim.Adam(main, lr=schedule.lr, betas=schedule.betas, fused=True)  # one pass over memory
     aux = torch.optim.Adam(quantiles, lr=schedule.aux_lr) if quantiles else None
     recipe = {
         "schedule": {k: v if not isinstance(v, tuple) else list(v) for k, v in asdict(schedule).items()},

@@ -9,9 +9,11 @@ from icm_helpers.losses import (
     box_weights,
     feature_distillation,
     masked_mse,
+    nerv_loss,
     objectness_weights,
     rate,
     rate_distortion,
+    sa_nerv_loss,
 )
 
 
@@ -170,3 +172,45 @@ def test_boxes_are_drawn_at_the_resolution_of_each_level_and_none_vanishes():
 def test_an_image_without_boxes_weighs_nothing():
     found = box_weights([torch.zeros(0, 4), torch.tensor([[0.0, 0, 4, 4]])], SIZES, (32, 48))
     assert all(w.shape == (2, 1, *SIZES[k]) and not w[0].any() and w[1].any() for k, w in found.items())
+
+
+def test_nerv_loss_weighs_l1_and_ssim():
+    x = torch.zeros(2, 3, 16, 16)
+    ssim = 0.01**2 / (0.1**2 + 0.01**2)  # of a black and a flat picture of 0.1: only the means differ
+    assert nerv_loss(x, x + 0.1).item() == pytest.approx(0.7 * 0.1 + 0.3 * (1 - ssim), rel=1e-4)
+    assert nerv_loss(x, x + 0.1, beta=1).item() == pytest.approx(0.1)
+
+
+def test_sa_nerv_loss_is_nerv_s_with_an_empty_mask_and_twice_that_with_a_full_one():
+    x, x_hat = torch.rand(2, 3, 24, 24), torch.rand(2, 3, 24, 24)
+    empty, full = torch.zeros(2, 1, 24, 24), torch.ones(2, 1, 24, 24)
+    assert sa_nerv_loss(x, x_hat, empty).item() == pytest.approx(nerv_loss(x, x_hat).item(), rel=1e-6)
+    assert sa_nerv_loss(x, x_hat, full).item() == pytest.approx(2 * nerv_loss(x, x_hat).item(), rel=1e-6)
+    assert sa_nerv_loss(x, x_hat, full, weight=3).item() == pytest.approx(4 * nerv_loss(x, x_hat).item(), rel=1e-6)
+
+
+def test_the_masked_term_of_sa_nerv_sees_only_what_the_mask_shows():
+    x, x_hat, mask = torch.rand(1, 3, 24, 24), torch.rand(1, 3, 24, 24, requires_grad=True), torch.zeros(1, 1, 24, 24)
+    mask[..., 8:12, 8:12] = 1
+    (sa_nerv_loss(x, x_hat, mask) - nerv_loss(x, x_hat)).backward()
+    inside = mask.bool().expand_as(x)
+    assert x_hat.grad[~inside].abs().max() < 1e-8 < x_hat.grad[inside].abs().min()
+
+
+@pytest.mark.parametrize(
+    ("x_hat", "mask", "beta", "message"),
+    [
+        (torch.rand(1, 3, 16, 17), torch.ones(1, 1, 16, 16), 0.7, "differ in shape"),
+        (torch.rand(1, 3, 16, 16), torch.ones(1, 16, 16), 0.7, "must have shape"),
+        (torch.rand(1, 3, 16, 16), torch.full((1, 1, 16, 16), 0.5), 0.7, "binary"),
+        (torch.rand(1, 3, 16, 16), torch.ones(1, 1, 16, 16), 1.1, "beta"),
+    ],
+)
+def test_wrong_input_of_sa_nerv_gets_a_clear_error(x_hat, mask, beta, message):
+    with pytest.raises(ValueError, match=message):
+        sa_nerv_loss(torch.rand(1, 3, 16, 16), x_hat, mask, beta)
+
+
+def test_frames_below_the_window_of_ssim_are_refused():
+    with pytest.raises(ValueError, match="11 x 11"):
+        nerv_loss(torch.rand(1, 3, 10, 16), torch.rand(1, 3, 10, 16))

@@ -1,0 +1,382 @@
+"""NeRV: a video coded as a network that overfits it, and the file that holds this network.
+
+Chen et al., "NeRV: Neural Representations for Videos", NeurIPS 2021, https://arxiv.org/abs/2110.13903.
+
+`NeRV` is the network; training it is the encoder's search (`icm_helpers.overfit`). `prune` makes it sparse, `encode_video` rounds
+and entropy codes it, `decode_video` gives all frames, or any of them without the others. The published code writes no file and
+counts weights * bits * density (`counted_bits`); here the rate is the length of this file:
+
+    offset  size  field
+    0       4     magic, b"NRV" and format version 1
+    4       6     height, width, number of frames: uint16 each
+    10      12    fc_hw_dim, lower_width, stem_dim, reduction: uint16 each
+    22      18    expansion, pe_base: float64 each; pe_levels: uint16
+    40      1+n   number of strides, and the strides
+    41+n    4     length of the side information: uint32
+    ...           side information, deflated: 1 if weights share a table, scales (float16), frequency tables (uint16)
+    ...           weights: CompressAI's rANS words
+    -4      4     CRC-32 of everything before it
+
+Little endian. Each row of a weight (what makes one output channel) has a scale of its own, a bias has one. Biases share a
+frequency table; weights share another, or each tensor has its own, whichever makes the smaller file. Pruned weights are the
+symbol 0: where they are is told by the words.
+
+The frames are the same in every process on one machine: each is computed alone, on one CPU thread, in float32.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from compressai import ans
+from compressai.entropy_models.entropy_models import pmf_to_quantized_cdf
+from torch import Tensor, nn
+from torch.nn import functional
+
+from icm_helpers.codecs.container import MAX_PIXELS, BitstreamError
+
+SIZES: dict[str, dict[str, Any]] = {
+    # NeRV-S of the paper, for 720 x 1280.
+    "720p": {"fc_hw_dim": (9, 16, 26), "strides": (5, 2, 2, 2, 2)},
+    # SFU-HW-Objects: 480 x 832 and 240 x 416 divide without a rest; DAVIS has 480 x 854 and loses ten columns of its output.
+    "sfu-c": {"fc_hw_dim": (15, 26, 12), "strides": (2, 2, 2, 2, 2)},
+    "sfu-d": {"fc_hw_dim": (15, 26, 12), "strides": (2, 2, 2, 2)},
+    "davis": {"fc_hw_dim": (15, 27, 12), "strides": (2, 2, 2, 2, 2)},
+    # Scenes of 192 x 192, for minutes on a CPU.
+    "scenes-s": {"fc_hw_dim": (6, 6, 8), "strides": (2, 2, 2, 2, 2), "lower_width": 8, "stem_dim": 32},
+    "scenes-m": {"fc_hw_dim": (6, 6, 12), "strides": (2, 2, 2, 2, 2), "lower_width": 12, "stem_dim": 48},
+    "scenes-l": {"fc_hw_dim": (6, 6, 20), "strides": (2, 2, 2, 2, 2), "lower_width": 20, "stem_dim": 64},
+}
+"""Settings of `NeRV` by use: `NeRV(**SIZES["sfu-d"])`. Bytes grow with the channels (the third number) and with `lower_width`."""
+
+MAGIC = b"NRV\x01"
+MAX_PARAMETERS = 2**25  # what a header may make the decoder allocate; the largest network of the paper has 2**23.6
+_HEADER = struct.Struct("<4s3H6H2dHB")
+_PRECISION = 16  # CompressAI's rANS works with frequencies that sum to 2 ** 16
+_BIAS_BITS = 8  # a bias shifts a whole channel and is one number in hundreds
+
+
+class NeRV(nn.Module):
+    r"""The network of one video: frame index :math:`t \in [0, 1]` to picture.
+
+    :math:`\gamma(t) = (\sin b^0 \pi t, \cos b^0 \pi t, \ldots, \sin b^{l-1} \pi t, \cos b^{l-1} \pi t)` goes through two linear
+    layers to a small map, and blocks of convolution, SiLU and pixel shuffle enlarge it. Parameters have the names and shapes of the
+    published code (one block a stage, no normalisation, one head), whose weights load.
+
+    Args:
+        fc_hw_dim: height, width and channels of the small map.
+        strides: by how much each block enlarges; the picture has :math:`H = h \prod s`, :math:`W = w \prod s`.
+        lower_width: channels that no block but the first goes below.
+        stem_dim: width of the hidden layer.
+        expansion: the first block has `int(channels * expansion)` channels.
+        reduction: each further block with a stride above 1 divides its channels by this, down to `lower_width`.
+        pe_base, pe_levels: :math:`b` and :math:`l` of the encoding.
+
+    Raises:
+        ValueError: a size is not positive, or the first block has no channel.
+
+    >>> network = NeRV((2, 3, 4), strides=(2, 2), lower_width=4, stem_dim=8)
+    >>> network(torch.tensor([0.0, 0.5])).shape
+    torch.Size([2, 3, 8, 12])
+    """
+
+    def __init__(
+        self,
+        fc_hw_dim: tuple[int, int, int] = (9, 16, 26),
+        strides: Sequence[int] = (5, 2, 2, 2, 2),
+        lower_width: int = 96,
+        stem_dim: int = 512,
+        expansion: float = 1,
+        reduction: int = 2,
+        pe_base: float = 1.25,
+        pe_levels: int = 40,
+    ) -> None:
+        super().__init__()
+        sizes = (*fc_hw_dim, *strides, lower_width, stem_dim, expansion, reduction, pe_base, pe_levels)
+        if len(fc_hw_dim) != 3 or not strides or not all(n > 0 for n in sizes) or fc_hw_dim[2] * expansion < 1:
+            raise ValueError(
+                f"no network of fc_hw_dim={fc_hw_dim}, strides={strides}, lower_width={lower_width}, stem_dim={stem_dim}, "
+                f"expansion={expansion}, reduction={reduction}, pe_base={pe_base}, pe_levels={pe_levels}: "
+                f"fc_hw_dim is three numbers, there is a stride at least, and every number and width is positive."
+            )
+        self.fc_hw_dim, self.strides = tuple(fc_hw_dim), tuple(strides)
+        self.lower_width, self.stem_dim, self.expansion, self.reduction = lower_width, stem_dim, expansion, reduction
+        self.pe_base, self.pe_levels = pe_base, pe_levels
+        height, width, channels = self.fc_hw_dim
+        # On the CPU even under another default device: the values must be there when the weights are not yet.
+        bases = torch.tensor([pe_base**level for level in range(pe_levels)], dtype=torch.float32, device="cpu")
+        self.register_buffer("_bases", bases, persistent=False)
+        self.stem = nn.Sequential(
+            nn.Linear(2 * pe_levels, stem_dim), nn.SiLU(), nn.Linear(stem_dim, height * width * channels), nn.SiLU()
+        )
+        self.layers = nn.ModuleList()
+        for i, stride in enumerate(self.strides):
+            kept = channels if stride == 1 else channels // reduction
+            widened = max(kept, lower_width) if i else int(channels * expansion)
+            conv = nn.Conv2d(channels, widened * stride**2, 3, padding=1)
+            self.layers.append(nn.ModuleDict({"conv": nn.ModuleDict({"conv": conv})}))
+            channels = widened
+        self.head_layers = nn.ModuleList([*[None] * (len(self.strides) - 1), nn.Conv2d(channels, 3, 1)])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the picture."""
+        scale = math.prod(self.strides)
+        return self.fc_hw_dim[0] * scale, self.fc_hw_dim[1] * scale
+
+    def forward(self, t: Tensor) -> Tensor:
+        """The pictures (B, 3, H, W) in [0, 1] at frame indices t, (B,) in [0, 1]; frame k of T has t = k / T."""
+        # In float32, and multiplied in this order: at b ** 39 the last bit of a factor is seen in the sine.
+        phase = t.float()[:, None] * self._bases * math.pi
+        x = self.stem(torch.stack((phase.sin(), phase.cos()), dim=2).flatten(1))
+        height, width, channels = self.fc_hw_dim
+        x = x.view(-1, channels, height, width)
+        # SiLU commutes with the shuffle, and so does the head, a 1 x 1 convolution: the last and largest shuffle then moves 3
+        # channels instead of all. In place where no gradient needs what was there.
+        for stride, block in zip((1, *self.strides), self.layers, strict=False):
+            x = block["conv"]["conv"](functional.pixel_shuffle(x, stride))
+            x = functional.silu(x, inplace=not torch.is_grad_enabled())
+        stride, head = self.strides[-1], self.head_layers[-1]
+        spread = torch.kron(
+            head.weight[:, :, 0, 0], torch.eye(stride**2, dtype=head.weight.dtype, device=x.device)
+        )  # (3 s^2, C s^2)
+        x = functional.conv2d(x, spread[:, :, None, None], head.bias.repeat_interleave(stride**2))
+        return (functional.pixel_shuffle(x, stride).tanh() + 1) * 0.5
+
+
+def prune(network: NeRV, density: float) -> None:
+    """Set all weights of linear and convolution layers but the largest to zero, in place; `density` is the part that stays.
+
+    As published, all layers are compared together, biases and the head stay. Train on afterwards: `overfit` keeps zeros at zero.
+
+    Raises:
+        ValueError: `density` is not in (0, 1].
+
+    >>> network = NeRV((2, 3, 4), strides=(2, 2), lower_width=4, stem_dim=8)
+    >>> prune(network, 0.25)
+    >>> round(network.stem[0].weight.count_nonzero().item() / network.stem[0].weight.numel(), 1) < 0.5
+    True
+    """
+    if not 0 < density <= 1:
+        raise ValueError(f"density is the part of the weights that stays, in (0, 1], not {density}")
+    weights = [p for part in (network.stem, network.layers) for p in part.parameters() if p.ndim > 1]
+    sizes = torch.cat([weight.detach().abs().flatten() for weight in weights])
+    smallest = sizes.topk(max(1, round(density * len(sizes)))).values[-1]
+    with torch.no_grad():
+        for weight in weights:
+            weight.mul_(weight.abs() >= smallest)
+
+
+def counted_bits(network: NeRV, bits: int = 8) -> float:
+    """The papers' way to count: parameters that are not zero times `bits`, without scales, tables and positions."""
+    return float(bits * sum(int(parameter.count_nonzero()) for parameter in network.parameters()))
+
+
+def encode_video(frames: Tensor, network: NeRV, *, bits: int = 8) -> bytes:
+    """The file of a video, (T, 3, H, W), whose `network` was trained to it; `8 * len(data) / (T * H * W)` is its bpp.
+
+    The frames say how many there are and where the network's picture is cropped; what they show is in the network.
+
+    Args:
+        bits: of a weight, 2 to 8: it takes one of exactly 2^bits levels from the smallest to the largest of its output channel,
+            zero among them. Biases have 2^8.
+
+    Raises:
+        ValueError: another shape, more than 65535 frames, frames larger than the network's, weights that are not finite, or
+            settings that the header cannot hold.
+    """
+    if frames.ndim != 4 or frames.shape[1] != 3 or not 0 < len(frames) < 2**16:
+        raise ValueError(f"a video is a tensor (T, 3, H, W) of 1 to 65535 frames, not {tuple(frames.shape)}.")
+    count, _, height, width = frames.shape
+    if not 2 <= bits <= 8:
+        raise ValueError(f"bits of a weight are 2 to 8, not {bits}.")
+    if not (0 < height <= network.size[0] and 0 < width <= network.size[1]):
+        raise ValueError(f"frames of {height} x {width}, but the network draws {network.size}: take another fc_hw_dim.")
+    tensors = [(name, value.detach().float().cpu()) for name, value in sorted(network.named_parameters())]
+    wrong = [name for name, value in tensors if not bool(value.isfinite().all())]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)} of the network are not finite: the training diverged, lower its rate.")
+    values = [value for _, value in tensors]
+    scales, symbols = zip(*(_quantise(value, bits if value.ndim > 1 else _BIAS_BITS) for value in values), strict=True)
+    side, words = min(
+        (_code(values, scales, symbols, pooled) for pooled in (False, True)), key=lambda s: len(s[0] + s[1])
+    )
+    try:
+        header = _HEADER.pack(
+            *(MAGIC, height, width, count, *network.fc_hw_dim, network.lower_width, network.stem_dim),
+            *(network.reduction, network.expansion, network.pe_base, network.pe_levels, len(network.strides)),
+        ) + struct.pack(f"<{len(network.strides)}BI", *network.strides, len(side))
+    except struct.error as error:
+        raise ValueError(f"the header holds sizes up to 65535 and strides up to 255 ({error}).") from error
+    body = header + side + words
+    return body + struct.pack("<I", zlib.crc32(body))
+
+
+def decode_video(data: bytes, indices: Sequence[int] | None = None, *, device: str = "cpu") -> Tensor:
+    """The frames in a file of `encode_video`, (T, 3, H, W) float32 in [0, 1], on the CPU; or those of `indices` alone.
+
+    Frame k comes out the same whichever others are asked for: each is computed by itself. Another device, processor or library
+    rounds differently in the last bits.
+
+    Raises:
+        BitstreamError: no such file, or any byte missing, changed or left over.
+        IndexError: there is no frame of that index.
+    """
+    network, count, height, width = _read(bytes(data))
+    network.to(device, memory_format=torch.channels_last)
+    chosen = range(count) if indices is None else list(indices)
+    absent = [k for k in chosen if not 0 <= k < count]
+    if absent:
+        raise IndexError(f"no frame {absent[0]} in a video of {count} frames, numbered from 0.")
+    frames = torch.empty(len(chosen), 3, height, width)
+    threads = torch.get_num_threads()
+    cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+
+    def draw(place: int) -> None:
+        # Threads share frames, not the work on one: so the sums have one order, and no core waits for another.
+        torch.set_num_threads(1)
+        with torch.inference_mode(), torch.autocast(torch.device(device).type, enabled=False):
+            t = torch.tensor([chosen[place] / count], device=device)
+            frames[place] = network(t)[0, :, :height, :width]
+
+    try:
+        with cudnn, ThreadPoolExecutor(threads if device == "cpu" else 1) as pool:
+            list(pool.map(draw, range(len(chosen))))
+    finally:
+        torch.set_num_threads(threads)
+    return frames
+
+
+class _Table:
+    """How often each symbol occurs, in 2^16: `low`, `low + 1`, ..., and last the escape, which CompressAI's coder asks for."""
+
+    def __init__(self, low: int, frequencies: np.ndarray) -> None:
+        self.low, self.frequencies = low, frequencies
+
+    @classmethod
+    def of(cls, symbols: np.ndarray) -> _Table:
+        low = int(symbols.min())
+        counts = np.bincount(symbols - low).astype(np.float64)
+        pmf = torch.from_numpy(np.append(counts / counts.sum(), 0.0)).float()
+        return cls(low, np.diff(pmf_to_quantized_cdf(pmf, _PRECISION).numpy()))
+
+    def pack(self) -> bytes:
+        # The escape is left out: it has what is missing in 2^16.
+        return struct.pack("<hH", self.low, len(self.frequencies) - 1) + self.frequencies[:-1].astype("<u2").tobytes()
+
+
+def _rows(value: Tensor) -> int:
+    """How many scales a tensor has: one for each output channel of a weight, one for a bias."""
+    return value.shape[0] if value.ndim > 1 else 1
+
+
+def _tables(values: Sequence[Tensor], pooled: bool) -> list[int]:
+    """The table of each tensor: 0 for all biases; for weights 1 if they are `pooled`, else 1, 2, ..."""
+    weights = accumulate(value.ndim > 1 for value in values)
+    return [(1 if pooled else number) if value.ndim > 1 else 0 for value, number in zip(values, weights, strict=True)]
+
+
+def _code(
+    values: Sequence[Tensor], scales: Sequence[np.ndarray], symbols: Sequence[np.ndarray], pooled: bool
+) -> tuple[bytes, bytes]:
+    """Side information and words. Small networks are smaller `pooled`: there a table costs more than it saves."""
+    which = _tables(values, pooled)
+    tables = [
+        _Table.of(np.concatenate([part for part, table in zip(symbols, which, strict=True) if table == number]))
+        for number in range(max(which) + 1)
+    ]
+    coding = _coding([len(part) for part in symbols], which, tables)
+    words = ans.RansEncoder().encode_with_indexes(np.concatenate(symbols).tolist(), *coding)
+    side = bytes([pooled]) + np.concatenate(scales).tobytes() + b"".join(table.pack() for table in tables)
+    return zlib.compress(side, 9), words
+
+
+def _quantise(value: Tensor, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    r"""Scales :math:`s` of the rows, and all :math:`q - z` of :math:`w = s\,(q - z)` with :math:`q \in \{0, \ldots, 2^b - 1\}`."""
+    rows = value.reshape(_rows(value), -1).numpy().astype(np.float64)
+    top = 2**bits - 1
+    low, high = np.minimum(rows.min(1), 0), np.maximum(rows.max(1), 0)
+    scales = ((high - low) / top).astype("<f2")
+    if not np.isfinite(scales).all():
+        raise ValueError(f"weights from {low.min():.3g} to {high.max():.3g} are too far apart to be quantised.")
+    step = np.where(scales > 0, scales, np.inf)[:, None].astype(np.float64)  # what half precision cannot hold becomes 0
+    zero = np.rint(-low[:, None] / step)
+    return scales, (np.rint(rows / step + zero).clip(0, top) - zero).astype(np.int32).ravel()
+
+
+def _coding(
+    lengths: Sequence[int], which: Sequence[int], tables: Sequence[_Table]
+) -> tuple[list[int], list[list[int]], list[int], list[int]]:
+    """The arguments of CompressAI's coder: the table of each symbol, and the tables."""
+    cdfs = [[0, *np.cumsum(table.frequencies).tolist()] for table in tables]
+    return np.repeat(which, lengths).tolist(), cdfs, [len(cdf) for cdf in cdfs], [table.low for table in tables]
+
+
+def _read(data: bytes) -> tuple[NeRV, int, int, int]:
+    """The network in a file, the number of frames, and their height and width."""
+    if data[:4] != MAGIC:
+        raise BitstreamError(
+            f"starts with {data[:4]!r} instead of {MAGIC!r}: no file of this format or version, or damaged."
+        )
+    body, found = data[:-4], zlib.crc32(data[:-4])
+    if len(data) < _HEADER.size + 8 or found != int.from_bytes(data[-4:], "little"):
+        raise BitstreamError(
+            f"checksum differs (expected {data[-4:][::-1].hex()}, found {found:08x}): damaged, cut short or too long."
+        )
+    # From here on only a forger's bytes are wrong; they must not cost more than an error.
+    try:
+        return _parse(body)
+    except (struct.error, zlib.error, ValueError, IndexError, RuntimeError, OverflowError) as error:
+        raise BitstreamError(f"no network can be read ({error}): the file was forged.") from error
+
+
+def _parse(body: bytes) -> tuple[NeRV, int, int, int]:
+    _, height, width, count, *sizes = _HEADER.unpack_from(body)
+    *dims, lower_width, stem_dim, reduction, expansion, pe_base, pe_levels, stages = sizes
+    *strides, length = struct.unpack_from(f"<{stages}BI", body, _HEADER.size)
+    with torch.device("meta"):  # nothing is allocated before the sizes are known to be sound
+        network = NeRV(tuple(dims), strides, lower_width, stem_dim, expansion, reduction, pe_base, pe_levels)
+    shapes = dict(sorted(network.named_parameters()))
+    parameters = sum(value.numel() for value in shapes.values())
+    fits = 0 < height <= network.size[0] and 0 < width <= network.size[1] and count
+    if not fits or parameters > MAX_PARAMETERS or math.prod(network.size) > MAX_PIXELS:
+        raise ValueError(f"{count} frames of {height} x {width} from {parameters} parameters that draw {network.size}")
+
+    start = _HEADER.size + stages + 4
+    rows = [_rows(value) for value in shapes.values()]
+    inflate = zlib.decompressobj()
+    side = inflate.decompress(body[start : start + length], 1 + 2 * sum(rows) + (1 + len(rows)) * (4 + 2 * 2**9))
+    which = _tables(list(shapes.values()), pooled=side[0] == 1)
+    scales = np.frombuffer(side, "<f2", sum(rows), 1).astype(np.float32)
+    tables, at = [], 1 + 2 * sum(rows)
+    for _ in range(max(which) + 1):
+        low, entries = struct.unpack_from("<hH", side, at)
+        frequencies = np.frombuffer(side, "<u2", entries, at + 4).astype(np.int64)
+        frequencies = np.append(frequencies, 2**_PRECISION - frequencies.sum())
+        if not entries or frequencies.min() < 1:
+            raise ValueError("a frequency table without a place for every symbol")
+        tables.append(_Table(low, frequencies))
+        at += 4 + 2 * entries
+    if at != len(side) or not inflate.eof or inflate.unused_data or not np.isfinite(scales).all():
+        raise ValueError("side information that is too long, too short or not finite")
+
+    numbers = [value.numel() for value in shapes.values()]
+    coding = _coding(numbers, which, tables)
+    # The rANS decoder checks no bounds: one that lost its way must meet zeros, not the end of its memory.
+    words = body[start + length :] + bytes(8 * parameters)
+    symbols = np.array(ans.RansDecoder().decode_with_indexes(words, *coding), np.float32)
+    parts = zip(np.split(symbols, np.cumsum(numbers)[:-1]), np.split(scales, np.cumsum(rows)[:-1]), strict=True)
+    state = {
+        name: torch.from_numpy(part.reshape(len(scale), -1) * scale[:, None]).view(shapes[name].shape)
+        for name, (part, scale) in zip(shapes, parts, strict=True)
+    }
+    network.load_state_dict(state, assign=True)
+    return network.eval(), count, height, width

@@ -1,0 +1,155 @@
+"""Train a network to one video, as NeRV's encoder does: `train.fit` with NeRV's schedule, on frames kept on the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pytorch_msssim import ms_ssim
+from torch import Tensor, nn
+
+from icm_helpers import train
+
+Loss = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class NervSchedule(train.Schedule):
+    """Chen et al. (NeurIPS 2021): Adam with beta1 = 0.5, a linear warm-up from a tenth of the rate, then a cosine to zero."""
+
+    clip: float = math.inf
+    betas: ClassVar[tuple[float, float]] = (0.5, 0.999)
+
+    def factor(self, step: int) -> float:
+        """The learning rate at `step`, as a fraction of `lr`.
+
+        >>> [round(NervSchedule(steps=10, warmup=2).factor(step), 3) for step in (0, 1, 2, 6)]
+        [0.1, 0.55, 1.0, 0.5]
+        """
+        if step < self.warmup:
+            return 0.1 + 0.9 * step / self.warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / (self.steps - self.warmup)))
+
+
+def overfit(
+    network: nn.Module,
+    frames: Tensor,
+    loss: Loss,
+    *,
+    masks: Tensor | None = None,
+    epochs: int = 300,
+    batch: int = 1,
+    lr: float = 5e-4,
+    warmup: float = 0.2,
+    folder: Path | str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "32-true",
+    compiled: bool = False,
+    progress: bool = True,
+    describe: str = "overfitting",
+    identity: str = "",
+) -> list[dict[str, float]]:
+    """Train `network` in place until it draws `frames`, and give the curve of its loss and PSNR.
+
+    The defaults are the published training. Weights that are exactly zero stay so: a network that `codecs.nerv.prune` made sparse
+    is fine-tuned by calling this again (the paper: 50 epochs), with another folder. Only the part of the network's picture that the
+    frames cover is compared.
+
+    Args:
+        network: draws (B, 3, H', W') at indices t, (B,); frame k of T has t = k / T.
+        frames: (T, 3, H, W) in [0, 1], float32 or uint8 in 0..255. They are kept on the device in 8 bits.
+        loss: `losses.nerv_loss`, called with frames and pictures; with masks `losses.sa_nerv_loss`, called with them too.
+        masks: binary, (T, 1, H, W).
+        epochs: how often each frame is seen.
+        batch: frames a step; where the last batch of an epoch would be smaller, frames of the next one fill it.
+        lr: of Adam, at its height.
+        warmup: part of the training in which the rate rises.
+        folder, seed, device, precision, compiled, progress, describe, identity: as in `train.fit`, which also says what is raised
+            when a training goes wrong. Any interrupted training goes on from `folder`.
+
+    Returns:
+        One dictionary for each 4 % of the steps: `step`, and means since the one before of `loss` and `psnr` (dB, of each batch).
+
+    Raises:
+        ValueError: frames or masks have another shape, or the frames are larger than the network's picture.
+    """
+    count, _, height, width = frames.shape
+    if masks is not None and masks.shape != (count, 1, height, width):
+        raise ValueError(f"masks of these frames have the shape {(count, 1, height, width)}, not {tuple(masks.shape)}")
+    if height > network.size[0] or width > network.size[1]:
+        raise ValueError(f"frames of {height} x {width}, but the network draws {network.size}: take another fc_hw_dim")
+    steps = math.ceil(epochs * count / batch)
+    schedule = NervSchedule(steps, batch=batch, lr=lr, warmup=int(warmup * steps), save_every=max(1, steps // 10))
+    target = train.fabric(device, precision).device
+    kept = (frames if frames.dtype == torch.uint8 else (frames * 255).round().byte()).to(target)
+    masked = masks.to(target, torch.uint8) if masks is not None else None
+
+    def objective(model: nn.Module, order: Tensor) -> dict[str, Tensor]:
+        x = kept[order].float() / 255
+        x_hat = model(order / count)[..., :height, :width]
+        value = loss(x, x_hat) if masked is None else loss(x, x_hat, masked[order].float())
+        with torch.no_grad():
+            psnr = -10 * (x_hat.float() - x).square().mean().log10()
+        return {"loss": value, "psnr": psnr}
+
+    network.to(target, memory_format=torch.channels_last)  # a tenth faster on a CPU
+    hooks = [p.register_hook((p != 0).mul) for p in network.parameters() if bool((p == 0).any())]
+    try:
+        return train.fit(
+            network,
+            _Orders(count, steps * batch, seed),
+            objective,
+            schedule,
+            folder=folder,
+            seed=seed,
+            device=device,
+            precision=precision,
+            compiled=compiled,
+            progress=progress,
+            describe=describe,
+            identity=identity,
+        )
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def quality(frames: Tensor, decoded: Tensor) -> dict[str, float]:
+    """PSNR in dB and MS-SSIM of a decoded video, (T, 3, H, W) in [0, 1]: means over its frames.
+
+    MS-SSIM halves a picture four times; below 161 pixels of height or width it does not exist, and is NaN.
+
+    >>> video = torch.zeros(2, 3, 16, 16)
+    >>> quality(video, video + 0.1)
+    {'psnr': 20.0, 'ms_ssim': nan}
+    """
+    psnr, similar = [], []
+    for x, x_hat in zip(frames[:, None], decoded[:, None], strict=True):
+        psnr.append(-10 * (x - x_hat).square().mean().log10().item())
+        similar.append(ms_ssim(x_hat, x, data_range=1).item() if min(x.shape[2:]) > 160 else math.nan)
+    return {"psnr": round(sum(psnr) / len(psnr), 4), "ms_ssim": round(sum(similar) / len(similar), 5)}
+
+
+class _Orders(torch.utils.data.Dataset):
+    """Which frame comes when: each epoch in an order of its own, that of (seed, epoch)."""
+
+    def __init__(self, count: int, length: int, seed: int) -> None:
+        orders = []
+        for epoch in range(-(-length // count)):
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            orders.append(torch.randperm(count, generator=generator))
+        self.order = torch.cat(orders)[:length]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.order[index]
+
+    def source(self, index: int) -> str:
+        return f"frame {int(self.order[index])}"

@@ -1,0 +1,223 @@
+"""Videos with objects: made scenes, DAVIS and SFU-HW-Objects, each read into a `Video`."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.ops import masks_to_boxes
+
+from icm_helpers import scenes
+from icm_helpers.datasets import DataError, Sample
+from icm_helpers.tasks.coco import CATEGORIES
+
+FIRST_ANNOTATED = {24: 207, 30: 235, 50: 403, 60: 471}
+"""By frames a second, the frame of a sequence (from 0) that the first picture of its SFU annotation file in COCO's format shows.
+
+The list in CompressAI-Vision exchanges BasketballDrill and BQMall, and BasketballPass and BQSquare: its 129 frames up to 599 lie
+outside of sequences of 500 frames, and the annotation file of BasketballPass has 97 pictures, those of 403 to 499.
+"""
+
+
+@dataclass(frozen=True)
+class Video:
+    """Frames, and the objects of each. Item k is a `Sample`, so that what judges pictures judges frames too.
+
+    A decoded video is `dataclasses.replace(video, frames=decoded)`.
+    """
+
+    name: str
+    frames: Tensor  # (T, 3, H, W) float32 in [0, 1]
+    boxes: list[Tensor]  # T times (n, 4) float32, x1 y1 x2 y2 in pixels, inside the frame
+    labels: list[Tensor]  # T times (n,) int64, category ids
+    masks: list[Tensor] | None  # T times (n, H, W) bool; None where only boxes are known
+    categories: dict[int, str]  # that are annotated: other objects may be seen, and nobody marked them
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Sample:
+        boxes = self.boxes[index]
+        return Sample(
+            image=self.frames[index],
+            boxes=boxes,
+            labels=self.labels[index],
+            masks=self.masks[index] if self.masks is not None else _filled(boxes, *self.frames.shape[2:]),
+            crowd=torch.zeros(len(boxes), dtype=torch.bool),
+            image_id=self.ids[index],
+            name=f"{self.name} {index}",
+        )
+
+    @property
+    def ids(self) -> list[int]:
+        """Numbers of the frames, from 0."""
+        return list(range(len(self)))
+
+    def ground_truth(self, ids: list[int] | None = None) -> dict[str, list]:
+        """COCO dictionary for an evaluator: boxes of all frames, or of `ids`."""
+        height, width = self.frames.shape[2:]
+        annotations = []
+        for k in self.ids if ids is None else ids:
+            for (x1, y1, x2, y2), label in zip(self.boxes[k].tolist(), self.labels[k].tolist(), strict=True):
+                box = [x1, y1, x2 - x1, y2 - y1]
+                entry = {"image_id": k, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+                annotations.append({"id": len(annotations) + 1, **entry})
+        return {
+            "images": [{"id": k, "height": height, "width": width} for k in (self.ids if ids is None else ids)],
+            "annotations": annotations,
+            "categories": [{"id": i, "name": name} for i, name in self.categories.items()],
+        }
+
+
+def scene(seed: int, count: int, size: int | tuple[int, int] = 192) -> Video:
+    """`count` frames of the moving scene of a seed, with exact boxes and masks.
+
+    >>> video = scene(0, 2, 32)
+    >>> video.frames.shape, len(video.boxes[0]) == len(video.masks[0])
+    (torch.Size([2, 3, 32, 32]), True)
+    """
+    pictures = list(scenes.video(seed, count, size))
+    return Video(
+        f"scene-{seed}",
+        _tensor([picture.image for picture in pictures]),
+        [torch.from_numpy(picture.boxes()) for picture in pictures],
+        [torch.from_numpy(picture.labels()) for picture in pictures],
+        [torch.from_numpy(picture.masks()) for picture in pictures],
+        {c["id"]: c["name"] for c in scenes.CATEGORIES if c["isthing"]},
+    )
+
+
+def davis(folder: Path | str, name: str, category: str, limit: int | None = None) -> Video:
+    """A clip of DAVIS 2016 at 480p, whose one annotated object is a `category` of COCO; its box is the extent of its mask.
+
+    Args:
+        folder: has `JPEGImages/480p/<name>/*.jpg` and `Annotations/480p/<name>/*.png`.
+        limit: read only the first so many frames.
+
+    Raises:
+        DataError: pictures or masks are missing, damaged, or of different numbers or sizes.
+        ValueError: COCO has no such category.
+
+    A frame where the object is hidden has no box.
+    """
+    label = next((i for i, known in CATEGORIES.items() if known == category), None)
+    if label is None:
+        raise ValueError(f"COCO has no category {category!r}: take one of {', '.join(CATEGORIES.values())}")
+    pictures = sorted(Path(folder, "JPEGImages", "480p", name).glob("*.jpg"))[:limit]
+    drawn = sorted(Path(folder, "Annotations", "480p", name).glob("*.png"))[:limit]
+    if not pictures or [path.stem for path in pictures] != [path.stem for path in drawn]:
+        raise DataError(
+            f"DAVIS clip {name!r} has {len(pictures)} pictures and {len(drawn)} masks in {folder}, not one mask for each picture: "
+            "unpack the data set again, so that JPEGImages/480p and Annotations/480p lie in that folder"
+        )
+    frames = _tensor([_pixels(path, "RGB") for path in pictures])
+    masks = [torch.from_numpy(_pixels(path, "L") > 0)[None] for path in drawn]  # (1, H, W)
+    if any(mask.shape[1:] != frames.shape[2:] for mask in masks):
+        raise DataError(
+            f"masks and pictures of DAVIS clip {name!r} in {folder} differ in size: unpack the data set again"
+        )
+    masks = [mask[mask.any(dim=(1, 2))] for mask in masks]
+    boxes = [masks_to_boxes(mask) + torch.tensor([0.0, 0, 1, 1]) if len(mask) else torch.zeros(0, 4) for mask in masks]
+    labels = [torch.full((len(mask),), label) for mask in masks]
+    return Video(name, frames, boxes, labels, masks, {label: category})
+
+
+def sfu(yuv: Path | str, annotations: Path | str, limit: int | None = None) -> Video:
+    """A sequence of SFU-HW-Objects of 8 bits, 4:2:0, as far as it is annotated, with boxes in COCO's category ids.
+
+    Args:
+        yuv: the raw frames of the whole sequence.
+        annotations: boxes in COCO's format, as CompressAI-Vision has them, named `<Sequence>_<width>x<height>_<rate>_val.json`; the
+            name says where in the sequence they begin (`FIRST_ANNOTATED`).
+        limit: read only the first so many annotated frames.
+
+    Raises:
+        DataError: a file is missing, cut short or damaged, or contradicts its name or COCO's categories.
+
+    Colours are read as BT.601 with limited range. Class ids 0..79 become COCO's 1..90; the names in the file's list of categories
+    are another data set's and are not used, those of its annotations are checked.
+    """
+    yuv, annotations = Path(yuv), Path(annotations)
+    named = re.fullmatch(r"(.+)_(\d+)x(\d+)_(\d+)_val", annotations.stem)
+    if not named or int(named[4]) not in FIRST_ANNOTATED:
+        raise DataError(
+            f"{annotations} is not called <Sequence>_<width>x<height>_<frames a second>_val.json with one of "
+            f"{', '.join(map(str, FIRST_ANNOTATED))} frames a second: give the file the name that it had"
+        )
+    width, height, first = int(named[2]), int(named[3]), FIRST_ANNOTATED[int(named[4])]
+    numbers = list(CATEGORIES)
+    try:
+        content = json.loads(annotations.read_bytes())
+        order = sorted(int(image["id"]) for image in content["images"])[:limit]
+        boxes: dict[int, list] = {k: [] for k in order}
+        labels: dict[int, list] = {k: [] for k in order}
+        for item in content["annotations"]:
+            k, label = int(item["image_id"]), numbers[item["category_id"]]
+            if item["class"] != CATEGORIES[label]:
+                raise DataError(
+                    f"{annotations} calls class {item['category_id']} {item['class']!r}, COCO {CATEGORIES[label]!r}"
+                )
+            x, y, w, h = item["bbox"]
+            x1, x2, y1, y2 = max(x, 0), min(x + w, width), max(y, 0), min(y + h, height)
+            if k in boxes and x1 < x2 and y1 < y2:
+                boxes[k].append([x1, y1, x2, y2])
+                labels[k].append(label)
+    except FileNotFoundError:
+        raise DataError(f"annotation file {annotations} is missing: fetch it, or correct the path") from None
+    except (KeyError, TypeError, IndexError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(
+            f"{annotations} is not in COCO's format ({type(error).__name__}: {error}): fetch it again"
+        ) from error
+    return Video(
+        named[1],
+        _tensor(_yuv(yuv, width, height, first, len(order))),
+        [torch.tensor(boxes[k], dtype=torch.float32).view(-1, 4) for k in order],
+        [torch.tensor(labels[k], dtype=torch.int64) for k in order],
+        None,
+        {i: CATEGORIES[i] for i in sorted({label for some in labels.values() for label in some})},
+    )
+
+
+def _yuv(path: Path, width: int, height: int, first: int, count: int) -> list[np.ndarray]:
+    """Frames (H, W, 3) uint8 of a raw file of 8 bits, 4:2:0."""
+    size = width * height * 3 // 2
+    if not path.is_file():
+        raise DataError(f"sequence {path} is missing: `icm_helpers.downloads` says where to ask for it")
+    if path.stat().st_size % size or path.stat().st_size < (first + count) * size:
+        raise DataError(
+            f"{path} has {path.stat().st_size} bytes: that is no whole number, at least {first + count}, of frames of {size} bytes "
+            f"({width} x {height}, 8 bits, 4:2:0). It is cut short, or another sequence or format"
+        )
+    raw = np.fromfile(path, np.uint8, count * size, offset=first * size).reshape(count, height * 3 // 2, width)
+    return [cv2.cvtColor(frame, cv2.COLOR_YUV2RGB_I420) for frame in raw]
+
+
+def _pixels(path: Path, mode: str) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert(mode))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} cannot be decoded ({error}): it is damaged, fetch it again") from error
+
+
+def _tensor(pictures: list[np.ndarray]) -> Tensor:
+    """Pictures (H, W, 3) uint8 as frames (T, 3, H, W) in [0, 1]."""
+    frames = torch.empty(len(pictures), 3, *pictures[0].shape[:2])
+    for frame, picture in zip(frames, pictures, strict=True):
+        frame.copy_(torch.from_numpy(picture).permute(2, 0, 1)).div_(255)
+    return frames
+
+
+def _filled(boxes: Tensor, height: int, width: int) -> Tensor:
+    masks = torch.zeros(len(boxes), height, width, dtype=torch.bool)
+    for mask, box in zip(masks, boxes, strict=True):
+        (x1, y1), (x2, y2) = box[:2].floor().int().tolist(), box[2:].ceil().int().tolist()
+        mask[y1:y2, x1:x2] = True
+    return masks
