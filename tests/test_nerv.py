@@ -60,11 +60,8 @@ def test_widths_follow_from_expansion_reduction_and_strides(settings, widths):
 
 
 @pytest.mark.parametrize("case", [0, 1])
-def test_names_shapes_and_pictures_are_the_original_s(case, real_data):
-    path = real_data.parent / "oracles" / "nerv.json"
-    if not path.is_file():
-        pytest.skip(f"no numbers of the original at {path}")
-    oracle = json.loads(path.read_text())[case]
+def test_names_shapes_and_pictures_are_the_original_s(case, oracles):
+    oracle = json.loads((oracles / "nerv.json").read_text())[case]
     settings = {"strides": oracle["strides"], "lower_width": oracle["lower_width"]}
     network = NeRV(tuple(map(int, oracle["fc_hw_dim"].split("_"))), **settings)
     assert sum(p.numel() for p in network.parameters()) == oracle["parameters"]
