@@ -11,7 +11,7 @@ import torch
 
 from icm_helpers.codecs import zoo
 from icm_helpers.codecs.classical import Jpeg
-from icm_helpers.codecs.container import BitstreamError, decode, encode, pad
+from icm_helpers.codecs.container import BitstreamError, decode, decode_many, encode, encode_many, pad
 
 DECODE = """
 import sys, torch
@@ -230,3 +230,35 @@ def test_jpeg_bytes_are_a_jpeg_file_and_broken_ones_raise(codec):
     for quality in (0, 101, 50.5):
         with pytest.raises(ValueError, match="1 to 100"):
             Jpeg(quality)
+
+
+@pytest.mark.parametrize("name", ["mean-scale-small", "jpeg"])
+def test_many_at_once_are_coded_as_one_by_one_and_in_order(codec, name):
+    coder, threads = codec if name == "mean-scale-small" else Jpeg(40), torch.get_num_threads()
+    images = [torch.rand(3, 40 + 30 * (i % 3), 90 - 20 * (i % 2)) for i in range(7)]
+    data = list(encode_many(coder, iter(images), workers=3))
+    assert data == [encode(coder, image) for image in images]
+    for x_hat, coded in zip(decode_many(coder, iter(data), workers=3), data, strict=True):
+        assert torch.equal(x_hat, decode(coder, coded)) and not x_hat.is_inference()
+    assert torch.get_num_threads() == threads
+
+
+def test_pictures_are_asked_for_only_a_few_ahead(codec):
+    asked = []
+
+    def images():
+        for i in range(20):
+            asked.append(i)
+            yield torch.rand(3, 64, 64)
+
+    first = next(encode_many(codec, images(), workers=2))
+    assert len(first) > 46 and len(asked) == 3
+
+
+def test_one_broken_picture_of_many_is_told_at_its_turn(codec):
+    data = [encode(codec, torch.rand(3, 64, 64)) for _ in range(3)]
+    decoded = decode_many(codec, [data[0], data[1][:-9], data[2]], workers=2)
+    assert next(decoded).shape == (3, 64, 64)
+    with pytest.raises(BitstreamError, match="checksum differs"):
+        next(decoded)
+    assert torch.equal(decode(codec, data[2]), next(decode_many(codec, data[2:])))
