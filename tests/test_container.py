@@ -1,10 +1,13 @@
 """The container: real bytes and back for any size, and no wrong picture from damaged bytes."""
 
+import copy
 import random
 import subprocess
 import sys
+import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -234,13 +237,37 @@ def test_jpeg_bytes_are_a_jpeg_file_and_broken_ones_raise(codec):
 
 @pytest.mark.parametrize("name", ["mean-scale-small", "jpeg"])
 def test_many_at_once_are_coded_as_one_by_one_and_in_order(codec, name):
-    coder, threads = codec if name == "mean-scale-small" else Jpeg(40), torch.get_num_threads()
+    coder = codec if name == "mean-scale-small" else Jpeg(40)
     images = [torch.rand(3, 40 + 30 * (i % 3), 90 - 20 * (i % 2)) for i in range(7)]
     data = list(encode_many(coder, iter(images), workers=3))
     assert data == [encode(coder, image) for image in images]
     for x_hat, coded in zip(decode_many(coder, iter(data), workers=3), data, strict=True):
         assert torch.equal(x_hat, decode(coder, coded)) and not x_hat.is_inference()
-    assert torch.get_num_threads() == threads
+
+
+def test_a_picture_coded_while_another_is_leaves_the_number_of_threads_as_it_was(codec):
+    image, inside, go, before = torch.rand(3, 64, 64), threading.Event(), threading.Event(), torch.get_num_threads()
+    slow = copy.deepcopy(codec)
+
+    def compress(x):
+        inside.set()
+        assert go.wait(30)
+        return type(slow).compress(slow, x)
+
+    slow.compress = compress
+    try:
+        torch.set_num_threads(2)
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(encode, slow, image)
+            assert inside.wait(30)
+            data, threads = encode(codec, image), torch.get_num_threads()
+            go.set()
+            assert other.result() == data
+        assert threads == torch.get_num_threads() == 2
+        assert list(encode_many(codec, [image] * 4, workers=2)) == [data] * 4
+        assert ThreadPoolExecutor(1).submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_pictures_are_asked_for_only_a_few_ahead(codec):

@@ -34,7 +34,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -75,9 +75,8 @@ def encode(codec: CompressionModel | FileCodec, image: Tensor) -> bytes:
     if not isinstance(codec, nn.Module):
         return codec.encode(image)
     device = _check_codec(codec)
-    with _exact(codec) as indexes_crc:
-        padded = pad(image[None].to(device), codec.downsampling_factor)  # (1, 3, H', W')
-        coded = codec.compress(padded)
+    padded = pad(image[None].to(device), codec.downsampling_factor)  # (1, 3, H', W')
+    coded, indexes_crc = _exactly(codec, lambda: codec.compress(padded))
     if tuple(coded["shape"]) != _latent_shape(codec, *image.shape[1:]):
         raise ValueError(
             f"{codec.name} has a latent of {tuple(coded['shape'])}: not H, W over its downsampling_factor."
@@ -86,7 +85,7 @@ def encode(codec: CompressionModel | FileCodec, image: Tensor) -> bytes:
     name = codec.name.encode("ascii")
     body = struct.pack(
         f"<3sBB{len(name)}s8sHHIB{len(strings) - 1}I",
-        *(MAGIC, VERSION, len(name), name, _fingerprint(codec), *image.shape[1:], indexes_crc()),
+        *(MAGIC, VERSION, len(name), name, _fingerprint(codec), *image.shape[1:], indexes_crc),
         *(len(strings), *map(len, strings[:-1])),
     ) + b"".join(strings)
     return body + struct.pack("<I", zlib.crc32(body))
@@ -111,17 +110,19 @@ def decode(codec: CompressionModel | FileCodec, data: bytes) -> Tensor:
     shape = _latent_shape(codec, height, width)
     # The rANS decoder checks no bounds: one that lost its way must meet zeros, not the end of its memory.
     slack = bytes(8 * shape[0] * shape[1] * codec.downsampling_factor**2)
-    with _exact(codec) as indexes_crc:
-        try:
-            x_hat = codec.decompress([[string + slack] for string in strings], shape)["x_hat"]
-        except (AssertionError, IndexError, ValueError) as error:
-            raise BitstreamError(f"{codec.name} cannot read the strings ({error}): they were forged.") from error
-    if indexes_crc() != expected:
+    padded_strings = [[string + slack] for string in strings]
+    try:
+        decoded, indexes_crc = _exactly(codec, lambda: codec.decompress(padded_strings, shape))
+    except (AssertionError, IndexError, ValueError) as error:
+        raise BitstreamError(f"{codec.name} cannot read the strings ({error}): they were forged.") from error
+    if indexes_crc != expected:
         raise BitstreamError(
-            f"the entropy parameters differ from the encoder's (checksum {expected:08x}, here {indexes_crc():08x}): "
+            f"the entropy parameters differ from the encoder's (checksum {expected:08x}, here {indexes_crc:08x}): "
             f"another processor or library rounds differently. Decode on the kind of device that encoded."
         )
-    return x_hat[0, :, :height, :width].clamp(0, 1)  # outside of _exact: an ordinary tensor, fit for autograd
+    return decoded["x_hat"][0, :, :height, :width].clamp(
+        0, 1
+    )  # out of inference mode: an ordinary tensor, fit for autograd
 
 
 def encode_many(
@@ -273,11 +274,15 @@ def _check_codec(codec: CompressionModel) -> torch.device:
     return next(codec.parameters()).device
 
 
-@contextmanager
-def _exact(codec: CompressionModel) -> Iterator[Callable[[], int]]:
-    """Switch off what makes two runs of one network differ; yields what tells the CRC-32 of all scale indexes."""
+def _exactly(codec: CompressionModel, call: Callable[[], Any]) -> tuple[Any, int]:
+    """What `call` gives with all switched off that makes two runs of one network differ, and the CRC-32 of all scale indexes.
+
+    It runs in a thread of its own: only a thread itself can put back its number of OpenMP threads, and by then another
+    picture may still be at work in the same process.
+    """
     crc = 0
     conditionals = [module for module in codec.modules() if isinstance(module, GaussianConditional)]
+    device = next(codec.parameters()).device.type
 
     def watched(build_indexes: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def build(scales: Tensor) -> Tensor:
@@ -288,12 +293,15 @@ def _exact(codec: CompressionModel) -> Iterator[Callable[[], int]]:
 
         return build
 
-    device = next(codec.parameters()).device.type
+    def work() -> Any:
+        with _STEADY, torch.inference_mode(), torch.autocast(device, enabled=False):
+            return call()
+
     try:
         for conditional in conditionals:
             conditional.build_indexes = watched(conditional.build_indexes)
-        with _STEADY, torch.inference_mode(), torch.autocast(device, enabled=False):
-            yield lambda: crc
+        with ThreadPoolExecutor(1, thread_name_prefix="exactly") as apart:
+            return apart.submit(work).result(), crc
     finally:
         for conditional in conditionals:
             conditional.__dict__.pop("build_indexes", None)
@@ -301,7 +309,8 @@ def _exact(codec: CompressionModel) -> Iterator[Callable[[], int]]:
 
 class _Steady:
     """One thread for a picture's arithmetic, and deterministic cuDNN: settings of the whole process, so the first of several
-    pictures that are coded at once makes them, and the last puts back what was before."""
+    pictures that are coded at once makes them, and the last puts back what was before. To be entered in fresh threads, which
+    take their number of threads from the process."""
 
     def __init__(self) -> None:
         self.lock, self.inside = threading.Lock(), 0
