@@ -10,6 +10,7 @@ from typing import Any
 from icm_helpers import presets, results
 from icm_helpers.evaluate import THIRDS, Curve, Interval, bd_metric, bd_rate, bd_rate_gap, curve
 
+UNITS = {"psnr_inside": "dB", "psnr_outside": "dB", "missed_to_found": "in the ratio"}  # of a metric's mean difference
 DEFINED = 0.95  # a BD value must exist in this share of the bootstrap replicates to be judged
 
 
@@ -17,9 +18,10 @@ DEFINED = 0.95  # a BD value must exist in this share of the bootstrap replicate
 class Claim:
     """One sentence and its test: `method` is compared with `anchor`, and `sign` is where the claim says the value lies.
 
-    `measure` is `bd_rate`, `bd_metric`, or `cover`: BD-rate on the third of the images of which objects cover least, minus BD-rate
-    on the third of which they cover most. `judged` says by which detectors: those used `as they are`; those `fine-tuned` on what
-    the codec decodes; or `fine-tuned against as they are`, where only `method` has the fine-tuned one.
+    `measure` is `bd_rate`; `bd_metric`; `cover`, BD-rate on the third of the images of which objects cover least, minus BD-rate
+    on the third of which they cover most; or `transfer`, BD-rate by a detector minus BD-rate by the teacher. `judged` says by
+    which detectors: those used `as they are`; of these the one that is the `teacher` of the codecs, or the `strangers` to them;
+    those `fine-tuned` on what the codec decodes; or `fine-tuned against as they are`, where only `method` has the fine-tuned one.
     """
 
     id: str
@@ -57,6 +59,10 @@ BEST = (
 )
 CLEAN = (
     "The coded images of the proposed NIC model are clean in the object region and unclear in the non-object region."
+)
+DISREGARD = (
+    "by employing objectness instead of GT labels, the compression model is trained to disregard objects that are "
+    "difficult to detect, and it leads to bit rate reduction"
 )
 DIFFICULT = "The problem with the task-loss-based approach is that the NIC model is difficult to train."
 
@@ -130,7 +136,59 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             measure="cover",
             metrics=("box_ap",),
         ),
-    )
+    ),
+    "objectness_distillation": (
+        Claim(
+            id="objectness/1",
+            quote="it is clear that the R-D performance is improved by using the proposed method",
+            where="section 4",
+            test="weights of objectness against equal weights, judged by the teacher: BD-rate below zero",
+            sign=-1,
+            measure="bd_rate",
+            metrics=("box_ap", "mask_ap", "agreement"),
+            anchor="distill",
+            method="distill-objectness",
+            judged="teacher",
+        ),
+        Claim(
+            id="objectness/2",
+            quote="This confirms that weighting using objectness is superior to using GT labels.",
+            where="section 4",
+            test="weights of objectness against those of the true boxes, judged by the teacher: BD-rate below zero",
+            sign=-1,
+            measure="bd_rate",
+            metrics=("box_ap", "mask_ap", "agreement"),
+            anchor="distill-boxes",
+            method="distill-objectness",
+            judged="teacher",
+        ),
+        Claim(
+            id="objectness/3",
+            quote=DISREGARD,
+            where="section 3",
+            test="bits per pixel on objects that the teacher misses in the original pictures, over bits per pixel on those that it "
+            "finds: at equal rate, under objectness below that under true boxes",
+            sign=-1,
+            measure="bd_metric",
+            metrics=("missed_to_found",),
+            anchor="spent-distill-boxes",
+            method="spent-distill-objectness",
+            judged="teacher",
+        ),
+        Claim(
+            id="objectness/4",
+            quote="the LIC model is vulnerable to changes in image recognition models because it learns image compression methods "
+            "for a particular image recognition model",
+            where="Shindo et al., ICIP 2024, section 1, of all codecs that are trained with a recognition model",
+            test="BD-rate of objectness against MSE, judged by a detector that taught nobody, minus that judged by the teacher: "
+            "above zero",
+            sign=+1,
+            measure="transfer",
+            metrics=("box_ap",),
+            method="distill-objectness",
+            judged="strangers",
+        ),
+    ),
 }
 
 
@@ -168,23 +226,21 @@ def overall(verdicts: Sequence[str]) -> str:
 
 
 def methods(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Records by what a figure calls the method: `mse`, `object-region`, `jpeg`, `png`, `refined-mse`, ..."""
+    """Records by what a figure calls the method: `mse`, `object-region`, `jpeg`, `png`, `refined-mse`, `spent-distill`, ..."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         recipe = record["recipe"]
-        name = {"trained": recipe["loss"], "refined": f"refined-{recipe['loss']}", "classical": recipe["codec"]}[
-            recipe["method"]
-        ]
+        name = recipe["codec"] if recipe["method"] == "classical" else recipe["loss"]
+        if recipe["method"] in ("refined", "spent"):
+            name = f"{recipe['method']}-{name}"
         groups.setdefault(name, []).append(record)
     return groups
 
 
 def judges(records: Sequence[dict[str, Any]], metric: str) -> list[str | None]:
     """The detectors that a metric was measured with; [None] for a metric of the picture alone; [] where it was not measured."""
-    value = records[0]["result"].get(metric)
-    if value is None:
-        return []
-    return sorted(value) if isinstance(value, dict) else [None]
+    found = [r["result"][metric] for r in records if metric in r["result"]]
+    return sorted(set().union(*found)) if found and isinstance(found[0], dict) else [None] * bool(found)
 
 
 def curves(records: Sequence[dict[str, Any]], metric: str, judge: str | None = None) -> dict[str, Curve]:
@@ -212,12 +268,25 @@ def findings(chapter: str, data: str, records: Sequence[dict[str, Any]]) -> list
     for claim in CLAIMS[chapter]:
         for metric in claim.metrics:
             for judge in judges(records, metric):
-                if (judge or "").endswith(presets.FINETUNED) == (claim.judged == "as they are"):
+                if not _judges(claim, records, judge or ""):
                     continue
                 value = _measured(claim, records, metric, judge)
                 if value is not None:
                     found.append(Finding(claim, data, metric, judge or "none", *value))
     return found
+
+
+def _judges(claim: Claim, records: Sequence[dict[str, Any]], judge: str) -> bool:
+    """Whether a detector is among those that a claim speaks of."""
+    if judge.endswith(presets.FINETUNED):
+        return claim.judged in ("fine-tuned", "fine-tuned against as they are")
+    return claim.judged in ("as they are", "teacher" if judge == _teacher(records) else "strangers")
+
+
+def _teacher(records: Sequence[dict[str, Any]]) -> str | None:
+    """The detector whose features the codecs were trained to keep."""
+    taught = (r["recipe"]["teacher"] for r in records if r["recipe"]["loss"] in presets.DISTILLED)
+    return next((name.partition("@")[0] for name in taught), None)
 
 
 def _measured(
@@ -230,13 +299,19 @@ def _measured(
             return None
         low, high = ((third[claim.anchor], third[claim.method]) for third in thirds)
         return bd_rate_gap(low, high), "% rate"
+    if claim.measure == "transfer":
+        pairs = [curves(records, metric, by) for by in (judge, _teacher(records))]
+        if not all({claim.anchor, claim.method} <= pair.keys() for pair in pairs):
+            return None
+        strange, taught = ((pair[claim.anchor], pair[claim.method]) for pair in pairs)
+        return bd_rate_gap(strange, taught), "% rate"
     usual = (
         judge.removesuffix(presets.FINETUNED) if claim.judged == "fine-tuned against as they are" and judge else judge
     )
     anchors, tests = curves(records, metric, usual), curves(records, metric, judge)
     if claim.anchor not in anchors or claim.method not in tests:
         return None
-    measure, unit = (bd_rate, "% rate") if claim.measure == "bd_rate" else (bd_metric, "dB")
+    measure, unit = (bd_rate, "% rate") if claim.measure == "bd_rate" else (bd_metric, UNITS[metric])
     return measure(anchors[claim.anchor], tests[claim.method]), unit
 
 

@@ -22,6 +22,9 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "mse": ("#0072b2", "o", "MSE"),
     "object-region": ("#d55e00", "s", "object region"),
     "task": ("#009e73", "D", "task loss"),
+    "distill": ("#56b4e9", "v", "distillation, equal weights"),
+    "distill-boxes": ("#e69f00", "P", "distillation, true boxes"),
+    "distill-objectness": ("#b22f5b", "*", "distillation, objectness"),
     "jpeg": ("#999999", "^", "JPEG"),
     "webp": ("#a08a5b", "v", "WebP"),
     "avif": ("#7f8f3a", "P", "AVIF"),
@@ -29,6 +32,12 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "vvc": ("#8a63b0", ">", "VVC intra"),
     "refined-mse": ("#56b4e9", "o", "MSE, latents refined"),
     "refined-object-region": ("#e69f00", "s", "object region, latents refined"),
+    "refined-distill": ("#56b4e9", "v", "equal weights, latents refined"),
+    "refined-distill-boxes": ("#e69f00", "P", "true boxes, latents refined"),
+    "refined-distill-objectness": ("#b22f5b", "*", "objectness, latents refined"),
+    "spent-distill": ("#56b4e9", "v", "equal weights"),
+    "spent-distill-boxes": ("#e69f00", "P", "true boxes"),
+    "spent-distill-objectness": ("#b22f5b", "*", "objectness"),
 }
 """Method -> colour, marker, the name a reader sees."""
 

@@ -66,6 +66,7 @@ class Study:
     reduction: str = "max"  # max | mean: of objectness over anchors
     temperature: float = 1.0  # of objectness
     objectness: str = "original"  # original | decoded: in which picture it is seen
+    spent: bool = False  # whether it is measured where the first seed's distilled codecs spend their bits
     refine_scales: tuple[tuple[str, float], ...] = ()  # the loss microscope's losses; `scales` where empty
     refine_judges: int = 1  # how many of the detectors judge what it refined
     refine_lmbdas: tuple[float, ...] = ()  # its ladder
@@ -76,7 +77,8 @@ class Study:
     hours: float = 0.0  # estimated cost of the whole grid on the hardware the preset is meant for
 
     def recipes(self) -> list[Recipe]:
-        """Every run of the study: trained codecs, refined latents, classical anchors, uncompressed images, and those beside.
+        """Every run of the study: trained codecs and what they spend, refined latents, classical anchors, uncompressed images,
+        and those beside.
 
         Raises:
             ValueError: a detector is unknown.
@@ -116,6 +118,11 @@ class Study:
             for loss, scale in self.scales
             if loss != "task" or seed == first  # the dearest training by far
         ]
+        spent = [
+            replace(r, method="spent", detectors=(r.teacher,), finetuned="none", finetune_steps=0)
+            for r in trained
+            if self.spent and r.seed == first and r.loss in DISTILLED
+        ]
         refined = [
             replace(
                 base,
@@ -139,7 +146,7 @@ class Study:
             for quality in qualities
         ]
         uncompressed = [replace(base, method="classical", codec="png")] if classical else []
-        return [*trained, *refined, *classical, *uncompressed, *self.beside]
+        return [*trained, *spent, *refined, *classical, *uncompressed, *self.beside]
 
     def _taught(self, loss: str) -> dict[str, Any]:
         """The fields of a recipe that concern the teacher."""
@@ -294,6 +301,7 @@ DISTILL_SCENES = replace(
     task_weight=0.0,
     finetune="none",
     finetune_steps=0,
+    spent=True,
     beside=_beside(SCENES),
     hours=3.0,
 )
@@ -306,6 +314,7 @@ ABLATIONS = tuple(
         lmbdas=DISTILL_SCENES.seed_lmbdas,
         seeds=(0,),
         seed_lmbdas=(),
+        spent=False,
         beside=(),
         hours=0.3,
         **change,
@@ -326,6 +335,7 @@ DISTILL_COCO_MINI = replace(
     scales=(("distill", 150.0), ("distill-boxes", 240.0), ("distill-objectness", 2500.0)),
     anchors=(),
     teacher="yolov5n",
+    spent=True,
     refine_scales=(("mse", 1.0), ("distill", 150.0), ("distill-boxes", 240.0), ("distill-objectness", 2500.0)),
     refine_judges=2,
     refine_lmbdas=(0.002, 0.005, 0.01, 0.02),
@@ -364,6 +374,7 @@ DISTILL_SMOKE = replace(
     task_weight=0.0,
     finetune="none",
     finetune_steps=0,
+    spent=True,
 )
 
 OBJECTNESS_DISTILLATION: dict[str, tuple[Study, ...]] = {

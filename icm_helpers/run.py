@@ -265,7 +265,7 @@ def trained_codec(
 
     With `keep=False` a codec that has to be trained leaves no file behind.
     """
-    if recipe.method != "trained":
+    if recipe.method not in ("trained", "spent"):
         return codec(recipe)
     for path in places(recipe):
         if path.exists():
@@ -320,8 +320,11 @@ def measure(
     if recipe.finetuned != "none":
         name = recipe.finetuned.partition("@")[0] + presets.FINETUNED
         panel[name] = finetuned(recipe, model, keep=ledger, device=device, progress=progress).to(place)
-    encode = partial(refined_bytes, recipe) if recipe.method == "refined" else None
-    result, bootstrap = evaluate.evaluate(model, dataset, panel, clean, encode=encode, progress=progress)
+    if recipe.method == "spent":
+        result, bootstrap = evaluate.spending(model, dataset, clean, progress=progress)
+    else:
+        encode = partial(refined_bytes, recipe) if recipe.method == "refined" else None
+        result, bootstrap = evaluate.evaluate(model, dataset, panel, clean, encode=encode, progress=progress)
     where = torch.cuda.get_device_name() if place.type == "cuda" else "cpu"
     if not ledger:
         return {

@@ -73,14 +73,33 @@ def test_claims_about_fine_tuning_compare_the_right_curves():
     assert not {("object-region/1a", "judge-finetuned"), ("object-region/1b", "judge")} & found.keys()
 
 
+def test_a_claim_about_teachers_or_strangers_hears_only_these():
+    ladder = ((0.01, 0.1, 0.2), (0.02, 0.2, 0.3), (0.04, 0.4, 0.4))
+    rates = {"mse": (1.0, 1.0), "distill": (0.8, 0.9), "distill-boxes": (0.5, 0.9), "distill-objectness": (0.4, 0.8)}
+    records = []
+    for method, (taught, strange) in rates.items():
+        for lmbda, bpp, ap in ladder:
+            found = record(method, lmbda, bpp * taught, teacher=ap, stranger=ap * taught / strange)
+            found["recipe"]["teacher"] = "none" if method == "mse" else "teacher@12345678"
+            records.append(found)
+    found = {(f.claim.id, f.judge): f.interval.value for f in claims.findings("objectness_distillation", "s", records)}
+    assert found.keys() == {("objectness/1", "teacher"), ("objectness/2", "teacher"), ("objectness/4", "stranger")}
+    assert found["objectness/1", "teacher"] == pytest.approx(-50)
+    assert found["objectness/2", "teacher"] == pytest.approx(-20)
+    assert found["objectness/4", "stranger"] > 0
+
+
 def test_every_claim_has_a_finding_on_every_data_set_of_the_book(board):
     for chapter, listed in claims.CLAIMS.items():
+        tested, found = set(), {(f.data, f.claim.id) for f in board if f.claim in listed}
         for study in presets.studies(chapter, "book"):
-            tuned, losses = study.finetune != "none", [loss for loss, _ in study.scales]
-            tested = {
-                c.id for c in listed if (tuned or c.judged == "as they are") and {c.anchor, c.method} <= set(losses)
+            methods = claims.methods([{"recipe": vars(recipe)} for recipe in study.recipes()])
+            tested |= {
+                (study.data, c.id)
+                for c in listed
+                if {c.anchor, c.method} <= methods.keys() and (study.finetune != "none" or "fine-tuned" not in c.judged)
             }
-            assert tested == {f.claim.id for f in board if f.data == study.data}
+        assert tested == found
 
 
 def test_the_scoreboard_is_what_the_ledger_says(board):

@@ -6,6 +6,7 @@ import torch
 from faster_coco_eval.core import mask as rle
 
 from icm_helpers import datasets
+from icm_helpers.codecs import zoo
 from icm_helpers.codecs.classical import Jpeg, Png
 from icm_helpers.evaluate import (
     THIRDS,
@@ -20,7 +21,10 @@ from icm_helpers.evaluate import (
     coco_results,
     curve,
     evaluate,
+    likelihood_bits,
+    rate_map,
     resamplings,
+    spending,
 )
 
 SIDE, IMAGES = 100, 6
@@ -244,3 +248,45 @@ def test_a_detector_must_know_every_annotated_category(scenes):
     judge.categories = {}
     with pytest.raises(datasets.DataError, match="judge does not know this category"):
         evaluate(Jpeg(30), scenes, {"judge": judge}, {"judge": []}, progress=False)
+
+
+def test_a_rate_map_holds_every_bit_that_the_likelihoods_promise():
+    codec, x = zoo.load(), torch.rand(3, 64, 128)
+    assert rate_map(codec, x).sum().item() == pytest.approx(likelihood_bits(codec, x), rel=1e-5)
+    assert rate_map(codec, x[:, :50, :70]).shape == (1, 50, 70)
+
+
+class Halves(torch.nn.Module):
+    """Pays four bits for each 16-pixel cell in the left half of a picture, one in the right half."""
+
+    downsampling_factor = 16
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        likelihoods = torch.full((1, 1, x.shape[2] // 16, x.shape[3] // 16), 0.5)
+        likelihoods[..., : likelihoods.shape[3] // 2] = 1 / 16
+        return {"x_hat": x, "likelihoods": {"y": likelihoods}}
+
+
+def test_spending_tells_found_objects_from_missed_ones_and_from_the_rest():
+    masks = torch.zeros(3, 64, 64, dtype=torch.bool)
+    masks[0, :32, :32] = masks[1, :16, 32:48] = masks[2, 48:, 48:] = True  # found, missed, a crowd
+    boxes = torch.tensor([[0.0, 0, 32, 32], [32, 0, 48, 16], [48, 48, 64, 64]])
+    crowd = torch.tensor([False, False, True])
+    sample = datasets.Sample(torch.rand(3, 64, 64), boxes, torch.tensor([1, 1, 2]), masks, crowd, 7, "one")
+
+    class One(list):
+        ids = (7,)
+
+    seen = {"image_id": 7, "category_id": 1, "bbox": [0, 0, 30, 32], "score": 0.4}
+    unsure, other = seen | {"bbox": [32, 0, 16, 16], "score": 0.2}, seen | {"bbox": [32, 0, 16, 16], "category_id": 2}
+    result, bootstrap = spending(Halves(), One([sample]), {"judge": [seen, unsure, other]}, progress=False)
+    assert (result["found"]["judge"], result["missed"]["judge"]) == (1, 1)
+    assert result["bpp"] == pytest.approx(2.5 / 256)
+    assert result["bpp_found"]["judge"] == pytest.approx(4 / 256)
+    assert result["missed_to_found"]["judge"] == pytest.approx(1 / 4)
+    assert result["bpp_background"]["judge"] == pytest.approx((4 * 4 + 6) / 10 / 256)
+    assert bootstrap["missed_to_found"]["judge"] == pytest.approx([1 / 4] * 200)
