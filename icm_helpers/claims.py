@@ -10,7 +10,8 @@ from typing import Any
 from icm_helpers import presets, results
 from icm_helpers.evaluate import THIRDS, Curve, Interval, bd_metric, bd_rate, bd_rate_gap, curve
 
-UNITS = {"psnr_inside": "dB", "psnr_outside": "dB", "missed_to_found": "in the ratio"}  # of a metric's mean difference
+UNITS = {"psnr_inside": "dB", "psnr_outside": "dB", "missed_to_found": ""}  # of a metric's mean difference
+NAMES = {"box_ap": "box AP", "mask_ap": "mask AP", "agreement": "agreement", "missed_to_found": "missed over found"}
 DEFINED = 0.95  # a BD value must exist in this share of the bootstrap replicates to be judged
 
 
@@ -347,10 +348,11 @@ def cards(chapter: str, found: Sequence[Finding]) -> str:
 
 def describe(finding: Finding) -> str:
     """One finding as a line of text: `scenes, mask-rcnn-small box AP: -17 % rate [-24, -9], reproduced`."""
-    interval, names = finding.interval, {"box_ap": "box AP", "mask_ap": "mask AP", "agreement": "agreement"}
-    what = f"{finding.data}, {finding.judge} {names[finding.metric]}" if finding.metric in names else finding.data
+    interval = finding.interval
+    what = f"{finding.data}, {finding.judge} {NAMES[finding.metric]}" if finding.metric in NAMES else finding.data
     if finding.verdict == "not testable":
         return f"{what}: not testable ({100 * interval.defined:.0f} % of the replicates have curves that overlap)"
-    digits = ".0f" if finding.unit == "% rate" else ".2f"
+    digits = {"% rate": ".0f", "dB": ".2f", "": ".3f"}[finding.unit]
     low, high = format(interval.low, "+" + digits), format(interval.high, "+" + digits)
-    return f"{what}: {interval.value:+{digits}} {finding.unit} [{low}, {high}], **{finding.verdict}**"
+    value = f"{interval.value:+{digits}} {finding.unit}".rstrip()
+    return f"{what}: {value} [{low}, {high}], **{finding.verdict}**"

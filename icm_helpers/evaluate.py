@@ -309,7 +309,7 @@ def spending(
         pixels.append(price.numel())
         bits.append(price.sum().item())
         for name in clean:
-            seen = _seen(sample, confident[name].get(sample.image_id, []))
+            seen = found_objects(sample, confident[name].get(sample.image_id, []))
             chosen = seen & ~sample.crowd, ~seen & ~sample.crowd
             counts[name] += [who.sum().item() for who in chosen]
             found, missed = (sample.masks[who].any(0, keepdim=True) for who in chosen)  # (n, H, W) -> (1, H, W)
@@ -330,6 +330,16 @@ def spending(
     return result, bootstrap
 
 
+def found_objects(sample: Sample, detections: list[dict[str, Any]]) -> Tensor:
+    """Which of an image's objects (n,) have a detection (a COCO result) of their category and an IoU of at least 0.5 with their box."""
+    if not detections or not len(sample.labels):
+        return torch.zeros(len(sample.labels), dtype=torch.bool)
+    boxes = box_convert(torch.tensor([d["bbox"] for d in detections]), "xywh", "xyxy")
+    labels = torch.tensor([d["category_id"] for d in detections])
+    overlap = box_iou(sample.boxes.float(), boxes.float())  # (n, detections)
+    return ((overlap >= 0.5) & (sample.labels[:, None] == labels)).any(1)
+
+
 def _densities(table: np.ndarray) -> np.ndarray:
     """Bits over pixels, of columns that hold them in turn; NaN where a handful of pictures has no such pixels."""
     with np.errstate(invalid="ignore"):
@@ -341,16 +351,6 @@ def _by_image(detections: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, 
     for found in detections:
         groups.setdefault(found["image_id"], []).append(found)
     return groups
-
-
-def _seen(sample: Sample, detections: list[dict[str, Any]]) -> Tensor:
-    """Which of an image's objects (n,) have a detection of their category with an IoU of at least 0.5."""
-    if not detections or not len(sample.labels):
-        return torch.zeros(len(sample.labels), dtype=torch.bool)
-    boxes = box_convert(torch.tensor([d["bbox"] for d in detections]), "xywh", "xyxy")
-    labels = torch.tensor([d["category_id"] for d in detections])
-    overlap = box_iou(sample.boxes.float(), boxes.float())  # (n, detections)
-    return ((overlap >= 0.5) & (sample.labels[:, None] == labels)).any(1)
 
 
 @dataclass(frozen=True)
@@ -463,6 +463,8 @@ def _bd_rate(rate_a: np.ndarray, metric_a: np.ndarray, rate_b: np.ndarray, metri
 
 
 def _bd_metric(rate_a: np.ndarray, metric_a: np.ndarray, rate_b: np.ndarray, metric_b: np.ndarray) -> float:
+    if not (np.isfinite(metric_a).all() and np.isfinite(metric_b).all()):
+        return float("nan")  # a ratio to objects of which there are none
     if max(rate_a.min(), rate_b.min()) >= min(rate_a.max(), rate_b.max()):
         return float("nan")
     orders = np.argsort(rate_a), np.argsort(rate_b)

@@ -118,6 +118,21 @@ def rate_accuracy(
     ax.legend(loc="lower right", fontsize=9)
 
 
+def rate_accuracy_panels(
+    panels: Sequence[tuple[str, Mapping[str, Curve], float | None]], title: str, columns: int = 2
+) -> Figure:
+    """A figure of :func:`rate_accuracy`, one panel for each (ylabel, curves, clean), two in a row."""
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.9 * columns, 3.7 * rows), squeeze=False)
+    for ax in axes.flat[len(panels) :]:
+        ax.axis("off")
+    for ax, (ylabel, curves, clean) in zip(axes.flat, panels, strict=False):
+        rate_accuracy(ax, curves, ylabel=ylabel, clean=clean)
+    figure.suptitle(title, color=INK)
+    figure.tight_layout()
+    return figure
+
+
 def training_curve(curve: Sequence[Mapping[str, float]], title: str = "") -> Figure:
     """Loss, rate and distortion against the training step, one panel each."""
     names = [name for name in curve[0] if name != "step"]

@@ -263,13 +263,15 @@ def trained_codec(
 ) -> Any:
     """The codec of a recipe: shipped in data/checkpoints, finished in runs/, or trained now (resuming where it was stopped).
 
-    With `keep=False` a codec that has to be trained leaves no file behind.
+    With `keep=False` a codec that has to be trained leaves no file behind, and is trained once in a process.
     """
     if recipe.method not in ("trained", "spent"):
         return codec(recipe)
     for path in places(recipe):
         if path.exists():
             return _architecture(recipe)(weights=path)
+    if not keep and recipe.codec_id in _FLEETING:
+        return _FLEETING[recipe.codec_id]
     model, folder = codec(recipe), RUNS / recipe.codec_id
     images = data(recipe, "train", recipe.train_images)
     curve = train.fit(
@@ -294,7 +296,11 @@ def trained_codec(
         (folder / "training.ckpt").unlink(missing_ok=True)
     else:
         model.update(force=True)
+        _FLEETING[recipe.codec_id] = model
     return model
+
+
+_FLEETING: dict[str, Any] = {}  # codecs of a few steps, which demonstrations train and nobody keeps
 
 
 def measure(
