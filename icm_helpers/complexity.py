@@ -6,8 +6,8 @@
     python -m icm_helpers.complexity --codec mbt2018-mean --quality 3  # with CompressAI's weights, fetched or in torch's cache
     python -m icm_helpers.complexity --codec tcm --weights tcm_0.05.pth.tar
 
-Everything runs on the CPU, on one thread, as the container codes. Time is processor time: it is shared with nobody. Even so it
-depends on the machine, so each is measured in turns with the same work by `mean-scale-small`, and their ratio is what counts.
+Everything runs on the CPU, on one thread, as the container codes. Time is processor time, so that of other programs is not in it.
+It still depends on the machine: each is measured in turns with the same work by `mean-scale-small`, and their ratio is what counts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import torch
 from compressai.models import CompressionModel
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from tqdm import tqdm
 
 from icm_helpers import downloads, results
@@ -111,11 +111,12 @@ def macs(codec: CompressionModel, x: Tensor) -> tuple[int, int, list[bytes]]:
     Counted where they happen: convolutions, linear layers, matrix products and attention. An autoregressive codec runs its context
     model once a position, on both sides, and that is counted too. What is not: element by element work, table look-ups, rANS.
     """
-    # torch (2.13) has no formula for the attention that a CPU takes.
-    attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=attention) as encoding:
+    # torch (2.13) has no formula for the attention that a CPU takes, and would count none.
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    formulas = {fused: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as encoding:
         coded = codec.compress(x)
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=attention) as decoding:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as decoding:
         codec.decompress(coded["strings"], coded["shape"])
     strings = [batch[0] for batch in coded["strings"]]
     return encoding.get_total_flops() // 2, decoding.get_total_flops() // 2, strings
@@ -131,9 +132,8 @@ def awaken(codec: CompressionModel, x: Tensor, spread: float = 0.3) -> None:
     with torch.no_grad():
         last = [layer for layer in codec.g_a if isinstance(layer, nn.Conv2d)][-1]
         last.weight *= spread / codec.g_a(x).std()
-        heads = getattr(
-            codec, "cc_scale_transforms", None
-        )  # what predicts scales: of each slice, each position, or all at once
+        # What predicts scales: of each slice, of each position, or all at once.
+        heads = getattr(codec, "cc_scale_transforms", None)
         if heads is None:
             heads = [getattr(codec, name) for name in ("entropy_parameters", "h_s") if hasattr(codec, name)][:1]
         for head in heads:
@@ -195,23 +195,24 @@ def _rate(codec: Codec, x: Tensor, coded: bytes, overhead: int) -> dict[str, flo
 
 def _times(codec: Codec, crop: Tensor, repeats: int) -> Row:
     """Median processor seconds of `encode` and `decode`, and the median of their ratios to the reference's of the same turn."""
-    reference = zoo.load(REFERENCE)
-    for network in (reference, codec):
-        if isinstance(network, nn.Module):
-            network.known_fingerprint = zoo.fingerprint(network)  # taken once, as where many pictures are coded
-    both = [(c, container.encode(c, crop)) for c in (reference, codec)]
-    for c, coded in both:
-        container.decode(c, coded)  # the first time is slower
+    both = [(c, container.encode(c, crop)) for c in (zoo.load(REFERENCE), codec)]
     seconds: dict[str, list[float]] = {"encode": [], "decode": []}
     ratios: dict[str, list[float]] = {"encode": [], "decode": []}
-    for _ in range(repeats):
-        for name, work in (("encode", lambda c, coded: container.encode(c, crop)), ("decode", container.decode)):
-            unit, own = (
-                statistics.median(_seconds(work, c, coded) for _ in range(3 if c is reference else 1))
-                for c, coded in both
-            )
-            seconds[name].append(own)
-            ratios[name].append(own / unit)
+    try:
+        for c, coded in both:
+            if isinstance(c, nn.Module):
+                c.known_fingerprint = zoo.fingerprint(c)  # taken once, as where many pictures are coded
+            container.decode(c, coded)  # the first time is slower
+        for _ in range(repeats):
+            for name, work in (("encode", lambda c, coded: container.encode(c, crop)), ("decode", container.decode)):
+                # The reference is so quick that a single run of it would be noisy.
+                (c, coded), (own, own_coded) = both
+                unit = statistics.median(_seconds(work, c, coded) for _ in range(3))
+                seconds[name].append(_seconds(work, own, own_coded))
+                ratios[name].append(seconds[name][-1] / unit)
+    finally:
+        if isinstance(codec, nn.Module):
+            codec.__dict__.pop("known_fingerprint", None)  # its weights may change later
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return {"seconds": median, "ratio": {name: statistics.median(values) for name, values in ratios.items()}}
 
