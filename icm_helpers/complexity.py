@@ -1,0 +1,354 @@
+"""What every codec of the book costs: weights, arithmetic, time, and how near its real bytes come to its likelihoods.
+
+    python -m icm_helpers.complexity --list                            # what the committed table has, and lacks
+    python -m icm_helpers.complexity                                   # measure what it lacks, on Kodak
+    python -m icm_helpers.complexity --only "tcm large" "vvc 42"       # measure these again
+    python -m icm_helpers.complexity --codec mbt2018-mean --quality 3  # with CompressAI's weights, fetched or in torch's cache
+    python -m icm_helpers.complexity --codec tcm --weights tcm_0.05.pth.tar
+
+Everything runs on the CPU, on one thread, as the container codes. Time is processor time, so that of other programs is not in it.
+It still depends on the machine: each is measured in turns with the same work by `mean-scale-small`, and their ratio is what counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from compressai.models import CompressionModel
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from tqdm import tqdm
+
+from icm_helpers import downloads, results
+from icm_helpers.codecs import classical, container, ffmpeg, zoo
+
+TABLE = results.LEDGER / "codecs" / "kodak.json"
+PUBLISHED = results.LEDGER / "codecs" / "published.json"  # numbers of others, each with its source
+REFERENCE = "mean-scale-small"  # whose time is 1
+CROP, SIDE = "kodim20", 256  # every codec is counted and timed on the middle of this picture
+REPEATS = 5
+
+Row = dict[str, Any]
+Codec = CompressionModel | container.FileCodec
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One codec of one size: what it is called, and how it is made.
+
+    `setting` is a range of CompressAI's qualities that share one size, a size of LIC-TCM, or a classical codec's quality;
+    `weights` is `random`, `published`, or the name of a file, and `none` for a classical codec.
+    """
+
+    codec: str
+    setting: str
+    weights: str
+    build: Callable[[], Codec]
+
+    @property
+    def key(self) -> str:
+        """Its name in the table."""
+        shown = self.weights if self.weights not in ("none", "random") else ""
+        return " ".join(part for part in (self.codec, self.setting, shown) if part)
+
+
+def entries() -> list[Entry]:
+    """What the table is to have: each size of each codec of the zoo, and the classical codecs at three qualities.
+
+    >>> [e.key for e in entries() if e.codec in ("mbt2018-mean", "tcm")]
+    ['tcm small', 'tcm medium', 'tcm large', 'mbt2018-mean 1-4', 'mbt2018-mean 5-8']
+    """
+    found = []
+    for name, architecture in zoo.ARCHITECTURES.items():
+        if name == REFERENCE:
+            for stem in (
+                "start-coco-mini",
+                f"{name}-mse-l0.01-s0-ee6d181f",
+                "start-scenes",
+                f"{name}-mse-l0.002-s0-bb629e52",
+            ):
+                found.append(Entry(name, "", stem, partial(zoo.load, name, zoo.CHECKPOINTS / f"{stem}.safetensors")))
+        elif name == "tcm":
+            found += [
+                Entry(name, s, "random", partial(_tcm, n)) for s, n in (("small", 64), ("medium", 96), ("large", 128))
+            ]
+        elif architecture.sizes:
+            for size in dict.fromkeys(architecture.sizes.values()):
+                qualities = [q for q, s in architecture.sizes.items() if s == size]
+                build = partial(zoo.load, name, qualities[0], weights=None)
+                found.append(Entry(name, f"{qualities[0]}-{qualities[-1]}", "random", build))
+        else:
+            found.append(Entry(name, "", "random", partial(zoo.load, name, weights=None)))
+    anchors = {
+        classical.Jpeg: (10, 30, 75),
+        classical.Webp: (5, 30, 75),
+        classical.Avif: (15, 35, 60),
+        ffmpeg.Hevc: (42, 37, 32),
+        ffmpeg.Vvc: (47, 42, 37),
+    }
+    return found + [Entry(kind.name, f"{q}", "none", partial(kind, q)) for kind, qs in anchors.items() for q in qs]
+
+
+def macs(codec: CompressionModel, x: Tensor) -> tuple[int, int, list[bytes]]:
+    """Multiplications with addition that `compress` and `decompress` do as they run on `x`, (1, 3, H, W); and the strings.
+
+    Counted where they happen: convolutions, linear layers, matrix products and attention. An autoregressive codec runs its context
+    model once a position, on both sides, and that is counted too. What is not: element by element work, table look-ups, rANS.
+    """
+    # torch (2.13) has no formula for the attention that a CPU takes, and would count none.
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    formulas = {fused: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as encoding:
+        coded = codec.compress(x)
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as decoding:
+        codec.decompress(coded["strings"], coded["shape"])
+    strings = [batch[0] for batch in coded["strings"]]
+    return encoding.get_total_flops() // 2, decoding.get_total_flops() // 2, strings
+
+
+def awaken(codec: CompressionModel, x: Tensor, spread: float = 0.3) -> None:
+    """Make the latent of a random network, and the scales that price it, about `spread` wide, and compute its CDF tables.
+
+    A random start's latents and scales are all but zero, so its strings would be empty, and their coding no work and no test.
+    """
+    if hasattr(codec, "Gain"):  # the variable-rate models multiply both by a gain before they code
+        spread /= codec.Gain[1].item()
+    with torch.no_grad():
+        last = [layer for layer in codec.g_a if isinstance(layer, nn.Conv2d)][-1]
+        last.weight *= spread / codec.g_a(x).std()
+        # What predicts scales: of each slice, of each position, or all at once.
+        heads = getattr(codec, "cc_scale_transforms", None)
+        if heads is None:
+            heads = [getattr(codec, name) for name in ("entropy_parameters", "h_s") if hasattr(codec, name)][:1]
+        for head in heads:
+            bias = [layer for layer in head if isinstance(layer, nn.Conv2d)][-1].bias
+            bias[: last.out_channels] += spread  # where means come from the same layer, they come after the scales
+    zoo._update(codec, force=True)  # not codec.update: the variable-rate models' tables need a gain
+
+
+def measure(codec: Codec, crop: Tensor, pictures: Mapping[str, Tensor], *, repeats: int = REPEATS) -> Row:
+    """One row of the table.
+
+    Args:
+        codec: ready to code, on the CPU.
+        crop: the picture to count and to time on, (3, H, W) in [0, 1].
+        pictures: name -> what to measure rate and quality on; none for a random network, whose pictures mean nothing.
+        repeats: of encoding and decoding the crop, in turns with the reference; medians are kept.
+
+    Returns:
+        `parameters`; `macs`, each a pixel of `crop`; `seconds` and `ratio` to the reference; `crop`, its rate in bits per
+        pixel: of all bytes, of the strings, and by the likelihoods; `kodak`, the same in the mean over `pictures`, and their
+        mean PSNR in dB, of decoded pictures rounded to 8 bits. What a classical codec does not have is left out.
+    """
+    row: Row = {}
+    learned = isinstance(codec, nn.Module)
+    overhead = 0
+    coded = container.encode(codec, crop)
+    if learned:
+        row["parameters"] = sum(p.numel() for p in codec.parameters())
+        encoding, decoding, strings = macs(codec, crop[None])
+        pixels = crop.shape[1] * crop.shape[2]
+        row["macs"] = {"encode": encoding / pixels, "decode": decoding / pixels}
+        overhead = len(coded) - sum(map(len, strings))
+        row["container_bytes"] = overhead
+    row |= _times(codec, crop, repeats)
+    row["crop"] = _rate(codec, crop, coded, overhead)
+    if pictures:
+        found = []
+        for x in pictures.values():
+            coded = container.encode(codec, x)
+            x_hat = (container.decode(codec, coded) * 255).round() / 255
+            psnr = -10 * (x - x_hat).square().mean().clamp(min=1e-12).log10().item()
+            found.append(_rate(codec, x, coded, overhead) | {"psnr": psnr})
+        row["kodak"] = {name: statistics.fmean(f[name] for f in found) for name in found[0]}
+        row["pictures"] = list(pictures)
+    return row
+
+
+def _rate(codec: Codec, x: Tensor, coded: bytes, overhead: int) -> dict[str, float]:
+    """Bits per pixel of `coded`, with the container and without it, and what the likelihoods promised."""
+    pixels = x.shape[1] * x.shape[2]
+    rate = {"bpp": 8 * len(coded) / pixels}
+    if isinstance(codec, nn.Module):
+        with torch.no_grad():
+            padded = container.pad(x[None], codec.downsampling_factor)
+            bits = -sum(likelihood.log2().sum().item() for likelihood in codec(padded)["likelihoods"].values())
+        rate |= {"bpp_strings": 8 * (len(coded) - overhead) / pixels, "bpp_likelihood": bits / pixels}
+    return rate
+
+
+def _times(codec: Codec, crop: Tensor, repeats: int) -> Row:
+    """Median processor seconds of `encode` and `decode`, and the median of their ratios to the reference's of the same turn."""
+    both = [(c, container.encode(c, crop)) for c in (zoo.load(REFERENCE), codec)]
+    seconds: dict[str, list[float]] = {"encode": [], "decode": []}
+    ratios: dict[str, list[float]] = {"encode": [], "decode": []}
+    try:
+        for c, coded in both:
+            if isinstance(c, nn.Module):
+                c.known_fingerprint = zoo.fingerprint(c)  # taken once, as where many pictures are coded
+            container.decode(c, coded)  # the first time is slower
+        for _ in range(repeats):
+            for name, work in (("encode", lambda c, coded: container.encode(c, crop)), ("decode", container.decode)):
+                # The reference is so quick that a single run of it would be noisy.
+                (c, coded), (own, own_coded) = both
+                unit = statistics.median(_seconds(work, c, coded) for _ in range(3))
+                seconds[name].append(_seconds(work, own, own_coded))
+                ratios[name].append(seconds[name][-1] / unit)
+    finally:
+        if isinstance(codec, nn.Module):
+            codec.__dict__.pop("known_fingerprint", None)  # its weights may change later
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    return {"seconds": median, "ratio": {name: statistics.median(values) for name, values in ratios.items()}}
+
+
+def _seconds(work: Callable[..., Any], *arguments: Any) -> float:
+    """Processor time of a call, that of programs it starts included."""
+
+    def used() -> float:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.process_time() + children.ru_utime + children.ru_stime
+
+    start = used()
+    work(*arguments)
+    return used() - start
+
+
+def read(path: Path = TABLE) -> dict[str, Row]:
+    """The rows of a table by their key, those of :func:`entries` first and in their order.
+
+    Raises:
+        LedgerError: the file cannot be read, or lacks a codec of the zoo.
+    """
+    rows = _rows(path)
+    wanted = [entry.key for entry in entries()]
+    if missing := [key for key in wanted if key not in rows]:
+        raise results.LedgerError(
+            f"{path} lacks {', '.join(missing)}: measure with `python -m icm_helpers.complexity`, which keeps the rows it has"
+        )
+    return {key: rows[key] for key in [*wanted, *(key for key in rows if key not in wanted)]}
+
+
+def _rows(path: Path) -> dict[str, Row]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise results.LedgerError(f"{path} cannot be read ({error}): restore it with git, or delete it") from error
+
+
+def _write(path: Path, rows: Mapping[str, Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(rows, file, indent=1, allow_nan=False)
+            file.write("\n")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def kodak(folder: Path | None = None) -> dict[str, Tensor]:
+    """The Kodak pictures in a folder by name, (3, H, W) in [0, 1]: as many of the 24 as are there.
+
+    Raises:
+        DataError: the folder has none, or not the one that every codec is timed on.
+    """
+    given = folder or Path(os.environ.get("ICM_REAL_DATA", results.ROOT.parent / "shared" / "real"), "kodak")
+    if folder is None and not given.is_dir():
+        given = downloads.assets()["kodak"].home()
+    paths = sorted(given.glob("kodim*.png"))
+    if CROP not in {path.stem for path in paths}:
+        raise downloads.DataError(
+            f"{given} has no {CROP}.png: `python -m icm_helpers.datasets fetch kodak`, or name another folder with --kodak"
+        )
+    pictures = {}
+    for path in paths:
+        with Image.open(path) as file:
+            pictures[path.stem] = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1).float() / 255
+    return pictures
+
+
+def _tcm(n: int) -> CompressionModel:
+    codec = zoo.ARCHITECTURES["tcm"].build(N=n).eval()
+    codec.name, codec.quality = "tcm", None
+    return codec
+
+
+def _add(entry: Entry, pictures: Mapping[str, Tensor], out: Path) -> None:
+    torch.manual_seed(0)
+    top, left = ((side - SIDE) // 2 for side in pictures[CROP].shape[1:])
+    crop = pictures[CROP][:, top : top + SIDE, left : left + SIDE].contiguous()
+    codec = entry.build()
+    if entry.weights == "random":
+        awaken(codec, crop[None])
+    row = {"codec": entry.codec, "setting": entry.setting, "weights": entry.weights}
+    row |= measure(codec, crop, {} if entry.weights == "random" else pictures)
+    row["provenance"] = results.provenance("cpu, one thread")
+    _write(out, _rows(out) | {entry.key: results._rounded(row)})
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """The command line; see the top of this file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m icm_helpers.complexity", description="Measure what codecs cost; rows that are there are kept."
+    )
+    parser.add_argument("--list", action="store_true", help="say what the table has and lacks, and stop")
+    parser.add_argument(
+        "--only", nargs="+", metavar="ROW", help="measure these rows of --list, again where they are there"
+    )
+    parser.add_argument("--codec", choices=zoo.ARCHITECTURES, help="add a codec with trained weights")
+    parser.add_argument("--quality", type=int, help="its quality, where CompressAI has several")
+    parser.add_argument("--weights", type=Path, help="its weights file; the shipped or published ones where left out")
+    parser.add_argument(
+        "--kodak", type=Path, help="folder of kodim01.png ...; where left out, ICM_REAL_DATA's or data/kodak"
+    )
+    parser.add_argument("--out", type=Path, default=TABLE, help="the table (default: the committed one)")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    try:
+        have, known = _rows(args.out), {entry.key: entry for entry in entries()}
+        if args.list:
+            print("\n".join(f"{'measured' if key in have else 'missing ':10}{key}" for key in known | have))
+            return
+        if args.codec:
+            stem = args.weights.name.partition(".")[0] if args.weights else "published"
+            build = partial(zoo.load, args.codec, args.quality, weights=args.weights or "default")
+            chosen = [Entry(args.codec, "" if args.quality is None else f"{args.quality}", stem, build)]
+        elif args.only:
+            if unknown := [key for key in args.only if key not in known]:
+                raise ValueError(f"no row is called {', '.join(map(repr, unknown))}: `--list` names them")
+            chosen = [known[key] for key in args.only]
+        else:
+            chosen = [entry for key, entry in known.items() if key not in have]
+        pictures = kodak(args.kodak)
+        bar = tqdm(chosen, unit="codec", disable=None)
+        for entry in bar:
+            bar.set_description(entry.key)
+            _add(entry, pictures, args.out)
+        print(f"{len(chosen)} measured into {args.out}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; what was measured is kept, and the same command goes on from there")
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
