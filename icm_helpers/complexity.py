@@ -139,7 +139,7 @@ def awaken(codec: CompressionModel, x: Tensor, spread: float = 0.3) -> None:
         for head in heads:
             bias = [layer for layer in head if isinstance(layer, nn.Conv2d)][-1].bias
             bias[: last.out_channels] += spread  # where means come from the same layer, they come after the scales
-    zoo._update(codec, force=True)  # not codec.update: the variable-rate models' tables need a gain
+    zoo.update_tables(codec, force=True)  # not codec.update: the variable-rate models' tables need a gain
 
 
 def measure(codec: Codec, crop: Tensor, pictures: Mapping[str, Tensor], *, repeats: int = REPEATS) -> Row:
@@ -302,7 +302,7 @@ def _add(entry: Entry, pictures: Mapping[str, Tensor], out: Path) -> None:
     row = {"codec": entry.codec, "setting": entry.setting, "weights": entry.weights}
     row |= measure(codec, crop, {} if entry.weights == "random" else pictures)
     row["provenance"] = results.provenance("cpu, one thread")
-    _write(out, _rows(out) | {entry.key: results._rounded(row)})
+    _write(out, _rows(out) | {entry.key: results.rounded(row)})
 
 
 def main(arguments: Iterable[str] | None = None) -> None:

@@ -331,7 +331,7 @@ def spending(
 
 
 def found_objects(sample: Sample, detections: list[dict[str, Any]]) -> Tensor:
-    """Which of an image's objects (n,) have a detection (a COCO result) of their category and an IoU of at least 0.5 with their box."""
+    """Which of an image's objects (n,) have a detection, a COCO result, of their category and an IoU of 0.5 or more."""
     if not detections or not len(sample.labels):
         return torch.zeros(len(sample.labels), dtype=torch.bool)
     boxes = box_convert(torch.tensor([d["bbox"] for d in detections]), "xywh", "xyxy")

@@ -160,8 +160,8 @@ def write(recipe: Recipe, result: dict[str, Any], bootstrap: dict[str, Any], *, 
     """
     record = {
         "recipe": asdict(recipe),
-        "result": _rounded(result),
-        "bootstrap": _rounded(bootstrap),
+        "result": rounded(result),
+        "bootstrap": rounded(bootstrap),
         "provenance": provenance(device) | {"seconds": round(seconds, 1)},
     }
     record["checksum"] = _checksum(record)
@@ -271,14 +271,14 @@ def _commit() -> str:
     return found.stdout.strip() + ("-dirty" if clean.returncode else "")
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Six significant digits: far below the noise, and a third of the bytes."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
+        return {k: rounded(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(v) for v in value]
+        return [rounded(v) for v in value]
     return value
 
 

@@ -153,7 +153,7 @@ def save(codec: CompressionModel, path: Path | str, metadata: Mapping[str, str] 
     """
     if not hasattr(codec, "name"):
         raise ValueError(f"{type(codec).__name__} has no name to write into {path}: make it with zoo.load.")
-    _update(codec, force=True)
+    update_tables(codec, force=True)
     path = Path(path)
     header = dict(metadata or {}) | {"codec": codec.name, "quality": str(codec.quality)}
     state = {key: value.detach().cpu().contiguous() for key, value in codec.state_dict().items()}
@@ -256,10 +256,10 @@ def _fill(codec: CompressionModel, state: dict[str, Tensor], source: Path | str)
             f"{source} does not fit {codec.name} of quality {codec.quality}: {len(wrong)} entries differ, first "
             f"{'; '.join(wrong[:4])}. Was it trained as another codec or quality?"
         ) from error
-    _update(codec, force=False)  # only where the file has no tables
+    update_tables(codec, force=False)  # only where the file has no tables
 
 
-def _update(codec: CompressionModel, force: bool) -> None:
+def update_tables(codec: CompressionModel, force: bool) -> None:
     """`codec.update`; for a variable step of the hyperlatent, at the gain that `compress` takes by default."""
     gain = {"scale": codec.Gain[1].detach()} if getattr(codec, "vr_entbttlnck", False) else {}
     codec.update(force=force, **gain)
