@@ -22,7 +22,7 @@ from torch import Tensor
 from icm_helpers import datasets, evaluate, grid, judges, latents, losses, presets, results, train
 from icm_helpers.codecs import classical, container, ffmpeg, zoo
 from icm_helpers.results import ROOT, Recipe, Record
-from icm_helpers.tasks.teacher import STRIDE, Teacher
+from icm_helpers.tasks.teacher import STRIDE, Remembered, Teacher
 
 CHECKPOINTS = zoo.CHECKPOINTS
 RUNS = ROOT / "runs"
@@ -197,9 +197,11 @@ def needs_objects(loss: str) -> bool:
     return loss in ("task", "distill-boxes")
 
 
-def recipe_objective(recipe: Recipe, device: torch.device) -> train.Objective:
-    """What a recipe's codec is trained, or its latents are refined, for."""
+def recipe_objective(recipe: Recipe, device: torch.device, remember: bool = False) -> train.Objective:
+    """What a recipe's codec is trained, or its latents are refined, for; a distilling teacher may `remember` what it has seen."""
     teacher = None if recipe.teacher == "none" else _teacher(recipe.teacher, device)
+    if remember and recipe.loss in presets.DISTILLED:
+        teacher = Remembered(teacher, RUNS / "teachers" / recipe.teacher)
     names = ("levels", "reduction", "temperature", "objectness")
     return objective(
         recipe.loss,
@@ -259,6 +261,7 @@ def trained_codec(
     keep: bool = True,
     device: str = "auto",
     compiled: bool = False,
+    remember: bool = False,
     progress: bool = True,
 ) -> Any:
     """The codec of a recipe: shipped in data/checkpoints, finished in runs/, or trained now (resuming where it was stopped).
@@ -277,7 +280,7 @@ def trained_codec(
     curve = train.fit(
         model,
         _crops(recipe, images, recipe.steps * recipe.batch),
-        recipe_objective(recipe, train.fabric(device).device),
+        recipe_objective(recipe, train.fabric(device).device, remember),
         train.Schedule(steps=recipe.steps, batch=recipe.batch, lr=recipe.lr),
         folder=folder if keep else None,
         seed=recipe.seed,
@@ -309,10 +312,11 @@ def measure(
     ledger: bool = True,
     device: str = "auto",
     compiled: bool = False,
+    remember: bool = False,
     progress: bool = True,
 ) -> Record:
     """Train or load a recipe's codec, evaluate it, and write the record to the ledger (with `ledger=False`, nowhere)."""
-    model = trained_codec(recipe, keep=ledger, device=device, compiled=compiled, progress=progress)
+    model = trained_codec(recipe, keep=ledger, device=device, compiled=compiled, remember=remember, progress=progress)
     begun = time.monotonic()
     place = train.fabric(device).device
     if isinstance(model, torch.nn.Module):
@@ -496,6 +500,8 @@ def _codec(args: argparse.Namespace) -> None:
     teacher = judges.load(args.teacher).to(train.fabric(args.device).device) if taught else None
     length = args.steps * args.batch
     objects = needs_objects(args.loss)
+    if args.remember and args.loss in presets.DISTILLED:
+        teacher = Remembered(teacher, RUNS / "teachers" / presets.fingerprinted(args.teacher))
     crops = datasets.Crops(dataset, args.patch, args.seed, length, args.augment, objects=objects)
     plan = train.Schedule(steps=args.steps, batch=args.batch, lr=args.lr)
     curve = train.fit(
@@ -568,10 +574,11 @@ def _grid(args: argparse.Namespace) -> None:
 
 
 def _do(args: argparse.Namespace, recipe: Recipe) -> None:
+    how = {"device": args.device, "compiled": args.compile, "remember": args.remember}
     if args.train_only:
-        trained_codec(recipe, device=args.device, compiled=args.compile)
+        trained_codec(recipe, **how)
         return
-    scores = results.table([measure(recipe, device=args.device, compiled=args.compile)])[0].items()
+    scores = results.table([measure(recipe, **how)])[0].items()
     print(", ".join(f"{k} {v:.4g}" for k, v in scores if isinstance(v, float)), flush=True)
 
 
@@ -579,7 +586,8 @@ def _alone(args: argparse.Namespace, recipe: Recipe) -> list[str]:
     """The command that does one run of a grid in another process, for which this one holds the claim."""
     command = [sys.executable, "-m", "icm_helpers.run", "grid", args.chapter, "--only", recipe.run_id, "--claimed"]
     command += ["--preset", args.preset, "--device", args.device]
-    return command + ["--train-only"] * args.train_only + ["--compile"] * args.compile
+    flags = ("train_only", "compile", "remember")
+    return command + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(args, flag)]
 
 
 _SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp", "avif": "avif"}
@@ -661,6 +669,10 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--weights", type=Path, default=None, help="weights file; the shipped ones where left out")
 
+    remember = (
+        "keep a distilling teacher's features of the original crops in runs/teachers (0.6 MB a crop of 128 pixels with "
+    )
+    remember += "mask-rcnn-small), so that other trainings with the same seed need not compute them"
     sub = command("detector", _detector, "Train a small detector on a data set, and state its AP.")
     training(sub, steps=1600, batch=8, lr=1e-3)
     sub.add_argument("--model", default="mask-rcnn-small", choices=sorted(judges.TRAINABLE), help="which detector")
@@ -694,6 +706,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--patch", type=int, default=128, help="side of the training crops, pixels")
     sub.add_argument("--augment", default="none", choices=["none", "heavy"], help="augmentation of the crops")
     sub.add_argument("--compile", action="store_true", help="use torch.compile")
+    sub.add_argument("--remember", action="store_true", help=remember)
     sub = command("grid", _grid, "Measure the runs of a chapter that the ledger lacks.")
     sub.add_argument("chapter", choices=sorted(presets.CHAPTERS), help="chapter")
     sub.add_argument("--preset", default="book", choices=["book", "photographs", "paper"], help="which preset's runs")
@@ -714,6 +727,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--gpus-per-job", type=int, default=1, help="GPUs that a job asks Slurm for")
     sub.add_argument("--claimed", action="store_true", help=argparse.SUPPRESS)  # for `_alone`
     sub.add_argument("--compile", action="store_true", help="use torch.compile in training")
+    sub.add_argument("--remember", action="store_true", help=remember)
     sub = command("code", _code, "Code images of yours to real bytes and back.")
     sub.add_argument("images", nargs="+", type=Path, help="image files")
     naming(sub)

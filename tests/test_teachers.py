@@ -1,5 +1,6 @@
 """Teachers: features and objectness of one grid, in one pass, differentiable in the picture and in nothing else."""
 
+import os
 import pickle
 import sys
 from collections import OrderedDict
@@ -13,7 +14,7 @@ from torch import nn
 from icm_helpers.tasks.detectron2 import Detectron2, _read
 from icm_helpers.tasks.mask_rcnn import SmallFasterRCNN, SmallMaskRCNN
 from icm_helpers.tasks.rcnn import COCORCNN
-from icm_helpers.tasks.teacher import Teacher, magnified
+from icm_helpers.tasks.teacher import Remembered, Teacher, magnified
 from icm_helpers.tasks.yolov5 import YOLOv5
 
 
@@ -265,3 +266,37 @@ def test_the_real_detectron2_detects_in_pixels_and_coco_ids(real):
     assert (found["boxes"] >= 0).all() and (found["boxes"] <= torch.tensor([90, 60, 90, 60])).all()
     if "masks" in found:
         assert found["masks"].shape == (n, 60, 90) and found["masks"].dtype == torch.bool
+
+
+def test_a_remembering_teacher_looks_at_a_picture_once_and_says_the_same(tmp_path, monkeypatch):
+    teacher, x = SmallMaskRCNN.from_weights(), torch.rand(2, 3, 64, 64)
+    looks, look = [], teacher.features_and_objectness
+    monkeypatch.setattr(teacher, "features_and_objectness", lambda v: looks.append(len(v)) or look(v))
+    remembered = Remembered(teacher, tmp_path)
+    with torch.no_grad():
+        wanted = look(x)
+        for _ in range(2):
+            for found, right in zip(remembered.features_and_objectness(x), wanted, strict=True):
+                assert list(found) == list(right) and all(torch.equal(found[k], right[k]) for k in right)
+        assert all(torch.equal(v, wanted[0][k][:1]) for k, v in Remembered(teacher, tmp_path).features(x[:1]).items())
+    assert looks == [2] and remembered.categories == teacher.categories
+    remembered.features(x.requires_grad_())["p2"].sum().backward()  # where gradients are wanted it looks itself
+    assert x.grad.any()
+
+
+def test_a_damaged_memory_is_told_and_made_again_and_a_full_disk_is_an_error(tmp_path, caplog, monkeypatch):
+    remembered, x = Remembered(SmallMaskRCNN.from_weights(), tmp_path), torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        right = remembered.features(x)
+        (path,) = tmp_path.iterdir()
+        path.write_bytes(path.read_bytes()[:100])
+        assert torch.equal(remembered.features(x)["p5"], right["p5"]) and "is damaged" in caplog.text
+        path.unlink()
+        monkeypatch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="make room on its disk, or train without --remember"):
+            remembered.features(x)
+    assert not list(tmp_path.iterdir())
+
+
+def full(*_):
+    raise OSError(28, "No space left on device")

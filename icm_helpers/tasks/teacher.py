@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -70,6 +76,83 @@ def magnified(images: Tensor, scale: float, multiple: int = STRIDE) -> Tensor:
     """
     size = [max(round(side * scale / multiple), 1) * multiple for side in images.shape[2:]]
     return images if size == list(images.shape[2:]) else interpolate(images, size, mode="bilinear", align_corners=False)
+
+
+class Remembered:
+    """A teacher that looks at each picture once: what it says of it without gradients is kept in a folder, and read from there.
+
+    Trainings with one seed see the same crops, whatever their loss and lambda, and so share the pass of the originals. For small
+    data: `SmallMaskRCNN` leaves 0.6 MB of each crop of 128 pixels.
+
+    Args:
+        teacher: whose other answers pass through.
+        folder: of this very teacher; made where it is missing. Several processes may use it at once.
+
+    Raises:
+        OSError: the disk is full, or may not be written to.
+    """
+
+    def __init__(self, teacher: Teacher, folder: Path | str) -> None:
+        self.teacher, self.folder = teacher, Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.teacher, name)
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """As the teacher's."""
+        return self.teacher.features(images) if torch.is_grad_enabled() else self._remembered(images)["features"]
+
+    def features_and_objectness(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """As the teacher's."""
+        if torch.is_grad_enabled():
+            return self.teacher.features_and_objectness(images)
+        found = self._remembered(images)
+        return found["features"], found["objectness"]
+
+    def _remembered(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
+        paths = [self.folder / f"{_digest(image)}.safetensors" for image in images]
+        maps = [_read(path, images.device) for path in paths]
+        if not all(maps):
+            answers = dict(zip(("features", "objectness"), self.teacher.features_and_objectness(images), strict=True))
+            for i, path in enumerate(paths):
+                maps[i] = {f"{kind} {k}": v[i : i + 1] for kind, found in answers.items() for k, v in found.items()}
+                _write(path, maps[i])
+        kinds: dict[str, dict[str, Tensor]] = {"features": {}, "objectness": {}}
+        for name in maps[0]:
+            kind, level = name.split()
+            kinds[kind][level] = torch.cat([found[name] for found in maps])
+        return {kind: dict(sorted(levels.items())) for kind, levels in kinds.items()}  # p2 first: files keep no order
+
+
+def _digest(image: Tensor) -> str:
+    content = image.detach().cpu().contiguous()
+    return hashlib.blake2b(f"{content.dtype} {tuple(content.shape)}".encode() + content.numpy().tobytes()).hexdigest()[
+        :32
+    ]
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Tensor] | None:
+    try:
+        return load_file(path, str(device))
+    except FileNotFoundError:
+        return None
+    except SafetensorError as error:
+        logging.warning("%s is damaged (%s): the teacher looks again", path, error)
+        return None
+
+
+def _write(path: Path, maps: dict[str, Tensor]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({name: found.contiguous() for name, found in maps.items()}, temporary)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"cannot keep what the teacher said in {path} ({error}): make room on its disk, or train without --remember"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class RCNNTeacher(nn.Module):
