@@ -2,8 +2,8 @@
 
 Run `make bench` on a machine that does nothing else.
 
-Much of what a straightforward LIC-TCM loses is fresh memory, which the system clears page by page. Where a process keeps what
-it freed (`train.keep_freed_memory`, which the last test here calls), its forward pass takes 1.0 s instead of 1.3, ours .8 either way.
+Much of what a straightforward LIC-TCM loses is fresh memory, which the system clears page by page. Where a process keeps what it
+freed (`train.keep_freed_memory`, which the last test here calls), its forward pass takes 1.0 s instead of 1.3, ours .8 anyway.
 """
 
 from __future__ import annotations
