@@ -96,7 +96,7 @@ def feature_distillation(
 ) -> Tensor:
     r"""Distance of a detector's features: :math:`\mathcal D = \frac{1}{N} \sum_i \overline{W_i \odot (F_i - \hat F_i)^2}`.
 
-    Eq. 2 of Iino et al. (GCCE 2023) without weights, eq. 3 with :func:`box_weights`, eq. 4 with :func:`objectness_weights`. The
+    Eq. 2 of Iino et al. without weights, eq. 3 with :func:`box_weights`, eq. 4 with :func:`objectness_weights`. The
     mean runs over all cells, channels and images of a level, the sum over the N levels: an image whose weights are
     small weighs little.
 

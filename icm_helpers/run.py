@@ -108,7 +108,7 @@ def objective(
 
 @dataclass(frozen=True)
 class Distillation:
-    r"""Train a codec so that a frozen detector's features stay: :math:`\mathcal R + \lambda \mathcal D`, Iino et al. (GCCE 2023).
+    r"""Train a codec so that a frozen detector's features stay: :math:`\mathcal R + \lambda \mathcal D`, Iino et al..
 
     The loss names the weights of :math:`\mathcal D`: `distill` has none (eq. 2), `distill-boxes` the true boxes (eq. 3),
     `distill-objectness` the teacher's objectness (eq. 4). Pictures that the teacher cannot take are continued to multiples of 32
