@@ -320,12 +320,12 @@ ABLATIONS = tuple(
         **change,
     )
     for scale, change in (
+        (5600.0, {"temperature": 0.5}),
+        (3600.0, {"temperature": 2.0}),
         (6100.0, {"levels": "p2"}),
         (13000.0, {"levels": "p5"}),
         (7900.0, {"reduction": "mean"}),
         (5500.0, {"objectness": "decoded"}),
-        (5600.0, {"temperature": 0.5}),
-        (3600.0, {"temperature": 2.0}),
     )
 )
 
