@@ -301,7 +301,8 @@ def _measured(
         low, high = ((third[claim.anchor], third[claim.method]) for third in thirds)
         return bd_rate_gap(low, high), "% rate"
     if claim.measure == "transfer":
-        pairs = [curves(records, metric, by) for by in (judge, _teacher(records))]
+        both = [r for r in records if judge in judges([r], metric)]  # the same seeds for either
+        pairs = [curves(both, metric, by) for by in (judge, _teacher(records))]
         if not all({claim.anchor, claim.method} <= pair.keys() for pair in pairs):
             return None
         strange, taught = ((pair[claim.anchor], pair[claim.method]) for pair in pairs)
