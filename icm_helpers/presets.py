@@ -379,8 +379,8 @@ DISTILL_SMOKE = replace(
 
 OBJECTNESS_DISTILLATION: dict[str, tuple[Study, ...]] = {
     "smoke": (DISTILL_SMOKE,),
-    "book": (DISTILL_SCENES, *ABLATIONS),
-    "photographs": (DISTILL_COCO_MINI,),  # not measured yet; joins `book` when it is
+    "book": (DISTILL_SCENES, *ABLATIONS[:3]),
+    "pending": (DISTILL_COCO_MINI, *ABLATIONS[3:]),  # not measured yet; each joins `book` when it is
     "paper": DISTILL_PAPER,
 }
 

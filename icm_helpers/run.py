@@ -709,7 +709,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--remember", action="store_true", help=remember)
     sub = command("grid", _grid, "Measure the runs of a chapter that the ledger lacks.")
     sub.add_argument("chapter", choices=sorted(presets.CHAPTERS), help="chapter")
-    sub.add_argument("--preset", default="book", choices=["book", "photographs", "paper"], help="which preset's runs")
+    sub.add_argument("--preset", default="book", choices=["book", "pending", "paper"], help="which preset's runs")
     sub.add_argument("--data", default=None, help="only the runs on this data set")
     sub.add_argument("--only", default=None, help="only runs whose id contains this")
     sub.add_argument(
