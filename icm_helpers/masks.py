@@ -1,4 +1,4 @@
-r"""Masks of pictures on disk, and the edges that SA-ICM is trained on, :math:`\mathrm{sam}_x(\alpha)` in eq. 5 of Shindo et al. (ICIP 2024).
+r"""Masks of pictures on disk, and the edges that SA-ICM is trained on: :math:`\mathrm{sam}_x(\alpha)`, Shindo et al. (ICIP 2024), eq. 5.
 
 The paper: "This mask image is obtained by inputting the segmentation map created from SAM into the Canny edge detector", with the
 masks whose confidence exceeds :math:`\alpha`. What it leaves open is decided here, each a parameter:
@@ -113,7 +113,8 @@ def segmentation_map(found: MaskSet, order: str = "largest-first") -> np.ndarray
     """Masks painted over each other: labels (H, W) int32, 0 where no mask is, the first painted 1.
 
     Args:
-        order: `largest-first`, so that a small mask stays visible on a large one; `smallest-first`; or `surest-last`, by predicted IoU.
+        order: `largest-first`, so that a small mask stays visible on a large one; `smallest-first`; or `surest-last`, by
+            predicted IoU.
 
     Raises:
         ValueError: unknown order.
@@ -134,16 +135,17 @@ def segmentation_map(found: MaskSet, order: str = "largest-first") -> np.ndarray
 def edges(labels: np.ndarray, low: float = 50, high: float = 100, dilate: int = 0) -> np.ndarray:
     """Canny's edges of a segmentation map, (H, W) bool.
 
-    Segments get one of eight greys, the largest segment first, each as far as can be from those of the segments that it touches. The
-    smallest step of 36 has a gradient of 146 in Canny's measure, above both default thresholds.
+    Segments get one of eight greys, the largest segment first, each as far as can be from those of the segments that it touches.
+    The smallest step, 36, has a gradient of 144 or more in Canny's measure, above both default thresholds.
 
     Args:
         labels: (H, W), whole numbers from 0.
         low, high: thresholds of hysteresis.
         dilate: widen edges by so many pixels on each side.
 
-    >>> edges(np.eye(64, dtype=int).repeat(2, 0)[:64] * 0).any()
-    False
+    >>> halves = np.repeat([[1, 2]], 4, axis=1).repeat(8, axis=0)  # (8, 8)
+    >>> edges(halves).any(0)
+    array([False, False, False,  True, False, False, False, False])
     """
     found = cv2.Canny(_greys(labels), low, high)
     if dilate:

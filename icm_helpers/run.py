@@ -713,7 +713,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--batch", type=int, default=8, help="scenes a step, 12 points on each")
     sub.add_argument("--lr", type=float, default=1e-3, help="Adam's learning rate after warm-up")
     sub.add_argument("--seed", type=int, default=0, help="seed")
-    sub.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"], help="arithmetic")
+    sub.add_argument("--precision", default="bf16-mixed", choices=["32-true", "bf16-mixed"], help="arithmetic")
     sub.add_argument("--judged", type=int, default=40, help="held-out scenes to judge it on")
     sub.add_argument("--out", type=Path, default=sam.NANO, help="where the weights go (.safetensors)")
     sub = command("codec", _codec, "Train a codec from a random start.")

@@ -326,14 +326,14 @@ class Prompted(nn.Module):
 def prompt_loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
     r"""What nano SAM is trained for, on batches of :class:`Prompts`.
 
-    A point on a door may mean the door or the house: the best of the three alternatives is fitted to the whole, and the best, it may
-    be another, to the part, as in Segment Anything, appendix A, with
+    A point on a door may mean the door or the house: the best of the three alternatives is fitted to the whole, and the best, maybe
+    another, to the part (Kirillov et al. fit the best to the one mask that they drew), with
 
     .. math:: \ell(m, t) = \frac{\sum \mathrm{BCE}(m, t)}{|t| + |\sigma(m)| + 16} + \mathrm{Dice}(\sigma(m), t)
 
-    in the place of its focal loss, which leaves the edges of masks soft, and their stability scores low. The mask that stands alone is
-    fitted to the whole, and all alternatives a little, so that none is forgotten. The predicted IoU is that with the whole or
-    the part, whichever is larger.
+    in the place of their focal loss, which leaves the edges of masks soft, and stability scores low. The mask that stands alone
+    is fitted to the whole, and all alternatives a little, so that none is forgotten. The predicted IoU is that with the whole
+    or the part, whichever is larger.
 
     Returns:
         `loss`, `mask` and `iou` (mean squared error of the predicted IoU), its two terms, the second weighted by 4; and `best`, the
