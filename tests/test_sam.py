@@ -17,37 +17,42 @@ def picture(seed: int, size: int = 96) -> torch.Tensor:
     return torch.from_numpy(scenes.scene(seed, size).image).permute(2, 0, 1).float() / 255
 
 
+class Rectangles(torch.nn.Module):
+    """In a mask decoder's place: the same rectangles anywhere each time, three a point, of predicted IoU between .3 and 1."""
+
+    def forward(self, sparse_prompt_embeddings, **_) -> tuple[torch.Tensor, torch.Tensor]:
+        n, draw = len(sparse_prompt_embeddings), torch.Generator().manual_seed(0)
+        start, side = (torch.rand(n, 3, 2, 1, generator=draw) * scale for scale in (48, 40))
+        at = torch.arange(64)
+        y, x = ((at >= start) & (at <= start + side + 4)).unbind(2)  # (n, 3, 64) each
+        inside = y[..., None] & x[..., None, :]
+        return 16.0 * inside - 8, 0.3 + 0.7 * torch.rand(n, 3, generator=draw)
+
+
 @pytest.fixture
 def confident():
-    """A nano model with random weights, made to be sure of its masks, and to differ in how sure it is."""
-    torch.manual_seed(0)
+    """The package's model and generator, with a decoder that finds much."""
     model = sam.nano()
-    with torch.no_grad():
-        for mlp in model.mask_decoder.output_hypernetworks_mlps:
-            mlp.layers[-1].weight.mul_(300)
-        last = model.mask_decoder.iou_prediction_head.layers[-1]
-        last.weight.mul_(8)
-        last.bias.fill_(0.7)
+    model.mask_decoder = Rectangles()
     return model
 
 
 def test_the_masks_above_alpha_are_those_of_a_separate_pass(confident):
-    settings = {"points_per_side": 6, "box_nms_thresh": 0.9}
-    counts = []
-    for seed in range(2):
-        image = picture(seed)
-        once = masks.MaskSet.of(image, sam.every_mask(confident, image, 0.2, **settings))
-        for alpha in torch.tensor(once.predicted_iou).quantile(torch.tensor([0.3, 0.7])).tolist():
-            again = masks.MaskSet.of(image, sam.every_mask(confident, image, alpha, **settings))
-            filtered = once.above(alpha)
-            assert filtered.counts == again.counts and (filtered.predicted_iou == again.predicted_iou).all()
-            assert (filtered.stability_score == again.stability_score).all()
-            counts.append((len(once), len(again)))
-    assert all(many > few > 0 for many, few in counts), counts
+    image = picture(0)
+    once = masks.MaskSet.of(image, sam.every_mask(confident, image, 0.3, points_per_side=8))
+    unsuppressed = sam.every_mask(confident, image, 0.3, points_per_side=8, box_nms_thresh=1.0)
+    kept = [len(once)]
+    for alpha in (0.48, 0.93, 0.98):
+        again = masks.MaskSet.of(image, sam.every_mask(confident, image, alpha, points_per_side=8))
+        filtered = once.above(alpha)
+        assert filtered.counts == again.counts and (filtered.predicted_iou == again.predicted_iou).all()
+        assert (filtered.stability_score == again.stability_score).all()
+        kept.append(len(again))
+    assert len(unsuppressed) > kept[0] > kept[1] > kept[2] > kept[3] > 0
 
 
 def test_where_nothing_reaches_the_threshold_there_is_no_mask(confident):
-    assert sam.every_mask(confident, torch.full((3, 40, 64), 0.5), 0.999, points_per_side=2) == []
+    assert sam.every_mask(confident, torch.full((3, 40, 64), 0.5), 0.9999, points_per_side=2) == []
 
 
 @pytest.mark.parametrize("wrong", [{"pred_iou_thresh": 0.0}, {"stability_score_thresh": 1.5}, {"points_per_side": 0}])
@@ -73,7 +78,7 @@ def test_every_prompt_lies_on_its_whole_and_on_its_part():
     smaller = 0
     for i in range(8):
         image, points, truth = data[i]
-        assert image.shape == (3, 128, 128) and 0 <= image.min() and image.max() <= 1
+        assert image.shape == (3, 128, 128) and image.min() >= 0 and image.max() <= 1
         x, y = points.long().T
         assert truth[torch.arange(6), :, y, x].all() and not (truth[:, 1] & ~truth[:, 0]).any()
         smaller += (truth[:, 1].sum() < truth[:, 0].sum()).item()
@@ -101,11 +106,11 @@ def interrupt() -> None:
 
 
 def test_a_few_steps_lower_the_loss_and_a_stopped_training_ends_with_the_same_bits(tmp_path):
-    model, curve = fit(14)
-    assert sum(c["loss"] for c in curve[-4:]) < 0.9 * sum(c["loss"] for c in curve[:4])
+    model, curve = fit(20)
+    assert sum(c["loss"] for c in curve[-4:]) < 0.95 * sum(c["loss"] for c in curve[:4])
     with pytest.raises(KeyboardInterrupt):
-        fit(14, stop=9, folder=tmp_path)
-    resumed, again = fit(14, folder=tmp_path)
+        fit(20, stop=9, folder=tmp_path)
+    resumed, again = fit(20, folder=tmp_path)
     assert all(torch.equal(v, resumed.state_dict()[k]) for k, v in model.state_dict().items()) and curve == again
 
 
