@@ -1,7 +1,8 @@
 r"""Masks of pictures on disk, and the edges that SA-ICM is trained on, :math:`\mathrm{sam}_x(\alpha)`.
 
-Shindo et al. (ICIP 2024), section 3.1: "This mask image is obtained by inputting the segmentation map created from SAM into the Canny edge detector", with the
-masks whose confidence exceeds :math:`\alpha`. What it leaves open is decided here, each a parameter:
+Shindo et al. (ICIP 2024), section 3.1: "This mask image is obtained by inputting the segmentation map created from SAM into the
+Canny edge detector", with the masks whose confidence exceeds :math:`\alpha`. What the paper leaves open is decided here, each a
+parameter:
 
 - the confidence is Segment Anything's predicted IoU, the threshold of its automatic mask generator;
 - the map: masks are painted over each other, the largest first, so that small ones stay visible (:func:`segmentation_map`);

@@ -498,7 +498,13 @@ def _sam(args: argparse.Namespace) -> None:
         sam.prompt_loss,
         # Steps down that follow a cosine.
         train.Schedule(
-            steps=args.steps, batch=args.batch, lr=args.lr, milestones=(0.5, 0.7, 0.84, 0.94), gamma=0.4, save_every=200
+            steps=args.steps,
+            batch=args.batch,
+            lr=args.lr,
+            warmup=300,
+            milestones=(0.5, 0.7, 0.84, 0.94),
+            gamma=0.4,
+            save_every=200,
         ),
         folder=RUNS / args.out.stem,
         seed=args.seed,
@@ -711,7 +717,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--images", type=int, default=5000, help="training scenes, none of those that codecs see")
     sub.add_argument("--steps", type=int, default=12000, help="optimiser steps")
     sub.add_argument("--batch", type=int, default=8, help="scenes a step, 12 points on each")
-    sub.add_argument("--lr", type=float, default=1e-3, help="Adam's learning rate after warm-up")
+    sub.add_argument("--lr", type=float, default=7e-4, help="Adam's learning rate after warm-up")
     sub.add_argument("--seed", type=int, default=0, help="seed")
     sub.add_argument("--precision", default="bf16-mixed", choices=["32-true", "bf16-mixed"], help="arithmetic")
     sub.add_argument("--judged", type=int, default=40, help="held-out scenes to judge it on")
