@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from icm_helpers import datasets, evaluate, grid, judges, latents, losses, presets, results, train
+from icm_helpers import datasets, evaluate, grid, judges, latents, losses, masks, presets, results, train
 from icm_helpers.codecs import classical, container, ffmpeg, zoo
 from icm_helpers.results import ROOT, Recipe, Record
+from icm_helpers.tasks import sam
 from icm_helpers.tasks.teacher import STRIDE, Remembered, Teacher
 
 CHECKPOINTS = zoo.CHECKPOINTS
@@ -492,6 +493,42 @@ def _identity(args: argparse.Namespace) -> str:
     return ", ".join(f"{k} {v}" for k, v in vars(args).items() if k not in ("action", "compile", "device", "out"))
 
 
+def _sam(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    model = sam.nano()
+    train.fit(
+        sam.Prompted(model),
+        sam.Prompts(args.seed, args.steps * args.batch, args.images),
+        sam.prompt_loss,
+        # Steps down that follow a cosine.
+        train.Schedule(
+            steps=args.steps,
+            batch=args.batch,
+            lr=args.lr,
+            warmup=300,
+            milestones=(0.5, 0.7, 0.84, 0.94),
+            gamma=0.4,
+            save_every=200,
+        ),
+        folder=RUNS / args.out.stem,
+        seed=args.seed,
+        device=args.device,
+        precision=args.precision,
+        describe=args.out.stem,
+        identity=_identity(args),
+    )
+    if train.rank():
+        return  # the first process writes
+    sam.save_nano(model.cpu(), args.out)
+    _written(args.out)
+    if args.judged:
+        held_out, model = datasets.load("scenes", "val", limit=args.judged), sam.load("nano", args.out)
+        best = [masks.best_iou(masks.MaskSet.of(s.image, sam.every_mask(model, s.image)), s.masks) for s in held_out]
+        print(
+            f"{args.out.stem}, {args.judged} held-out scenes: mean IoU {np.concatenate(best).mean():.3f} of an object's best mask"
+        )
+
+
 def _codec(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     model = zoo.load(args.codec, weights=None)
@@ -688,6 +725,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--detector", default="yolov5n-scenes", choices=sorted(judges.TRAINABLE), help="which detector")
     naming(sub)
+    sub = command("sam", _sam, "Train the nano Segment Anything on scenes, and state how well it finds their objects.")
+    sub.add_argument("--images", type=int, default=5000, help="training scenes, none of those that codecs see")
+    sub.add_argument("--steps", type=int, default=12000, help="optimiser steps")
+    sub.add_argument("--batch", type=int, default=8, help="scenes a step, 12 points on each")
+    sub.add_argument("--lr", type=float, default=7e-4, help="Adam's learning rate after warm-up")
+    sub.add_argument("--seed", type=int, default=0, help="seed")
+    sub.add_argument("--precision", default="bf16-mixed", choices=["32-true", "bf16-mixed"], help="arithmetic")
+    sub.add_argument("--judged", type=int, default=40, help="held-out scenes to judge it on")
+    sub.add_argument("--out", type=Path, default=sam.NANO, help="where the weights go (.safetensors)")
     sub = command("codec", _codec, "Train a codec from a random start.")
     training(sub, steps=6000, batch=4, lr=1e-3)
     sub.add_argument("--codec", default="mean-scale-small", help="architecture, by the zoo's name")

@@ -37,6 +37,7 @@ SUPERSAMPLING = 2
 CAMERA_HEIGHT = 2.6  # metres above the ground
 SMALLEST_AREA = 12 / 192**2  # visible share of the picture below which a thing is not labelled
 SKY, HILLS, GROUND, PATH, FIRST_THING = 1, 2, 3, 4, 5  # segment ids; thing i of a world has FIRST_THING + i
+PARTS = 32  # more than any segment has
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ class Scene:
         image: (H, W, 3) uint8, RGB.
         panoptic: (H, W) int32, segment ids from 1; 0 never occurs.
         segments: one dict a segment, stuff first: id, category_id, isthing, area (pixels), bbox [x, y, w, h].
+        parts: (H, W) int32, finer than `panoptic`: a roof, a door, a wheel, a crown; `parts // PARTS` is the segment id.
     """
 
     image: np.ndarray
     panoptic: np.ndarray
     segments: list[dict[str, Any]]
+    parts: np.ndarray
 
     @property
     def things(self) -> list[dict[str, Any]]:
@@ -377,7 +380,8 @@ def _read_plane(name: str, x: np.ndarray, z: np.ndarray, level: np.ndarray) -> n
 class _Canvas:
     """The part of a frame that holds one thing, drawn in the thing's own units.
 
-    (u, v) = (0, 0) is its foot, v points up, its height is 1, and u points where it faces. `rgba` is (h, w, 4) float32.
+    (u, v) = (0, 0) is its foot, v points up, its height is 1, and u points where it faces. `rgba` is (h, w, 4) float32; its last
+    channel is 0 where nothing is, else the number of the `part` that was being painted.
     """
 
     def __init__(self, shape: tuple[int, int], foot: tuple[float, float], unit: float, extent: float, facing: int):
@@ -386,6 +390,7 @@ class _Canvas:
         self.x1, self.y1 = min(shape[1], int(foot[0] + extent * unit) + 2), min(shape[0], int(foot[1] + 0.1 * unit) + 2)
         self.empty = self.x1 <= self.x0 or self.y1 <= self.y0
         self.rgba = np.zeros((max(0, self.y1 - self.y0), max(0, self.x1 - self.x0), 4), np.float32)
+        self.part = 1.0
 
     def fixed(self, points: np.ndarray) -> np.ndarray:
         """Points (..., 2) in the thing's units as OpenCV's fixed-point pixels, 4 fractional bits."""
@@ -411,14 +416,14 @@ class _Canvas:
     def fill(self, points: np.ndarray, colour: np.ndarray) -> None:
         """Paint a polygon in one colour (3,), or in the colours of a picture (h, w, 3)."""
         if colour.ndim == 1:
-            cv2.fillPoly(self.rgba, [self.fixed(points)], (*colour.tolist(), 1.0), cv2.LINE_8, 4)
+            cv2.fillPoly(self.rgba, [self.fixed(points)], (*colour.tolist(), self.part), cv2.LINE_8, 4)
         else:
             self.paint(self.mask(points), colour)
 
     def paint(self, mask: np.ndarray, colour: np.ndarray) -> None:
         """Paint the pixels of a mask (h, w) in the colours of a picture (h, w, 3)."""
         self.rgba[mask, :3] = colour[mask]
-        self.rgba[mask, 3] = 1
+        self.rgba[mask, 3] = self.part
 
     def leaves(self, points: np.ndarray, angles: np.ndarray, size: tuple[float, float], colours: np.ndarray) -> None:
         """Paint n leaves of `size` (length, width) at points (n, 2), turned by angles (n,), in colours (n, 3)."""
@@ -426,7 +431,7 @@ class _Canvas:
         c, s = np.cos(angles)[:, None], np.sin(angles)[:, None]
         turned = np.stack([leaf[:, 0] * c - leaf[:, 1] * s, leaf[:, 0] * s + leaf[:, 1] * c], -1)  # (n, 6, 2)
         for polygon, colour in zip(self.fixed(points[:, None] + turned), colours.tolist(), strict=True):
-            cv2.fillConvexPoly(self.rgba, polygon, (*colour, 1.0), cv2.LINE_8, 4)
+            cv2.fillConvexPoly(self.rgba, polygon, (*colour, self.part), cv2.LINE_8, 4)
 
     def texture(self, name: str, periods: float, offset: float) -> np.ndarray:
         """A texture that sticks to the thing, `periods` of it a unit: (h, w) float32."""
@@ -491,6 +496,7 @@ def _tree(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     across = np.clip(c.u / foot, -1, 1)
     tone = light.lambert(across, 0.1, np.sqrt(1 - across**2)) * (1 + 0.25 * c.texture("stone", 2.0, r.random()))
     c.fill(trunk, lit(bark, np.clip(tone, 0, 1.2)))
+    c.part = 2.0
     if conifer:
         width, tiers, n = r.uniform(0.2, 0.27), int(r.integers(6, 9)), 330
         c.fill(np.array([[-width * 0.8, 0.14], [width * 0.8, 0.14], [0, 0.98]]), lit(leaf * 0.5, 0.1))
@@ -549,6 +555,7 @@ def _house(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     wall_picture = wall * (1 + grain[..., None])
     side = np.array([[half, 0], [half + depth, rise], [half + depth, eave], [half, eave]])
     c.fill(side, lit(wall_picture * shade_under_roof[..., None], flank))
+    c.part = 2.0
     c.fill(np.array([[-half, 0], [half, 0], [half, eave], [0, 0.96], [-half, eave]]), lit(wall_picture, front))
     # The roof's courses run along the house; its near edge overhangs the gable.
     rows = c.texture("brick", 1.1, r.random())
@@ -557,8 +564,10 @@ def _house(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     roof = tiles * (1 + 0.2 * rows[..., None])
     if r.random() < 0.6:
         u, top = depth * r.uniform(0.35, 0.6), 1.07
+        c.part = 3.0
         c.fill(_box(u - 0.04, 0.8, u + 0.04, top), lit(wall * 0.8, front))
         c.fill(_box(u + 0.02, 0.8, u + 0.045, top), lit(wall * 0.8, flank))
+    c.part = 4.0
     c.fill(slope, lit(roof, float(light.lambert(0.55, 0.7, 0.3))))
     fascia = lit(_rgb(0.9, 0.88, 0.84) if brick else tiles * 1.15, front)
     c.fill(
@@ -569,16 +578,19 @@ def _house(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
         fascia,
     )
     frame, door = lit(_rgb(0.93, 0.92, 0.88), front), lit(_hsv(r.uniform(0, 360), 0.5, 0.5), front)
+    c.part = 5.0
     c.fill(_box(-0.07, 0, 0.07, 0.31), frame)
     c.fill(_box(-0.053, 0, 0.053, 0.29), door)
     glow = np.clip((c.v - 0.2) / 0.5, 0, 1)
     panes = np.broadcast_to(_rgb(0.12, 0.17, 0.23) + glow[..., None] * light.mood.horizon * 0.5, (*c.rgba.shape[:2], 3))
     for u, v in ((-0.63 * half, 0.33), (0.63 * half, 0.33), (0.0, 0.62)):
+        c.part += 1
         c.fill(_box(u - 0.065, v - 0.085, u + 0.065, v + 0.085), frame)
         c.fill(_box(u - 0.05, v - 0.07, u - 0.006, v + 0.07), panes)
         c.fill(_box(u + 0.006, v - 0.07, u + 0.05, v + 0.07), panes)
     for k in (0.3, 0.7):
         u, v = half + depth * k, 0.34 + rise * k
+        c.part += 1
         c.fill(_box(u - 0.05, v - 0.08, u + 0.05, v + 0.08), lit(_rgb(0.93, 0.92, 0.88), flank))
         c.fill(_box(u - 0.038, v - 0.068, u + 0.038, v + 0.068), panes)
 
@@ -628,6 +640,7 @@ def _balloon(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
         light.lambert(x * 0.9, np.broadcast_to(y * 0.75, x.shape), np.sqrt(1 - 0.8 * x**2) * 0.8) + 0.1, 0, 1
     )
     c.fill(envelope, lit(np.where(stripe, first, second) * seam[..., None], tone))
+    c.part = 2.0
     for u in (-0.055, 0.055):
         c.fill(
             np.array([[u * 1.5, 0.215], [u * 1.5 + 0.008, 0.215], [u + 0.006, 0.09], [u - 0.006, 0.09]]),
@@ -679,7 +692,9 @@ def _horse(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     for leg in (_leg((0.245, 0.53), False, swings[1]), _leg((-0.31, 0.55), True, swings[3])):
         c.fill(leg, lit(coat * 0.7, 0.2))
         c.fill(leg[[3, 4, 5, 6]], hoof)
+    c.part = 2.0
     c.fill(_TAIL, lit(hair, 0.35))
+    c.part = 1.0
     mask = c.mask(_HORSE)
     for leg in legs:
         mask |= c.mask(leg)
@@ -700,7 +715,9 @@ def _horse(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     c.paint(mask, lit(picture, tone))
     for leg in legs:
         c.fill(leg[[3, 4, 5, 6]], hoof)
+    c.part = 3.0
     c.fill(_MANE, lit(hair, 0.5))
+    c.part = 1.0
     c.fill(_disc(0.425, 0.885, 0.009), _rgb(0.05, 0.04, 0.04))
 
 
@@ -757,15 +774,19 @@ def _car(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     gleam = np.clip((c.v - 0.66) / 0.3 + 0.25 * np.sin(5 * (c.u + c.v)), 0, 1)[..., None]
     glass = _rgb(0.1, 0.13, 0.17) + gleam * light.mood.horizon * 0.5
     for window in windows:
+        c.part += 1
         c.fill(window, glass)
+    wheel, c.part = c.part + 1, 1.0
     c.fill(_box(-0.095, 0.25, -0.085, 0.68), lit(paint * 0.5, 0.3))  # the door's gap
     c.fill(_box(-0.28, 0.55, -0.16, 0.575), lit(paint * 0.5, 0.3))
     rear, front = outline[:, 0].min(), outline[:, 0].max()
     c.fill(_box(front - 0.16, 0.44, front - 0.03, 0.53), _rgb(1.0, 0.97, 0.85))
     c.fill(_box(rear + 0.02, 0.47, rear + 0.11, 0.58), _rgb(0.75, 0.1, 0.08))
     c.fill(_box(-1.2, 0.19, 1.2, 0.25), _rgb(0.08, 0.08, 0.09))
-    for u in (-0.8, 0.84):
+    for part, u in ((wheel, -0.8), (wheel + 1, 0.84)):
+        c.part = 1.0
         c.fill(_disc(u, 0.26, 0.29), lit(paint * 0.3, 0.1))
+        c.part = part
         c.fill(_disc(u, 0.22, 0.22), _rgb(0.07, 0.07, 0.08))
         c.fill(_disc(u, 0.22, 0.13), lit(_rgb(0.62, 0.63, 0.66), 0.7))
         for k in range(5):
@@ -918,7 +939,8 @@ def _cast_shadow(world: World, canvas: _Canvas, image: np.ndarray, labels: np.nd
         np.float32,
     )
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    alpha = cv2.warpAffine(np.ascontiguousarray(canvas.rgba[..., 3]), matrix, (x1 - x0, y1 - y0), flags=flags)
+    shape = (canvas.rgba[..., 3] > 0).astype(np.float32)
+    alpha = cv2.warpAffine(shape, matrix, (x1 - x0, y1 - y0), flags=flags)
     alpha = cv2.GaussianBlur(alpha, (0, 0), max(0.7, 0.012 * unit))
     _darken(image[y0:y1, x0:x1], labels[y0:y1, x0:x1], alpha * 0.85 * (1 - veil), world.mood.shade)
 
@@ -929,7 +951,9 @@ def _darken(image: np.ndarray, labels: np.ndarray, alpha: np.ndarray, ratio: np.
     image *= 1 - alpha * (1 - ratio)
 
 
-def _paint_thing(world: World, index: int, camera: _Camera, image: np.ndarray, labels: np.ndarray, time: float) -> None:
+def _paint_thing(
+    world: World, index: int, camera: _Camera, image: np.ndarray, labels: np.ndarray, parts: np.ndarray, time: float
+) -> None:
     """Paint one thing, its shadow first, over what is farther away."""
     thing = world.things[index]
     z = thing.z
@@ -970,6 +994,7 @@ def _paint_thing(world: World, index: int, camera: _Camera, image: np.ndarray, l
     area = (slice(canvas.y0, canvas.y1), slice(canvas.x0, canvas.x1))
     image[area][mask] = canvas.rgba[mask, :3] * (1 - veil) + mood.horizon * 0.97 * veil
     labels[area][mask] = FIRST_THING + index
+    parts[area][mask] = canvas.rgba[mask, 3]
 
 
 def render(world: World, size: int | tuple[int, int] = 192, time: float = 0.0) -> Scene:
@@ -986,17 +1011,20 @@ def render(world: World, size: int | tuple[int, int] = 192, time: float = 0.0) -
     focal = h * (1 + zoom)
     camera = _Camera(right, forward, focal, (w / 2 - pan * focal, world.horizon * h))
     image, labels = np.zeros((h, w, 3), np.float32), np.full((h, w), SKY, np.int32)
+    parts = np.zeros((h, w), np.int32)
     _paint_sky(world, camera, image, time)
     _paint_hills(world, camera, image, labels)
     _paint_ground(world, camera, image, labels)
     stuff = labels[1::SUPERSAMPLING, 1::SUPERSAMPLING].copy()
     for i in sorted(range(len(world.things)), key=lambda i: -world.things[i].z):  # far to near
-        _paint_thing(world, i, camera, image, labels, time)
+        _paint_thing(world, i, camera, image, labels, parts, time)
     image = cv2.resize(np.clip(image, 0, 1), (width, height), interpolation=cv2.INTER_AREA)
     image = image * (1.16 - 0.16 * image)  # a gentle shoulder
     image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     panoptic, segments = _label(world, labels[1::SUPERSAMPLING, 1::SUPERSAMPLING].copy(), stuff)
-    return Scene(image, panoptic, segments)
+    # What was given back to stuff has no parts.
+    parts = np.where(panoptic >= FIRST_THING, parts[1::SUPERSAMPLING, 1::SUPERSAMPLING], 0) + PARTS * panoptic
+    return Scene(image, panoptic, segments, parts)
 
 
 def _label(world: World, panoptic: np.ndarray, stuff: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from icm_helpers.scenes import CATEGORIES, STUFF, THINGS, Scene, scene, video, write_coco
+from icm_helpers.scenes import CATEGORIES, PARTS, STUFF, THINGS, Scene, scene, video, write_coco
 
 DIGEST = """
 import hashlib, sys
@@ -28,6 +28,7 @@ def assert_labels_are_exact(s: Scene) -> None:
     assert len(masks) == len(boxes) == len(s.labels()) == len(s.things)
     assert masks.sum(0).max(initial=0) <= 1, "masks overlap"
     assert s.panoptic.min() >= 1
+    assert (s.parts // PARTS == s.panoptic).all() and (s.parts % PARTS > 0).any()
     assert sorted(g["id"] for g in s.segments) == np.unique(s.panoptic).tolist()
     assert sum(g["area"] for g in s.segments) == s.panoptic.size
     for mask, box, segment in zip(masks, boxes, s.things, strict=True):

@@ -1,0 +1,418 @@
+r"""Masks of pictures on disk, and the edges that SA-ICM is trained on, :math:`\mathrm{sam}_x(\alpha)`.
+
+Shindo et al. (ICIP 2024), section 3.1: "This mask image is obtained by inputting the segmentation map created from SAM into the
+Canny edge detector", with the masks whose confidence exceeds :math:`\alpha`. What the paper leaves open is decided here, each a
+parameter:
+
+- the confidence is Segment Anything's predicted IoU, the threshold of its automatic mask generator;
+- the map: masks are painted over each other, the largest first, so that small ones stay visible (:func:`segmentation_map`);
+- Canny takes grey values, so segments that touch get greys far apart: no border is lost because two look alike, and the thresholds
+  matter little (:func:`edges`);
+- edges are one pixel wide, and not dilated.
+
+One automatic pass at the lowest alpha is stored, and any higher alpha is a filter:
+
+    python -m icm_helpers.masks make --data scenes --split train
+    python -m icm_helpers.masks info data/cache/masks-scenes-train-192-nano
+
+Nothing here knows where the masks come from, nor what is trained with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from faster_coco_eval.core import mask as rle
+from torch import Tensor
+from tqdm import tqdm
+
+from icm_helpers import datasets
+from icm_helpers.datasets import DataError
+
+ORDERS = ("largest-first", "smallest-first", "surest-last")
+_GREYS = np.linspace(0, 255, 8)
+_SUFFIX = ".json.gz"
+
+
+# --- the masks of one picture --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MaskSet:
+    """Every mask of a picture, as COCO's compressed run lengths, with what the model thinks of it.
+
+    >>> square = {"rle": {"size": [2, 2], "counts": "04"}, "predicted_iou": 0.9, "stability_score": 1.0}
+    >>> found = MaskSet.of(torch.rand(3, 2, 2), [square])
+    >>> len(found), len(found.above(0.8)), len(found.above(0.9))
+    (1, 1, 0)
+    """
+
+    size: tuple[int, int]  # height and width of the picture
+    counts: tuple[str, ...]  # n
+    predicted_iou: np.ndarray  # (n,) float32
+    stability_score: np.ndarray  # (n,) float32
+
+    @classmethod
+    def of(cls, image: Tensor, found: Sequence[Mapping[str, Any]]) -> MaskSet:
+        """From a picture (3, H, W) and what was found in it: for each mask `rle`, `predicted_iou` and `stability_score`.
+
+        Raises:
+            ValueError: a mask has another size than the picture.
+        """
+        size = tuple(image.shape[1:])
+        if wrong := [f["rle"]["size"] for f in found if tuple(f["rle"]["size"]) != size]:
+            raise ValueError(f"a mask of size {wrong[0]} in a picture of size {list(size)}")
+        scores = ([f[name] for f in found] for name in ("predicted_iou", "stability_score"))
+        return cls(size, tuple(f["rle"]["counts"] for f in found), *(np.array(s, np.float32) for s in scores))
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def above(self, alpha: float) -> MaskSet:
+        """The masks whose predicted IoU is greater than alpha, compared in single precision, as Segment Anything does."""
+        keep = np.flatnonzero(self.predicted_iou > np.float32(alpha))
+        counts = tuple(self.counts[i] for i in keep)
+        return MaskSet(self.size, counts, self.predicted_iou[keep], self.stability_score[keep])
+
+    def rles(self) -> list[dict[str, Any]]:
+        """The masks as COCO's tools take them."""
+        return [{"size": list(self.size), "counts": counts} for counts in self.counts]
+
+    def decode(self) -> np.ndarray:
+        """The masks, (n, H, W) bool."""
+        if not self.counts:
+            return np.zeros((0, *self.size), bool)
+        return rle.decode(self.rles()).astype(bool).transpose(2, 0, 1)
+
+
+def best_iou(found: MaskSet, truth: Tensor) -> np.ndarray:
+    """For each true mask the largest IoU that any found mask has with it, (n,); 0 where none was found.
+
+    Args:
+        truth: (n, H, W) bool.
+    """
+    if not len(found) or not len(truth):
+        return np.zeros(len(truth))
+    true = rle.encode(np.asfortranarray(truth.permute(1, 2, 0).numpy(), np.uint8))
+    return np.asarray(rle.iou(found.rles(), true, [0] * len(true))).max(0)
+
+
+def segmentation_map(found: MaskSet, order: str = "largest-first") -> np.ndarray:
+    """Masks painted over each other: labels (H, W) int32, 0 where no mask is, the first painted 1.
+
+    Args:
+        order: `largest-first`, so that a small mask stays visible on a large one; `smallest-first`; or `surest-last`, by
+            predicted IoU.
+
+    Raises:
+        ValueError: unknown order.
+    """
+    if order not in ORDERS:
+        raise ValueError(f"no drawing order is called {order!r}; there is {', '.join(ORDERS)}")
+    labels = np.zeros(found.size, np.int32)
+    if not len(found):
+        return labels
+    areas = rle.area(found.rles()).astype(np.int64)
+    key = {"largest-first": -areas, "smallest-first": areas, "surest-last": found.predicted_iou}[order]
+    decoded = found.decode()
+    for label, i in enumerate(np.argsort(key, kind="stable"), start=1):
+        labels[decoded[i]] = label
+    return labels
+
+
+def edges(labels: np.ndarray, low: float = 50, high: float = 100, dilate: int = 0) -> np.ndarray:
+    """Canny's edges of a segmentation map, (H, W) bool.
+
+    Segments get one of eight greys, the largest segment first, each as far as can be from those of the segments that it touches.
+    The smallest step, 36, has a gradient of 144 or more in Canny's measure, above both default thresholds.
+
+    Args:
+        labels: (H, W), whole numbers from 0.
+        low, high: thresholds of hysteresis.
+        dilate: widen edges by so many pixels on each side.
+
+    >>> halves = np.repeat([[1, 2]], 4, axis=1).repeat(8, axis=0)  # (8, 8)
+    >>> edges(halves).any(0)
+    array([False, False, False,  True, False, False, False, False])
+    """
+    found = cv2.Canny(_greys(labels), low, high)
+    if dilate:
+        found = cv2.dilate(found, np.ones((2 * dilate + 1,) * 2, np.uint8))
+    return found > 0
+
+
+def _greys(labels: np.ndarray) -> np.ndarray:
+    """Greys (H, W) uint8 by greedy colouring of the graph of touching segments."""
+    n = int(labels.max()) + 1
+    touching = np.zeros((n, n), bool)
+    ahead, behind = slice(1, None), slice(None, -1)
+    for a, b in (((ahead, slice(None)), (behind, slice(None))), ((slice(None), ahead), (slice(None), behind))):
+        here, there = labels[a], labels[b]
+        border = here != there
+        touching[here[border], there[border]] = True
+    touching |= touching.T
+    greys = np.full(n, np.nan)
+    for i in np.argsort(-np.bincount(labels.ravel(), minlength=n), kind="stable"):
+        near = greys[touching[i]]
+        away = np.abs(_GREYS[:, None] - near[~np.isnan(near)]).min(1, initial=255)
+        greys[i] = _GREYS[away.argmax()]
+    return np.rint(greys).astype(np.uint8)[labels]
+
+
+def sam_edges(
+    found: MaskSet,
+    alpha: float,
+    *,
+    order: str = "largest-first",
+    low: float = 50,
+    high: float = 100,
+    dilate: int = 0,
+) -> Tensor:
+    r""":math:`\mathrm{sam}_x(\alpha)`: the edges of the masks above alpha, (1, H, W) float32 in {0, 1}, for `losses.masked_mse`.
+
+    Without masks, all zero. Arguments as in :func:`segmentation_map` and :func:`edges`.
+    """
+    return torch.from_numpy(edges(segmentation_map(found.above(alpha), order), low, high, dilate))[None].float()
+
+
+# --- the masks of many pictures, on disk ---------------------------------------------------------------------------------
+
+
+def file(folder: Path | str, image_id: int) -> Path:
+    """Where the masks of a picture lie: gzipped JSON, which any program reads, with a checksum."""
+    return Path(folder) / f"{image_id:012d}{_SUFFIX}"
+
+
+def write(folder: Path | str, image_id: int, found: MaskSet) -> Path:
+    """Store the masks of a picture: the file appears at once when complete.
+
+    Raises:
+        OSError: the disk is full, or may not be written to.
+    """
+    content = {
+        "size": list(found.size),
+        "counts": list(found.counts),
+        # The shortest decimals that give the same single-precision number.
+        "predicted_iou": [float(str(v)) for v in found.predicted_iou],
+        "stability_score": [float(str(v)) for v in found.stability_score],
+    }
+    path = file(folder, image_id)
+    packed = gzip.compress(json.dumps(content, separators=(",", ":")).encode(), compresslevel=9, mtime=0)
+    _put(path, packed, os.replace)
+    return path
+
+
+def read(folder: Path | str, image_id: int) -> MaskSet:
+    """The masks of a picture.
+
+    Raises:
+        DataError: there are none, or their file is damaged.
+    """
+    path = file(folder, image_id)
+    try:
+        content = json.loads(gzip.decompress(path.read_bytes()))
+        scores = [np.array(content[name], np.float32) for name in ("predicted_iou", "stability_score")]
+        found = MaskSet(tuple(content["size"]), tuple(content["counts"]), *scores)
+        if not len(found.size) == 2 or any(len(score) != len(found) for score in scores):
+            raise ValueError("its columns differ in length")
+    except FileNotFoundError:
+        raise DataError(f"no masks at {path}: make them with `python -m icm_helpers.masks make`") from None
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is damaged ({type(error).__name__}: {error}): delete it and make the masks again, which makes those "
+            "that are missing"
+        ) from error
+    return found
+
+
+def make(
+    folder: Path | str,
+    dataset: datasets.CocoDataset,
+    segment: Callable[[Tensor], Sequence[Mapping[str, Any]]],
+    recipe: Mapping[str, Any],
+    *,
+    part: tuple[int, int] = (1, 1),
+    progress: bool = True,
+) -> int:
+    """Store the masks of all pictures of a data set that the folder lacks, and give the number of pictures that were segmented.
+
+    It may be stopped at any moment, and go on later; several processes may work on one folder, best each on its own part.
+
+    Args:
+        dataset: its `ids` name the files.
+        segment: image (3, H, W) in [0, 1] -> the masks, as :meth:`MaskSet.of` takes them.
+        recipe: everything that decides the masks, for JSON: a folder made by another recipe is refused.
+        part: (k, n) for the k-th of n shares.
+
+    Raises:
+        DataError: the folder holds masks of another recipe.
+        OSError: the disk is full, or may not be written to; what was stored is kept.
+    """
+    folder, (k, n) = Path(folder), part
+    _settle(folder, dict(recipe))
+    share = range(k - 1, len(dataset), n)
+    present = set(os.listdir(folder))  # one listing instead of 118 000 questions
+    todo = [i for i in share if file(folder, dataset.ids[i]).name not in present]
+    done = 0
+    quiet = 1.0 if sys.stderr.isatty() else 30.0  # in a log file a line every half a minute is enough
+    bar = tqdm(total=len(share), initial=len(share) - len(todo), desc="masks", disable=not progress, mininterval=quiet)
+    for i in todo:
+        if not file(folder, dataset.ids[i]).exists():  # else another process was quicker
+            image = dataset[i].image
+            write(folder, dataset.ids[i], MaskSet.of(image, segment(image)))
+            done += 1
+        bar.update()
+    bar.close()
+    return done
+
+
+def info(folder: Path | str, alphas: Iterable[float] = (0.98, 0.93, 0.48)) -> dict[str, Any]:
+    """What a folder of masks holds: `recipe`, `pictures`, `bytes` a picture, and per alpha `masks` a picture and share of `edges`.
+
+    Raises:
+        DataError: it is no such folder, or a file is damaged.
+    """
+    folder = Path(folder)
+    try:
+        recipe = json.loads((folder / "masks.json").read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} is no folder of masks ({error}): correct the path") from error
+    paths = sorted(folder.glob(f"[0-9]*{_SUFFIX}"))
+    sets = [read(folder, int(path.name.removesuffix(_SUFFIX))) for path in paths]
+    return {
+        "recipe": recipe,
+        "pictures": len(paths),
+        "bytes": float(np.mean([path.stat().st_size for path in paths])) if paths else 0.0,
+        "masks": {a: float(np.mean([len(found.above(a)) for found in sets])) if sets else 0.0 for a in alphas},
+        "edges": {a: float(np.mean([sam_edges(found, a).mean() for found in sets])) if sets else 0.0 for a in alphas},
+    }
+
+
+def _settle(folder: Path, recipe: dict[str, Any]) -> None:
+    """Write down what a folder holds, once, or make sure that it is this."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "masks.json"
+    with suppress(FileExistsError):
+        # A hard link fails where the file exists, also when another process wrote it a moment ago; a rename would not.
+        _put(path, json.dumps(recipe, indent=1).encode(), os.link)
+    found = json.loads(path.read_text())
+    if found != recipe:
+        differing = [k for k in sorted({*found, *recipe}) if found.get(k) != recipe.get(k)]
+        told = "; ".join(f"{k} {found.get(k)!r} there, {recipe.get(k)!r} here" for k in differing)
+        raise DataError(f"{folder} holds masks made otherwise ({told}): name another folder, or delete it")
+
+
+def _put(path: Path, content: bytes, publish: Callable[[Path, Path], None]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        publish(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise OSError(
+            f"cannot write {path} ({error}): free space on its disk, or make its folder writable, and start again: what is stored "
+            "is kept"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# --- the commands --------------------------------------------------------------------------------------------------------
+
+
+def _make(args: argparse.Namespace) -> None:
+    from icm_helpers import results, scenes, train  # only here: the rest works with masks of any origin
+    from icm_helpers.tasks import sam
+
+    dataset = datasets.load(args.data, args.split, size=args.size, limit=args.images)
+    weights = args.weights or sam.weights_path(args.model)
+    model = sam.load(args.model, weights, bf16=args.bf16).to(train.fabric(args.device).device)
+    passed = {
+        "pred_iou_thresh": args.alpha,
+        "points_per_side": args.points or sam.POINTS[args.model],
+        "stability_score_thresh": args.stability or sam.STABILITY[args.model],
+    }
+    kind = {"size": args.size, "scenes": scenes.VERSION} if args.data == "scenes" else {}
+    recipe = {"data": args.data, "split": args.split, **kind, "model": args.model, "bf16": args.bf16, **passed}
+    recipe["weights"] = results.fingerprint(weights)
+    name = "-".join(["masks", args.data, args.split, *([str(args.size)] if kind else []), args.model])
+    folder = args.out or results.ROOT / "data" / "cache" / name
+    batch = args.points_per_batch
+    made = make(
+        folder,
+        dataset,
+        lambda image: sam.every_mask(model, image, points_per_batch=batch, **passed),
+        recipe,
+        part=args.part,
+    )
+    print(f"{folder}: {made} pictures segmented, {len(dataset)} in all")
+
+
+def _info(args: argparse.Namespace) -> None:
+    print(json.dumps(info(args.folder), indent=1))
+
+
+def _part(text: str) -> tuple[int, int]:
+    k, _, n = text.partition("/")
+    if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part: write 1/2 for the first of two")
+    return int(k), int(n)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Store the masks of a data set, or look at those that are stored."""
+    formatted = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    parser = argparse.ArgumentParser(prog="python -m icm_helpers.masks", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    text = "Segment the pictures of a data set that are not segmented yet. Start it again to go on."
+    sub = commands.add_parser("make", help=text, description=text, **formatted)
+    sub.set_defaults(action=_make)
+    sub.add_argument("--data", default="scenes", choices=["scenes", "coco-mini", "coco2017"], help="data set")
+    sub.add_argument("--split", default="train", choices=["train", "val"], help="which pictures")
+    sub.add_argument("--size", type=int, default=192, help="side of scenes, pixels")
+    sub.add_argument("--images", type=int, default=None, help="only the first so many")
+    sub.add_argument(
+        "--model", default="nano", choices=["nano", "vit_b", "vit_l", "vit_h"], help="Segment Anything's size"
+    )
+    sub.add_argument("--weights", type=Path, default=None, help="weights file; where left out, the model's own")
+    sub.add_argument("--alpha", type=float, default=0.48, help="lowest predicted IoU that is stored")
+    sub.add_argument("--points", type=int, default=None, help="points a side; where left out 16 for nano, else 32")
+    sub.add_argument(
+        "--stability", type=float, default=None, help="least stability score; left out, .5 for nano, else .95"
+    )
+    sub.add_argument("--points-per-batch", type=int, default=64, help="points decoded at once")
+    sub.add_argument("--bf16", action="store_true", help="the image encoder computes in bfloat16")
+    sub.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
+    sub.add_argument(
+        "--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N shares, for several GPUs or machines"
+    )
+    sub.add_argument("--out", type=Path, default=None, help="folder; where left out, one in data/cache")
+    text = "Print what a folder of masks holds."
+    sub = commands.add_parser("info", help=text, description=text, **formatted)
+    sub.set_defaults(action=_info)
+    sub.add_argument("folder", type=Path, help="folder that `make` filled")
+    args = parser.parse_args(arguments)
+    try:
+        args.action(args)
+    except KeyboardInterrupt:
+        sys.exit("stopped; what was stored is kept, and the same command goes on")
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,372 @@
+"""Segment Anything, by its own package: the published models, and a nano one for scenes.
+
+Kirillov et al., "Segment Anything", ICCV 2023, https://github.com/facebookresearch/segment-anything. Networks and automatic mask
+generation are the package's, unchanged; how the nano model is trained is written here.
+"""
+
+from __future__ import annotations
+
+import pickle
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from faster_coco_eval.core import mask as coco_mask
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from icm_helpers import downloads, scenes
+from icm_helpers.tasks import weights
+
+NANO = Path(__file__).resolve().parents[2] / "data" / "checkpoints" / "nano-sam.safetensors"
+SIZE = 128  # side of the pictures that nano SAM sees; the generator resizes to it
+UNSEEN = (
+    2_000_000  # first seed of nano SAM's training scenes: those that codecs are trained and judged on start elsewhere
+)
+_WIDTHS = {"vit_b": 768, "vit_l": 1024, "vit_h": 1280}
+POINTS = {"nano": 16, **dict.fromkeys(_WIDTHS, 32)}
+STABILITY = {"nano": 0.5, **dict.fromkeys(_WIDTHS, 0.95)}
+"""Points a side, and least stability score, of the automatic pass: the package's defaults, and what a small model can reach."""
+
+
+@cache
+def _package() -> Any:
+    try:
+        import segment_anything
+    except ImportError as error:
+        raise ImportError(
+            f"Segment Anything needs the package segment_anything ({error}): install the extra `sam`, "
+            "as in `pip install 'icm-book[sam]'`"
+        ) from error
+    return segment_anything
+
+
+# --- models --------------------------------------------------------------------------------------------------------------
+
+
+def nano() -> nn.Module:
+    """A Segment Anything of 2 million parameters with random weights: 128-pixel pictures, 16 x 16 tokens, 64 x 64 masks.
+
+    Raises:
+        ImportError: the package segment_anything is not installed.
+    """
+    classes = _package().modeling
+    patch, width, heads = 8, 128, 4
+    tokens = SIZE // patch
+    sam = classes.Sam(
+        image_encoder=classes.ImageEncoderViT(
+            img_size=SIZE,
+            patch_size=patch,
+            embed_dim=width,
+            depth=6,
+            num_heads=heads,
+            out_chans=width,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        ),
+        prompt_encoder=classes.PromptEncoder(
+            embed_dim=width, image_embedding_size=(tokens, tokens), input_image_size=(SIZE, SIZE), mask_in_chans=16
+        ),
+        mask_decoder=classes.MaskDecoder(
+            transformer_dim=width,
+            transformer=classes.TwoWayTransformer(depth=2, embedding_dim=width, mlp_dim=256, num_heads=heads),
+            iou_head_hidden_dim=128,
+        ),
+    )
+    # Tokens start out knowing where they are, in the words that the points will use.
+    with torch.no_grad():
+        sam.image_encoder.pos_embed.copy_(0.1 * sam.prompt_encoder.get_dense_pe().permute(0, 2, 3, 1))
+    return sam.eval()
+
+
+def weights_path(name: str) -> Path:
+    """Where a model's weights belong: shipped with the book, or fetched by `python -m icm_helpers.datasets fetch sam-vit-b`.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name == "nano":
+        return NANO
+    if name not in _WIDTHS:
+        raise ValueError(f"no Segment Anything is called {name!r}; there is nano, {', '.join(_WIDTHS)}")
+    asset = downloads.assets()[_asset(name)]
+    return asset.home() / asset.files[0].name
+
+
+def load(name: str = "nano", path: Path | str | None = None, *, bf16: bool = False) -> nn.Module:
+    """A frozen Segment Anything: `nano`, `vit_b`, `vit_l` or `vit_h`.
+
+    Args:
+        path: of the weights, else where :func:`weights_path` says. Only tensors are read from it, nothing is run.
+        bf16: the image encoder computes in bfloat16, the decoder does not: its scores are compared with thresholds as close
+            to 1 as bfloat16's last bit is.
+
+    Raises:
+        ImportError: the package segment_anything is not installed.
+        FileNotFoundError: there are no weights.
+        ValueError: unknown name; or the file is damaged, or holds another model.
+    """
+    path = weights_path(name) if path is None else Path(path)
+    if not path.is_file():
+        cure = (
+            f"train it with `python -m icm_helpers.run sam --out {path}`"
+            if name == "nano"
+            else f"fetch it with `python -m icm_helpers.datasets fetch {_asset(name)}`, or correct the path"
+        )
+        raise FileNotFoundError(f"the weights {path} of Segment Anything's {name} are missing: {cure}")
+    state = weights.read(path, "nano-sam")[0] if name == "nano" else _published(name, path)
+    sam = nano() if name == "nano" else _package().sam_model_registry[name]()
+    try:
+        sam.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit Segment Anything's {name}: {str(error)[:300]}") from error
+    if bf16:
+        sam.image_encoder = _BF16(sam.image_encoder)
+    return sam.eval().requires_grad_(False)
+
+
+def save_nano(sam: nn.Module, path: Path | str) -> None:
+    """Write a nano model's weights in half precision to a safetensors file."""
+    weights.save(path, "nano-sam", sam.state_dict(), {}, SIZE)
+
+
+def _asset(name: str) -> str:
+    return f"sam-{name.replace('_', '-')}"
+
+
+def _published(name: str, path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        width = state["image_encoder.patch_embed.proj.weight"].shape[0]
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({str(error)[:200]}): it is damaged, delete it and fetch {_asset(name)} again"
+        ) from error
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"{path} holds no Segment Anything ({type(error).__name__}: {error}): correct the path"
+        ) from error
+    if width != _WIDTHS[name]:
+        others = {v: k for k, v in _WIDTHS.items()}
+        raise ValueError(f"{path} holds {others.get(width, 'another model')}, not {name}: take the other name, or file")
+    return state
+
+
+class _BF16(nn.Module):
+    """An image encoder that computes in bfloat16 and answers in single precision."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.img_size = encoder, encoder.img_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return self.encoder(x).float()
+
+
+# --- every mask of a picture ---------------------------------------------------------------------------------------------
+
+
+def every_mask(
+    sam: nn.Module,
+    image: Tensor,
+    pred_iou_thresh: float = 0.48,
+    *,
+    points_per_side: int = 16,
+    stability_score_thresh: float = 0.5,
+    box_nms_thresh: float = 0.7,
+    points_per_batch: int = 64,
+) -> list[dict[str, Any]]:
+    """One automatic pass of Segment Anything over a picture: a grid of points, three masks a point, duplicates suppressed.
+
+    Without crops of the picture and without cleaning of small regions (`crop_n_layers=0`, `min_mask_region_area=0`): greedy
+    suppression goes from the highest predicted IoU down, so the masks above any higher threshold are those that a pass at that
+    threshold gives.
+
+    Args:
+        sam: of :func:`load`, on any device.
+        image: (3, H, W) in [0, 1], of any size.
+        pred_iou_thresh: masks are kept whose predicted IoU is greater; the paper's alpha. In (0, 1).
+        points_per_side: of the grid; see `POINTS`.
+        stability_score_thresh: least IoU of the masks that logits above +1 and above -1 give; see `STABILITY`. In (0, 1].
+        box_nms_thresh: of two masks whose boxes overlap by more, the one with the higher predicted IoU stays.
+        points_per_batch: decoded at once: more is faster on a GPU and takes more memory.
+
+    Returns:
+        For each mask, the highest predicted IoU first, `rle` (COCO's compressed run lengths: `size` [H, W], `counts`),
+        `predicted_iou` and `stability_score`.
+
+    Raises:
+        ValueError: a threshold is out of range, or the image is not (3, H, W).
+    """
+    if not (0 < pred_iou_thresh < 1 and 0 < stability_score_thresh <= 1 and points_per_side >= 1):
+        raise ValueError(
+            f"pred_iou_thresh {pred_iou_thresh}, stability_score_thresh {stability_score_thresh}, points_per_side "
+            f"{points_per_side}: thresholds lie between 0 and 1, and there is at least one point"
+        )
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"an image has shape (3, H, W), not {tuple(image.shape)}")
+    generator = _package().SamAutomaticMaskGenerator(
+        sam,
+        points_per_side=points_per_side,
+        points_per_batch=points_per_batch,
+        pred_iou_thresh=pred_iou_thresh,
+        stability_score_thresh=stability_score_thresh,
+        box_nms_thresh=box_nms_thresh,
+        crop_n_layers=0,
+        min_mask_region_area=0,
+        output_mode="uncompressed_rle",  # the package's compressed one asks for pycocotools
+    )
+    pixels = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
+    return [
+        {
+            "rle": _compressed(found["segmentation"]),
+            "predicted_iou": found["predicted_iou"],
+            "stability_score": found["stability_score"],
+        }
+        for found in generator.generate(pixels)
+    ]
+
+
+def _compressed(rle: dict[str, Any]) -> dict[str, Any]:
+    packed = coco_mask.frPyObjects(rle, *rle["size"])
+    return {"size": list(rle["size"]), "counts": packed["counts"].decode("ascii")}
+
+
+# --- training the nano model ---------------------------------------------------------------------------------------------
+
+
+class Prompts(Dataset):
+    """Scenes, points on them, and the two masks that each point may mean; item i is a function of (seed, i) alone.
+
+    Item i is (image (3, 128, 128) float32 in [0, 1], points (P, 2) float32, x and y in pixels, masks (P, 2, 128, 128) bool: the
+    whole segment, thing or stuff, that holds the point, and the part of it, which where a segment has no parts is the same).
+    Scenes are drawn at 192 pixels and resized as the mask generator does; half are mirrored, and their colours shift a little.
+
+    Args:
+        seed: of all choices.
+        length: items.
+        scenes: how many scenes they come from, drawn as they are needed and kept (80 kB each).
+        points: P, of which about 60 % lie on things, each thing as likely as another.
+    """
+
+    def __init__(self, seed: int, length: int, scenes: int = 5000, points: int = 12) -> None:
+        self.seed, self.length, self.scenes, self.points = seed, length, scenes, points
+        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        if not 0 <= index < self.length:
+            raise IndexError(f"item {index} of {self.length}")
+        rng = np.random.default_rng((self.seed, index))
+        pixels, parts = self._scene(int(rng.integers(self.scenes)))
+        if rng.random() < 0.5:
+            pixels, parts = pixels[:, ::-1], parts[:, ::-1]
+        whole = parts // scenes.PARTS
+        things = [i for i in np.unique(whole) if i >= scenes.FIRST_THING]
+        at = np.empty(self.points, np.int64)
+        for k in range(self.points):
+            on = np.flatnonzero(whole == rng.choice(things)) if things and rng.random() < 0.6 else whole.size
+            at[k] = rng.choice(on)
+        truth = np.stack([(of == of.ravel()[at][:, None, None]) for of in (whole, parts)], 1)  # (P, 2, H, W)
+        gain = rng.normal(1, 0.05, (3, 1, 1)) * rng.normal(1, 0.08)
+        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float() / 255
+        points = np.stack([at % SIZE, at // SIZE], 1).astype(np.float32)
+        return (image * torch.from_numpy(gain).float()).clamp(0, 1), torch.from_numpy(points), torch.from_numpy(truth)
+
+    def _scene(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels (128, 128, 3) uint8 and parts (128, 128) int16 of a scene."""
+        if index not in self._kept:
+            drawn = scenes.scene(UNSEEN + index)
+            resize = _package().utils.transforms.ResizeLongestSide(SIZE)
+            parts = cv2.resize(drawn.parts.astype(np.int16), (SIZE, SIZE), interpolation=cv2.INTER_NEAREST_EXACT)
+            self._kept[index] = resize.apply_image(drawn.image), parts
+        return self._kept[index]
+
+
+class Prompted(nn.Module):
+    """Segment Anything as it is trained: many points on each of several pictures, with gradients.
+
+    The package's own forward pass takes one picture and gives no gradients; modules and arithmetic are the same.
+    """
+
+    def __init__(self, sam: nn.Module) -> None:
+        super().__init__()
+        self.sam = sam
+
+    def forward(self, images: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, P, 4, 64, 64) of the one mask and the three alternatives, and their predicted IoU (N, P, 4).
+
+        Args:
+            images: (N, 3, 128, 128) in [0, 1].
+            points: (N, P, 2), x and y in pixels.
+        """
+        sam, (n, p) = self.sam, points.shape[:2]
+        features = sam.image_encoder((255 * images - sam.pixel_mean) / sam.pixel_std)  # (N, C, 16, 16)
+        marks = torch.ones(n * p, 1, device=points.device)
+        with torch.autocast(points.device.type, enabled=False):  # places do not survive bfloat16's eight bits
+            sparse, dense = sam.prompt_encoder((points.reshape(n * p, 1, 2), marks), boxes=None, masks=None)
+            place = sam.prompt_encoder.get_dense_pe().expand(n * p, -1, -1, -1)
+        # The decoder repeats a single picture for all points; here each point brings its own.
+        decode = sam.mask_decoder
+        tokens = torch.cat([decode.iou_token.weight, decode.mask_tokens.weight])
+        tokens = torch.cat([tokens.expand(n * p, -1, -1), sparse], 1)
+        found, memory = decode.transformer(features.repeat_interleave(p, 0) + dense, place, tokens)
+        fine = decode.output_upscaling(memory.transpose(1, 2).unflatten(2, features.shape[2:]))  # (N P, C/8, 64, 64)
+        kernels = torch.stack([mlp(found[:, 1 + k]) for k, mlp in enumerate(decode.output_hypernetworks_mlps)], 1)
+        logits = torch.einsum("nkc,nchw->nkhw", kernels, fine)
+        return logits.unflatten(0, (n, p)).float(), decode.iou_prediction_head(found[:, 0]).unflatten(0, (n, p)).float()
+
+
+def prompt_loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+    r"""What nano SAM is trained for, on batches of :class:`Prompts`.
+
+    A point on a door may mean the door or the house: the best of the three alternatives is fitted to the whole, and the best, maybe
+    another, to the part (Kirillov et al. fit the best to the one mask that they drew), with
+
+    .. math:: \ell(m, t) = \frac{\sum \mathrm{BCE}(m, t)}{|t| + |\sigma(m)| + 16} + \mathrm{Dice}(\sigma(m), t)
+
+    in the place of their focal loss, which leaves the edges of masks soft, and stability scores low. The mask that stands alone
+    is fitted to the whole, and all alternatives a little, so that none is forgotten. The predicted IoU is that with the whole
+    or the part, whichever is larger.
+
+    Returns:
+        `loss`, `mask` and `iou` (mean squared error of the predicted IoU), its two terms, the second weighted by 4; and `best`, the
+        mean IoU of the best alternative with the whole.
+    """
+    images, points, truth = batch
+    logits, scores = network(images, points)
+    side = logits.shape[-1]
+    soft = F.avg_pool2d(truth.flatten(0, 1).float(), truth.shape[-1] // side).unflatten(0, truth.shape[:2])
+    whole, part = (_mask_loss(logits, soft[:, :, k, None]) for k in (0, 1))  # (N, P, 4) each
+    distinct = (truth[:, :, 0] != truth[:, :, 1]).flatten(2).any(-1)  # (N, P)
+    mask = (
+        whole[..., 1:].amin(-1)
+        + distinct * part[..., 1:].amin(-1)
+        + 0.3 * whole[..., 0]
+        + 0.05 * whole[..., 1:].mean(-1)
+    )
+    with torch.no_grad():
+        large = F.interpolate(logits.flatten(0, 1), truth.shape[-2:], mode="bilinear", align_corners=False)
+        found = (large > 0).flatten(2).float()  # (N P, 4, H W)
+        given = truth.flatten(0, 1).flatten(2).float()  # (N P, 2, H W)
+        overlap = given @ found.transpose(1, 2)  # (N P, 2, 4)
+        union = given.sum(-1)[:, :, None] + found.sum(-1)[:, None] - overlap
+        iou = (overlap / union).unflatten(0, points.shape[:2])  # (N, P, 2, 4); a truth is never empty
+    error = F.mse_loss(scores, iou.amax(2))
+    mask = mask.mean()
+    return {"loss": mask + 4 * error, "mask": mask, "iou": error, "best": iou[:, :, 0, 1:].amax(-1).mean()}
+
+
+def _mask_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross-entropy and Dice of masks (..., h, w) against soft ones that broadcast to them."""
+    truth = truth.expand_as(logits)
+    probability = logits.sigmoid()
+    area, guessed, both = (v.sum((-2, -1)) for v in (truth, probability, probability * truth))
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").sum((-2, -1))
+    return entropy / (area + guessed.detach() + 16) + 1 - (2 * both + 1) / (area + guessed + 1)
