@@ -124,8 +124,8 @@ def test_any_codec_can_be_trained_so():
     assert losses[1] < losses[0]
 
 
-BOOK = presets.studies("objectness_distillation", "book")
-TRAINED = [r for study in BOOK for r in study.recipes() if r.loss in LOSSES]
+STUDIES = [s for p in ("book", "pending") for s in presets.OBJECTNESS_DISTILLATION.get(p, ())]
+TRAINED = [r for study in STUDIES for r in study.recipes() if r.loss in LOSSES]
 
 
 def test_a_refined_picture_asks_the_teacher_for_the_original_once(monkeypatch, tmp_path):
