@@ -322,6 +322,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, default=TABLE, help="the table (default: the committed one)")
     args = parser.parse_args(arguments)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         have, known = _rows(args.out), {entry.key: entry for entry in entries()}
@@ -348,6 +349,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
         sys.exit("stopped; what was measured is kept, and the same command goes on from there")
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
+    finally:
+        torch.set_num_threads(threads)  # whoever called this goes on computing
 
 
 if __name__ == "__main__":
