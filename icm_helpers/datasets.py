@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -335,8 +335,8 @@ def _instances(sample: Sample) -> Iterator[_Instance]:
 class Crops(Dataset):
     """Training crops of a data set, each a function of (seed, i) alone, so that a resumed training sees the same ones.
 
-    Item i is (image (3, P, P) float32 in [0, 1], mask (1, P, P) float32 in {0, 1}: union of objects), and with `objects`
-    a third: a dictionary of `boxes` (n, 4) float32, x1 y1 x2 y2 in pixels of the crop, `labels` (n,) int64, category ids,
+    Item i is (image (3, P, P) float32 in [0, 1], mask (1, P, P) float32 in {0, 1}: union of objects, or `region`), and with
+    `objects` a third: a dictionary of `boxes` (n, 4) float32, x1 y1 x2 y2 in pixels of the crop, `labels` (n,) int64, category ids,
     and `masks` (n, P, P) uint8 in {0, 1}, without crowd regions. A box is the extent of what is visible of a mask; objects
     of which fewer than 8 pixels, or less than 2 pixels of width or height, are visible are left out. Every crop is
     placed at random and mirrored half of the time. "heavy" also scales by 0.5 to 1.25 (with a filter against aliasing,
@@ -351,6 +351,8 @@ class Crops(Dataset):
         augment: "none" or "heavy".
         object_prob: probability that a crop is placed over a pixel of some object, where the picture has one.
         cache: keep decoded pictures in memory (4 bytes a pixel; each worker process keeps its own): not for COCO 2017.
+        region: gives the mask of a picture, (1, H, W) in {0, 1}, where it is not the union of its objects; crops are placed
+            by objects nevertheless, so that pictures stay the same.
         objects: items bring their objects, for a detector's loss; image and mask stay the same. Numbers of objects
             differ, so a loader needs a `collate_fn` that leaves the third column a list.
 
@@ -368,6 +370,7 @@ class Crops(Dataset):
         *,
         object_prob: float = 0.5,
         cache: bool = True,
+        region: Callable[[Sample], Tensor] | None = None,
         objects: bool = False,
     ) -> None:
         if augment not in ("none", "heavy"):
@@ -378,8 +381,8 @@ class Crops(Dataset):
                 "patch, length and pictures must be at least 1, seed not negative, object_prob within [0, 1]"
             )
         self.dataset, self.patch, self.seed, self.length = dataset, patch, seed, length
-        self.augment, self.object_prob, self.objects = augment, object_prob, objects
-        self._kept: dict[int, tuple[np.ndarray, list[_Instance]]] | None = {} if cache else None
+        self.augment, self.object_prob, self.region, self.objects = augment, object_prob, region, objects
+        self._kept: dict[int, tuple[np.ndarray, np.ndarray | None, list[_Instance]]] | None = {} if cache else None
 
     def __len__(self) -> int:
         return self.length
@@ -388,7 +391,7 @@ class Crops(Dataset):
         if not 0 <= index < self.length:
             raise IndexError(f"crop {index} of {self.length}")
         rng = np.random.default_rng((self.seed, index))
-        rgbm, instances = self._picture(int(rng.integers(len(self.dataset))))
+        rgbm, region, instances = self._picture(int(rng.integers(len(self.dataset))))
         height, width = rgbm.shape[:2]
 
         # A window of `side` pixels is cut out, then resized to the patch.
@@ -403,6 +406,9 @@ class Crops(Dataset):
 
         crop = torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1)))  # (P, P, 4) -> (4, P, P)
         image, mask = crop[:3].float() / 255, (crop[3:] >= 128).float()
+        if region is not None:
+            # A line one pixel wide must survive a picture's shrinking: a quarter of a pixel counts.
+            mask = torch.from_numpy(self._cut(region, top, left, side, mirrored) >= 64)[None].float()
         if self.augment == "heavy":
             image = _jitter(image, rng)
         if not self.objects:
@@ -448,17 +454,19 @@ class Crops(Dataset):
             window = cv2.resize(window, (self.patch,) * 2, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
         return window[:, ::-1] if mirrored else window
 
-    def _picture(self, index: int) -> tuple[np.ndarray, list[_Instance]]:
-        """Picture and object mask (0 or 255) side by side, (H, W, 4) uint8, and its instances where they are asked for."""
+    def _picture(self, index: int) -> tuple[np.ndarray, np.ndarray | None, list[_Instance]]:
+        """Picture and object mask (0 or 255) side by side, (H, W, 4) uint8; where they are asked for the region, (H, W), and
+        instances."""
         if self._kept is not None and index in self._kept:
             return self._kept[index]
         sample = self.dataset[index]
         rgbm = torch.cat((sample.image, sample.object_mask)).mul(255).round().byte()  # (4, H, W)
         rgbm = rgbm.permute(1, 2, 0).contiguous().numpy()
+        region = self.region(sample)[0].mul(255).byte().numpy() if self.region else None
         instances = list(_instances(sample)) if self.objects else []
         if self._kept is not None:
-            self._kept[index] = rgbm, instances
-        return rgbm, instances
+            self._kept[index] = rgbm, region, instances
+        return rgbm, region, instances
 
     @staticmethod
     def _start(rng: np.random.Generator, extent: int, side: int, at: int | None) -> int:

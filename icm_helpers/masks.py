@@ -279,6 +279,66 @@ def make(
     return done
 
 
+def stored(
+    data: str,
+    *,
+    split: str = "train",
+    size: int = 192,
+    limit: int | None = None,
+    model: str = "nano",
+    weights: Path | None = None,
+    bf16: bool = False,
+    alpha: float = 0.48,
+    points: int | None = None,
+    stability: float | None = None,
+    points_per_batch: int = 64,
+    device: str = "auto",
+    part: tuple[int, int] = (1, 1),
+    out: Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """The folder of Segment Anything's masks of a data set by name, after making those that it lacks.
+
+    Args:
+        data, split, size, limit: as in `datasets.load`.
+        model, weights, bf16: as in `tasks.sam.load`.
+        alpha: lowest predicted IoU that is stored.
+        points: a side; where None 16 for nano, else 32.
+        stability: least stability score; where None .5 for nano, else .95.
+        points_per_batch: decoded at once.
+        out: another folder than the one in data/cache.
+
+    Raises:
+        DataError: no such data set; or the folder holds masks made otherwise.
+        FileNotFoundError, ValueError: Segment Anything's weights are missing, or damaged.
+        ImportError: the package segment_anything is not installed.
+    """
+    from icm_helpers import results, scenes, train  # only here: the rest works with masks of any origin
+    from icm_helpers.tasks import sam
+
+    dataset = datasets.load(data, split, size=size, limit=limit)
+    weights = weights or sam.weights_path(model)
+    passed = {
+        "pred_iou_thresh": alpha,
+        "points_per_side": points or sam.POINTS[model],
+        "stability_score_thresh": stability or sam.STABILITY[model],
+    }
+    kind = {"size": size, "scenes": scenes.VERSION} if data == "scenes" else {}
+    recipe = {"data": data, "split": split, **kind, "model": model, "bf16": bf16, **passed}
+    recipe["weights"] = results.fingerprint(weights)
+    name = "-".join(["masks", data, split, *([str(size)] if kind else []), model])
+    folder = out or results.ROOT / "data" / "cache" / name
+    loaded: list[Any] = []
+
+    def segment(image: Tensor) -> Sequence[Mapping[str, Any]]:
+        if not loaded:  # a folder that is complete asks for no model
+            loaded.append(sam.load(model, weights, bf16=bf16).to(train.fabric(device).device))
+        return sam.every_mask(loaded[0], image, points_per_batch=points_per_batch, **passed)
+
+    make(folder, dataset, segment, recipe, part=part, progress=progress)
+    return folder
+
+
 def info(folder: Path | str, alphas: Iterable[float] = (0.98, 0.93, 0.48)) -> dict[str, Any]:
     """What a folder of masks holds: `recipe`, `pictures`, `bytes` a picture, and per alpha `masks` a picture and share of `edges`.
 
@@ -335,31 +395,9 @@ def _put(path: Path, content: bytes, publish: Callable[[Path, Path], None]) -> N
 
 
 def _make(args: argparse.Namespace) -> None:
-    from icm_helpers import results, scenes, train  # only here: the rest works with masks of any origin
-    from icm_helpers.tasks import sam
-
-    dataset = datasets.load(args.data, args.split, size=args.size, limit=args.images)
-    weights = args.weights or sam.weights_path(args.model)
-    model = sam.load(args.model, weights, bf16=args.bf16).to(train.fabric(args.device).device)
-    passed = {
-        "pred_iou_thresh": args.alpha,
-        "points_per_side": args.points or sam.POINTS[args.model],
-        "stability_score_thresh": args.stability or sam.STABILITY[args.model],
-    }
-    kind = {"size": args.size, "scenes": scenes.VERSION} if args.data == "scenes" else {}
-    recipe = {"data": args.data, "split": args.split, **kind, "model": args.model, "bf16": args.bf16, **passed}
-    recipe["weights"] = results.fingerprint(weights)
-    name = "-".join(["masks", args.data, args.split, *([str(args.size)] if kind else []), args.model])
-    folder = args.out or results.ROOT / "data" / "cache" / name
-    batch = args.points_per_batch
-    made = make(
-        folder,
-        dataset,
-        lambda image: sam.every_mask(model, image, points_per_batch=batch, **passed),
-        recipe,
-        part=args.part,
-    )
-    print(f"{folder}: {made} pictures segmented, {len(dataset)} in all")
+    named = ("split", "size", "limit", "model", "weights", "bf16", "alpha", "points", "stability", "points_per_batch")
+    more = {k: getattr(args, k) for k in (*named, "device", "part", "out")}
+    print(f"masks in {stored(args.data, **more)}")
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -384,7 +422,7 @@ def main(arguments: list[str] | None = None) -> None:
     sub.add_argument("--data", default="scenes", choices=["scenes", "coco-mini", "coco2017"], help="data set")
     sub.add_argument("--split", default="train", choices=["train", "val"], help="which pictures")
     sub.add_argument("--size", type=int, default=192, help="side of scenes, pixels")
-    sub.add_argument("--images", type=int, default=None, help="only the first so many")
+    sub.add_argument("--images", dest="limit", type=int, default=None, help="only the first so many")
     sub.add_argument(
         "--model", default="nano", choices=["nano", "vit_b", "vit_l", "vit_h"], help="Segment Anything's size"
     )

@@ -22,8 +22,18 @@ DETECTORS = {
 }
 """Recognition models and the first digits of the SHA-256 of their weights: measured with other weights, a record is another one."""
 
+SEGMENTERS = {
+    "sam-vit-b": "ec2df627",
+    "sam-vit-l": "3adcc431",
+    "sam-vit-h": "a7bf3b02",
+}
+"""Segment Anything, whose masks some losses are made with, and the same digits of its weights."""
+
 DISTILLED = ("distill", "distill-boxes", "distill-objectness")
 """Losses that compare a teacher's features: with equal weights, the true boxes', or objectness'."""
+
+MASKED = ("object-region", "sa-icm")
+"""Losses that count distortion on a mask: of the objects, or of the edges of Segment Anything's masks."""
 
 FINETUNED = "-finetuned"
 """Ends the name, in a record, of a detector that was trained further on what the record's codec decodes."""
@@ -66,6 +76,12 @@ class Study:
     reduction: str = "max"  # max | mean: of objectness over anchors
     temperature: float = 1.0  # of objectness
     objectness: str = "original"  # original | decoded: in which picture it is seen
+    edges: str = "none"  # whose masks the loss sa-icm takes edges of: a Segment Anything
+    alphas: tuple[float, ...] = ()  # how sure it must be, a recipe each
+    drawing: str = "largest-first"  # as masks.segmentation_map paints
+    canny_low: float = 50.0
+    canny_high: float = 100.0
+    dilate: int = 0  # pixels
     spent: bool = False  # whether it is measured where the first seed's distilled codecs spend their bits
     refine_scales: tuple[tuple[str, float], ...] = ()  # the loss microscope's losses; `scales` where empty
     refine_judges: int = 1  # how many of the detectors judge what it refined
@@ -112,10 +128,12 @@ class Study:
                 train_images=self.train_images,
                 **(whole if seed == first else {"detectors": base.detectors[:1]}),
                 **self._taught(loss),
+                **seen,
             )
             for seed in self.seeds
             for lmbda in (self.lmbdas if seed == first else self.seed_lmbdas or self.lmbdas)
             for loss, scale in self.scales
+            for seen in self._seen(loss)
             if loss != "task" or seed == first  # the dearest training by far
         ]
         spent = [
@@ -148,6 +166,15 @@ class Study:
         uncompressed = [replace(base, method="classical", codec="png")] if classical else []
         return [*trained, *spent, *refined, *classical, *uncompressed, *self.beside]
 
+    def _seen(self, loss: str) -> list[dict[str, Any]]:
+        """The fields of a loss's recipes that concern edges, a dictionary for each alpha."""
+        if loss != "sa-icm":
+            return [{}]
+        drawn = {"edges": fingerprinted(self.edges)} | {
+            k: getattr(self, k) for k in ("drawing", "canny_low", "canny_high", "dilate")
+        }
+        return [drawn | {"alpha": alpha} for alpha in self.alphas]
+
     def _taught(self, loss: str) -> dict[str, Any]:
         """The fields of a recipe that concern the teacher."""
         if loss != "task" and loss not in DISTILLED:
@@ -161,18 +188,19 @@ class Study:
         return taught
 
 
-def fingerprinted(detector: str) -> str:
-    """A detector's name with the fingerprint of its weights.
+def fingerprinted(model: str) -> str:
+    """The name of a detector or a Segment Anything with the fingerprint of its weights.
 
     Raises:
-        ValueError: no such detector.
+        ValueError: no such model.
 
     >>> fingerprinted("yolov5n")
     'yolov5n@ff6f13e9'
     """
-    if detector not in DETECTORS:
-        raise ValueError(f"no detector is called {detector!r}; there is {', '.join(DETECTORS)}")
-    return f"{detector}@{DETECTORS[detector]}"
+    known = DETECTORS | SEGMENTERS
+    if model not in known:
+        raise ValueError(f"no model is called {model!r}; there is {', '.join(known)}")
+    return f"{model}@{known[model]}"
 
 
 SCENES = Study(

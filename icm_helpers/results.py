@@ -36,6 +36,7 @@ PACKAGES = (
 
 Record = dict[str, Any]
 _LATER = {"teacher", "task_weight", "finetuned", "finetune_steps", "levels", "reduction", "temperature", "objectness"}
+_LATER |= {"edges", "alpha", "drawing", "canny_low", "canny_high", "dilate"}
 
 
 class LedgerError(RuntimeError):
@@ -55,6 +56,9 @@ class Recipe:
     `lmbda`, or whose features are compared (`distill`, `distill-boxes`, `distill-objectness`): those of `levels` (`all`, or names
     joined by `+`), weighted by `objectness` in the `original` or the `decoded` picture, after a `reduction` over anchors, at a
     `temperature`.
+
+    `edges` is the Segment Anything whose masks gave the edges that distortion is counted on (loss `sa-icm`): masks surer than
+    `alpha`, painted in the order `drawing`; Canny's two thresholds; widened by `dilate` pixels.
 
     `finetuned` is a detector that is trained for `finetune_steps` on what this very codec decodes, and then judges it too.
     """
@@ -86,6 +90,12 @@ class Recipe:
     reduction: str = "max"
     temperature: float = 1.0
     objectness: str = "original"
+    edges: str = "none"
+    alpha: float = 0.0
+    drawing: str = "largest-first"
+    canny_low: float = 50.0
+    canny_high: float = 100.0
+    dilate: int = 0
 
     @property
     def run_id(self) -> str:

@@ -75,7 +75,7 @@ def objective(
     r"""What a codec is trained for, on batches of (images, masks), and where :func:`needs_objects` says so, objects.
 
     Args:
-        loss: `mse`, `object-region`, `task`, eq. 2 of Shindo et al. (CCNC 2024):
+        loss: `mse`, `object-region`, `sa-icm` (both on masks), `task`, eq. 2 of Shindo et al. (CCNC 2024):
             :math:`\mathcal R + \lambda_1 255^2\,\mathrm{MSE} + \lambda_2 \mathcal M(\hat x)`, or `distill`,
             `distill-boxes`, `distill-objectness`: see :class:`Distillation`.
         lmbda: weight of the distortion; :math:`\lambda_1`.
@@ -86,7 +86,7 @@ def objective(
     Raises:
         ValueError: unknown loss, or one without the teacher that it needs, or with one that it does not.
     """
-    known = ("mse", "object-region", "task", *presets.DISTILLED)
+    known = ("mse", *presets.MASKED, "task", *presets.DISTILLED)
     if loss not in known:
         raise ValueError(f"no loss is called {loss!r}; there is {', '.join(known)}")
     if (loss == "task" or loss in presets.DISTILLED) != (teacher is not None):
@@ -98,7 +98,7 @@ def objective(
     def terms(model: Callable, batch: tuple) -> dict[str, Tensor]:
         x, mask, *objects = batch
         out = model(x)
-        found = losses.rate_distortion(out, x, lmbda, mask if loss == "object-region" else None)
+        found = losses.rate_distortion(out, x, lmbda, mask if loss in presets.MASKED else None)
         if teacher is None:
             return found
         task = teacher.task_loss(list(out["x_hat"].float()), *objects)
@@ -228,7 +228,7 @@ def scale(recipe: Recipe, crops: int = 200, device: torch.device | None = None) 
     recipe = replace(recipe, lmbda=1.0, scale=1.0, seed=0)
     model, found = codec(recipe).to(device), torch.zeros(2)
     objectives = objective("mse", 1.0), recipe_objective(recipe, device)
-    items = _crops(recipe, data(recipe, "train", recipe.train_images), crops)
+    items = training_crops(recipe, data(recipe, "train", recipe.train_images), crops)
     for i in range(crops):
         x, *rest = collate([items[i]])
         out = model(x.to(device))
@@ -237,9 +237,59 @@ def scale(recipe: Recipe, crops: int = 200, device: torch.device | None = None) 
     return (found[0] / found[1]).item()
 
 
-def _crops(recipe: Recipe, images: datasets.CocoDataset, length: int) -> datasets.Crops:
-    small, objects = len(images) < 10_000, needs_objects(recipe.loss)
-    return datasets.Crops(images, recipe.patch, recipe.seed, length, recipe.augment, cache=small, objects=objects)
+def training_crops(recipe: Recipe, images: datasets.CocoDataset, length: int) -> datasets.Crops:
+    """The crops that a recipe trains on: the same pictures for all losses, each with the mask that the loss asks for."""
+    region = None
+    if recipe.loss == "sa-icm":
+        how = (
+            getattr(recipe, name)
+            for name in ("data", "size", "edges", "alpha", "drawing", "canny_low", "canny_high", "dilate")
+        )
+        region = edges(images, *how)
+    return datasets.Crops(
+        images,
+        recipe.patch,
+        recipe.seed,
+        length,
+        recipe.augment,
+        cache=len(images) < 10_000,
+        region=region,
+        objects=needs_objects(recipe.loss),
+    )
+
+
+def edges(
+    images: datasets.CocoDataset,
+    data: str,
+    size: int,
+    segmenter: str,
+    alpha: float,
+    drawing: str = "largest-first",
+    canny_low: float = 50.0,
+    canny_high: float = 100.0,
+    dilate: int = 0,
+    device: str = "auto",
+) -> Callable[[datasets.Sample], Tensor]:
+    r"""What gives the edges of a training picture, :math:`\mathrm{sam}_x(\alpha)`, as `datasets.Crops` takes a region.
+
+    The masks lie in data/cache. Those that lack are made now, which with nano SAM takes most of a second a picture.
+
+    Args:
+        images, data, size: training pictures, and how `datasets.load` was asked for them.
+        segmenter: the name of a Segment Anything with the fingerprint of its weights.
+        alpha, drawing, canny_low, canny_high, dilate: as in `masks.sam_edges`.
+
+    Raises:
+        ValueError: other weights lie where those of the segmenter belong.
+    """
+    name, _, wanted = segmenter.partition("@")
+    model = name.removeprefix("sam-").removesuffix("-sam").replace("-", "_")
+    path = sam.weights_path(model)
+    if path.exists() and (found := results.fingerprint(path)) != wanted:
+        raise ValueError(f"{path} has fingerprint {found}, the edges are those of {segmenter}: other weights")
+    folder = masks.stored(data, size=size, limit=len(images), model=model, device=device)
+    how = {"order": drawing, "low": canny_low, "high": canny_high, "dilate": dilate}
+    return lambda sample: masks.sam_edges(masks.read(folder, sample.image_id), alpha, **how)
 
 
 def collate(items: list[tuple]) -> tuple:
@@ -280,7 +330,7 @@ def trained_codec(
     images = data(recipe, "train", recipe.train_images)
     curve = train.fit(
         model,
-        _crops(recipe, images, recipe.steps * recipe.batch),
+        training_crops(recipe, images, recipe.steps * recipe.batch),
         recipe_objective(recipe, train.fabric(device).device, remember),
         train.Schedule(steps=recipe.steps, batch=recipe.batch, lr=recipe.lr),
         folder=folder if keep else None,
@@ -539,7 +589,11 @@ def _codec(args: argparse.Namespace) -> None:
     objects = needs_objects(args.loss)
     if args.remember and args.loss in presets.DISTILLED:
         teacher = Remembered(teacher, RUNS / "teachers" / presets.fingerprinted(args.teacher))
-    crops = datasets.Crops(dataset, args.patch, args.seed, length, args.augment, objects=objects)
+    region = None
+    if args.loss == "sa-icm":
+        who = presets.fingerprinted(args.edges)
+        region = edges(dataset, args.data, args.size, who, args.alpha, device=args.device)
+    crops = datasets.Crops(dataset, args.patch, args.seed, length, args.augment, region=region, objects=objects)
     plan = train.Schedule(steps=args.steps, batch=args.batch, lr=args.lr)
     curve = train.fit(
         model,
@@ -737,7 +791,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("codec", _codec, "Train a codec from a random start.")
     training(sub, steps=6000, batch=4, lr=1e-3)
     sub.add_argument("--codec", default="mean-scale-small", help="architecture, by the zoo's name")
-    named = ["mse", "object-region", "task", *presets.DISTILLED]
+    named = ["mse", *presets.MASKED, "task", *presets.DISTILLED]
     sub.add_argument("--loss", default="mse", choices=named, help="what distortion means")
     sub.add_argument(
         "--lmbda",
@@ -749,6 +803,13 @@ def _parser() -> argparse.ArgumentParser:
         "--teacher", default="mask-rcnn-small", help="detector whose loss --loss task adds, or whose features distill"
     )
     sub.add_argument("--task-weight", type=float, default=0.2, help="weight of that loss")
+    sub.add_argument(
+        "--edges",
+        default="nano-sam",
+        choices=sorted(presets.SEGMENTERS),
+        help="whose masks give --loss sa-icm its edges",
+    )
+    sub.add_argument("--alpha", type=float, default=0.93, help="how sure of a mask it must be")
     sub.add_argument("--patch", type=int, default=128, help="side of the training crops, pixels")
     sub.add_argument("--augment", default="none", choices=["none", "heavy"], help="augmentation of the crops")
     sub.add_argument("--compile", action="store_true", help="use torch.compile")

@@ -231,6 +231,20 @@ def test_the_mask_moves_with_the_picture(tmp_path):
     assert min(overlap) > 0.9
 
 
+@pytest.mark.parametrize("augment", ["none", "heavy"])
+def test_a_line_one_pixel_wide_moves_with_the_picture_and_survives_its_shrinking(tmp_path, augment):
+    lined = np.full_like(PICTURE, 40)
+    lined[:, ::12] = 220
+    data = CocoDataset(*write(tmp_path, [annotation()], Image.fromarray(lined)))
+    lines = torch.from_numpy(lined[..., 0] > 128)[None].float()
+    plain = Crops(data, 16, 0, 30, augment)
+    for (image, mask), (same, _) in zip(Crops(data, 16, 0, 30, augment, region=lambda _: lines), plain, strict=True):
+        assert torch.equal(image, same)
+        bright = image.mean(0, keepdim=True)
+        assert mask.any(1).all(1).logical_not().any() and bright[mask == 1].min() > bright[mask == 0].median()
+        assert mask[0].all(0).sum() >= 1
+
+
 def test_bad_crop_arguments_are_refused(tmp_path):
     data = CocoDataset(*write(tmp_path, []))
     with pytest.raises(ValueError, match="'none' or 'heavy'"):

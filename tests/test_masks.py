@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -14,7 +15,7 @@ import pytest
 import torch
 from faster_coco_eval.core import mask as rle
 
-from icm_helpers import losses, masks
+from icm_helpers import datasets, losses, masks, presets, run
 from icm_helpers.datasets import DataError
 
 RECIPE = {"model": "squares", "pred_iou_thresh": 0.4}
@@ -220,6 +221,25 @@ def test_info_states_what_a_folder_holds(tmp_path):
     assert told["recipe"] == RECIPE and told["bytes"] == np.mean(sizes) and told["masks"][0.9] < told["masks"][0.5] < 30
     with pytest.raises(DataError, match="is no folder of masks"):
         masks.info(tmp_path / "elsewhere")
+
+
+def test_a_recipe_trains_on_the_edges_of_stored_masks_above_its_alpha(tmp_path, monkeypatch):
+    scenes = datasets.load("scenes", "train", size=64, limit=2, root=tmp_path)
+    for i, sample in zip(scenes.ids, scenes, strict=True):
+        shapes = sample.masks.numpy()
+        masks.write(tmp_path, i, found(shapes, np.linspace(0.5, 0.9, len(shapes))))
+    study = presets.studies("object_region_mse", "smoke")[0]
+    study = replace(study, size=64, scales=(("sa-icm", 1.0),), edges="sam-vit-b", alphas=(0.4, 0.8), lmbdas=(0.01,))
+    recipes, asked = [r for r in study.recipes() if r.loss == "sa-icm"], []
+    monkeypatch.setattr(masks, "stored", lambda data, **how: asked.append((data, how["model"])) or tmp_path)
+    many, few = (run.training_crops(recipe, scenes, 8) for recipe in recipes)
+    assert asked == [("scenes", "vit_b")] * 2 and [r.alpha for r in recipes] == [0.4, 0.8]
+    assert {r.edges for r in recipes} == {presets.fingerprinted("sam-vit-b")}
+    for (image, more), (same, fewer), (plain, objects) in zip(
+        many, few, datasets.Crops(scenes, 64, 0, 8, "none"), strict=True
+    ):
+        assert torch.equal(image, same) and torch.equal(image, plain)
+        assert (fewer <= more).all() and fewer.sum() < more.sum() < objects.sum()
 
 
 ENCODE = """
