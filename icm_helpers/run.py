@@ -805,7 +805,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--task-weight", type=float, default=0.2, help="weight of that loss")
     sub.add_argument(
         "--edges",
-        default="nano-sam",
+        default="sam-vit-b",
         choices=sorted(presets.SEGMENTERS),
         help="whose masks give --loss sa-icm its edges",
     )
