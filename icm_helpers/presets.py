@@ -83,6 +83,7 @@ class Study:
     canny_high: float = 100.0
     dilate: int = 0  # pixels
     spent: bool = False  # whether it is measured where the first seed's distilled codecs spend their bits
+    probed: bool = False  # whether it is measured what textures the first seed's codecs give away
     refine_scales: tuple[tuple[str, float], ...] = ()  # the loss microscope's losses; `scales` where empty
     refine_judges: int = 1  # how many of the detectors judge what it refined
     refine_lmbdas: tuple[float, ...] = ()  # its ladder
@@ -93,8 +94,8 @@ class Study:
     hours: float = 0.0  # estimated cost of the whole grid on the hardware the preset is meant for
 
     def recipes(self) -> list[Recipe]:
-        """Every run of the study: trained codecs and what they spend, refined latents, classical anchors, uncompressed images,
-        and those beside.
+        """Every run of the study: trained codecs, what they spend and what they give away, refined latents, classical anchors,
+        uncompressed images, and those beside.
 
         Raises:
             ValueError: a detector is unknown.
@@ -141,6 +142,11 @@ class Study:
             for r in trained
             if self.spent and r.seed == first and r.loss in DISTILLED
         ]
+        probed = [
+            replace(r, method="probed", detectors=base.detectors[:1], finetuned="none", finetune_steps=0)
+            for r in trained
+            if self.probed and r.seed == first
+        ]
         refined = [
             replace(
                 base,
@@ -164,7 +170,7 @@ class Study:
             for quality in qualities
         ]
         uncompressed = [replace(base, method="classical", codec="png")] if classical else []
-        return [*trained, *spent, *refined, *classical, *uncompressed, *self.beside]
+        return [*trained, *spent, *probed, *refined, *classical, *uncompressed, *self.beside]
 
     def _seen(self, loss: str) -> list[dict[str, Any]]:
         """The fields of a loss's recipes that concern edges, a dictionary for each alpha."""

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from icm_helpers import datasets, evaluate, grid, judges, latents, losses, masks, presets, results, train
+from icm_helpers import datasets, evaluate, grid, judges, latents, losses, masks, presets, probe, results, train
 from icm_helpers.codecs import classical, container, ffmpeg, zoo
 from icm_helpers.results import ROOT, Recipe, Record
 from icm_helpers.tasks import sam
@@ -319,7 +319,7 @@ def trained_codec(
 
     With `keep=False` a codec that has to be trained leaves no file behind, and is trained once in a process.
     """
-    if recipe.method not in ("trained", "spent"):
+    if recipe.method not in ("trained", "spent", "probed"):
         return codec(recipe)
     for path in places(recipe):
         if path.exists():
@@ -383,6 +383,9 @@ def measure(
         panel[name] = finetuned(recipe, model, keep=ledger, device=device, progress=progress).to(place)
     if recipe.method == "spent":
         result, bootstrap = evaluate.spending(model, dataset, clean, progress=progress)
+    elif recipe.method == "probed":
+        lessons = data(recipe, "train", recipe.train_images)
+        result, bootstrap = probe.evaluate(model, lessons, dataset, panel, progress=progress)
     else:
         encode = partial(refined_bytes, recipe) if recipe.method == "refined" else None
         result, bootstrap = evaluate.evaluate(model, dataset, panel, clean, encode=encode, progress=progress)
