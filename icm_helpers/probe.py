@@ -1,7 +1,7 @@
 """What a coded picture still gives away: a small network reads the texture of objects whose shape says nothing about it.
 
 Shindo et al. (ICIP 2024) say of SA-ICM that it "removes human facial information" and with it protects privacy. On scenes the
-secret is a pattern (see :class:`icm_helpers.scenes.Scene`): whether a horse's coat is spotted, whether a band runs around a balloon.
+secret is a pattern (see :class:`icm_helpers.scenes.Scene`): spots on the coat of a horse, a band around a balloon.
 Whoever wants to read it trains on pictures that went through the same codec, and so does the probe.
 """
 
