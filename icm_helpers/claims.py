@@ -304,12 +304,14 @@ def overall(verdicts: Sequence[str]) -> str:
 
 
 def methods(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Records by what a figure calls the method: `mse`, `object-region`, `jpeg`, `png`, `refined-mse`, `spent-distill`, ..."""
+    """Records by what a figure calls the method: `mse`, `object-region`, `jpeg`, `png`, `sa-icm-0.93`, `refined-mse`, ..."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         recipe = record["recipe"]
         name = recipe["codec"] if recipe["method"] == "classical" else recipe["loss"]
-        if recipe["method"] in ("refined", "spent"):
+        if recipe["loss"] == "sa-icm":
+            name = f"{name}-{recipe['alpha']:g}"
+        if recipe["method"] in ("refined", "spent", "probed"):
             name = f"{recipe['method']}-{name}"
         groups.setdefault(name, []).append(record)
     return groups

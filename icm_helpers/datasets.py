@@ -298,7 +298,7 @@ def load(name: str, split: str, *, size: int = 192, limit: int | None = None, ro
         # Train and val seeds are a million apart and never meet.
         start, default = {"train": (0, 3000), "val": (1_000_000, 300)}[split]
         count = default if limit is None else limit
-        folder = (root or _ROOT / "data" / "cache") / f"scenes-{split}-{size}-{count}-v{scenes.VERSION}"
+        folder = (root or _ROOT / "data" / "cache") / f"scenes-{split}-{size}-{count}-v{scenes.VERSION}.{scenes.LABELS}"
         scenes.write_coco(folder, range(start, start + count), size)
         return CocoDataset(folder / "images", folder / "annotations" / "instances.json", limit=limit)
     if name == "coco-mini":

@@ -145,9 +145,9 @@ def evaluate(
     sizes, pixels, bits = [], [], []
     inside, outside, area = [], [], []
     results: dict[str, list] = {name: [] for name in detectors}
-    coded = _coded(codec, dataset, encode)
+    coded_samples = coded(codec, dataset, encode)
     for sample, data, x_hat in tqdm(
-        coded, desc="coding and detecting", total=len(dataset), disable=None if progress else True
+        coded_samples, desc="coding and detecting", total=len(dataset), disable=None if progress else True
     ):
         x, mask = sample.image, sample.object_mask
         sizes.append(len(data))
@@ -225,8 +225,8 @@ def evaluate(
     return result, bootstrap
 
 
-def _coded(
-    codec: Any, dataset: CocoDataset, encode: Callable[[Any, Sample], bytes] | None
+def coded(
+    codec: Any, dataset: Sequence[Sample], encode: Callable[[Any, Sample], bytes] | None = None
 ) -> Iterator[tuple[Sample, bytes, Tensor]]:
     """Every sample with its bytes and the picture decoded from them; the next ones are coded while this one is looked at."""
     samples, sources = tee(dataset[i] for i in range(len(dataset)))
@@ -236,7 +236,7 @@ def _coded(
         data = container.encode_many(codec, (sample.image for sample in sources))
     data, stored = tee(data)
     decoded = container.decode_many(codec, stored)
-    return ((sample, coded, x_hat.cpu()) for sample, coded, x_hat in zip(samples, data, decoded, strict=True))
+    return ((sample, done, x_hat.cpu()) for sample, done, x_hat in zip(samples, data, decoded, strict=True))
 
 
 def as_truth(truth: dict[str, Any], detections: list[dict[str, Any]]) -> dict[str, Any]:

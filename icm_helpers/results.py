@@ -49,8 +49,8 @@ class Recipe:
     """Everything that decides the outcome of one run. Two runs with equal recipes are the same run.
 
     `method` is `trained` (a codec trained with a loss, and what detectors make of its pictures), `spent` (where such a codec spends
-    its bits), `refined` (the latents of a fixed codec optimised image by image), or `classical`, where `lmbda` holds the
-    codec's own quality setting. `start` and `detectors` end in `@` and the first eight
+    its bits), `probed` (what textures its pictures give away), `refined` (the latents of a fixed codec optimised image by image),
+    or `classical`, where `lmbda` holds the codec's own quality setting. `start` and `detectors` end in `@` and the first eight
     hexadecimal digits of the SHA-256 of the weights file, so a record made with other weights is another record.
 
     `teacher` is the frozen detector whose own loss takes part in the training (loss `task`), with the weight `task_weight` times

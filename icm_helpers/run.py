@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from icm_helpers import clips, datasets, evaluate, grid, judges, latents, losses, masks, presets, results, train
+from icm_helpers import clips, datasets, evaluate, grid, judges, latents, losses, masks, presets, probe, results, train
 from icm_helpers.codecs import classical, container, ffmpeg, zoo
 from icm_helpers.results import ROOT, Recipe, Record
 from icm_helpers.tasks import sam
@@ -324,7 +324,7 @@ def trained_codec(
     """
     if recipe.clip != "none":
         return clips.coded(recipe, keep=keep, device=device, compiled=compiled, progress=progress)
-    if recipe.method not in ("trained", "spent"):
+    if recipe.method not in ("trained", "spent", "probed"):
         return codec(recipe)
     for path in places(recipe):
         if path.exists():
@@ -390,6 +390,9 @@ def measure(
         panel[name] = finetuned(recipe, model, keep=ledger, device=device, progress=progress).to(place)
     if recipe.method == "spent":
         result, bootstrap = evaluate.spending(model, dataset, clean, progress=progress)
+    elif recipe.method == "probed":
+        lessons = data(recipe, "train", recipe.train_images)
+        result, bootstrap = probe.evaluate(model, lessons, dataset, panel, progress=progress)
     else:
         encode = partial(refined_bytes, recipe) if recipe.method == "refined" else None
         result, bootstrap = evaluate.evaluate(model, dataset, panel, clean, encode=encode, progress=progress)

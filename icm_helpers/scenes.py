@@ -25,6 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 VERSION = 1  # of the generator: raise it whenever a pixel changes
+LABELS = 2  # of what is written beside the pixels
 
 THINGS: tuple[str, ...] = ("tree", "house", "rock", "balloon", "horse", "car")
 STUFF: tuple[str, ...] = ("sky", "hills", "ground", "path")
@@ -32,6 +33,8 @@ CATEGORIES: list[dict[str, Any]] = [
     {"id": i, "name": name, "supercategory": "thing" if name in THINGS else "stuff", "isthing": int(name in THINGS)}
     for i, name in enumerate(THINGS + STUFF, start=1)
 ]
+
+PATTERNED = [1 + THINGS.index(name) for name in ("balloon", "horse")]  # categories with a `pattern`
 
 SUPERSAMPLING = 2
 CAMERA_HEIGHT = 2.6  # metres above the ground
@@ -47,7 +50,9 @@ class Scene:
     Attributes:
         image: (H, W, 3) uint8, RGB.
         panoptic: (H, W) int32, segment ids from 1; 0 never occurs.
-        segments: one dict a segment, stuff first: id, category_id, isthing, area (pixels), bbox [x, y, w, h].
+        segments: one dict a segment, stuff first: id, category_id, isthing, area (pixels), bbox [x, y, w, h]; for a horse and a
+            balloon also `pattern`, which only texture shows: whether its coat is spotted, whether a band runs around its middle;
+            None where it wears the colours of what is behind it.
         parts: (H, W) int32, finer than `panoptic`: a roof, a door, a wheel, a crown; `parts // PARTS` is the segment id.
     """
 
@@ -386,6 +391,7 @@ class _Canvas:
 
     def __init__(self, shape: tuple[int, int], foot: tuple[float, float], unit: float, extent: float, facing: int):
         self.foot, self.unit, self.facing = foot, unit, facing
+        self.pattern: bool | None = None  # what its painter says of it: see Scene.segments
         self.x0, self.y0 = max(0, int(foot[0] - extent * unit)), max(0, int(foot[1] - 1.1 * unit))
         self.x1, self.y1 = min(shape[1], int(foot[0] + extent * unit) + 2), min(shape[0], int(foot[1] + 0.1 * unit) + 2)
         self.empty = self.x1 <= self.x0 or self.y1 <= self.y0
@@ -633,7 +639,9 @@ def _balloon(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     y = (c.v - middle) / radius
     longitude = np.arcsin(x) / np.pi * 2 * gores + r.uniform(0, 2)
     stripe = (np.floor(longitude) % 2 == 0)[..., None]
-    if r.random() < 0.35:  # a band around the middle
+    banded = r.random() < 0.35  # around the middle
+    c.pattern = banded if light.disguise is None else None
+    if banded:
         stripe = stripe ^ (np.abs(c.v - middle) < 0.1)[..., None]
     seam = 1 - 0.16 * (np.abs(longitude - np.round(longitude)) < 0.07)
     tone = np.clip(
@@ -707,7 +715,9 @@ def _horse(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     z = 1 / np.sqrt(1 + x**2 + y**2)
     tone = np.clip(1.15 * light.lambert(x * z, y * z + 0.15, z) - 0.05, 0.02, 1.1)
     picture = np.broadcast_to(coat, (*mask.shape, 3))
-    if r.random() < 0.3 and light.disguise is None:
+    spotted = r.random() < 0.3
+    c.pattern = spotted if light.disguise is None else None
+    if spotted and light.disguise is None:
         pinto = np.clip((c.texture("patch", 0.55, r.random()) - 0.3) * 6, 0, 1)[..., None]
         picture = picture * (1 - pinto) + _rgb(0.93, 0.91, 0.87) * pinto
     socks = np.clip((0.2 - c.v) * 12, 0, 1)[..., None] * float(r.choice([-0.45, 0.0, 0.6]))
@@ -953,12 +963,12 @@ def _darken(image: np.ndarray, labels: np.ndarray, alpha: np.ndarray, ratio: np.
 
 def _paint_thing(
     world: World, index: int, camera: _Camera, image: np.ndarray, labels: np.ndarray, parts: np.ndarray, time: float
-) -> None:
-    """Paint one thing, its shadow first, over what is farther away."""
+) -> bool | None:
+    """Paint one thing, its shadow first, over what is farther away, and give its pattern."""
     thing = world.things[index]
     z = thing.z
     if z - camera.z < 2.0:  # passed by
-        return
+        return None
     r = np.random.default_rng(thing.seed)
     x, up = thing.x + thing.speed[0] * time, thing.altitude + thing.speed[1] * time
     column, row, scale = camera.project(x, z, up)
@@ -987,7 +997,7 @@ def _paint_thing(
         alpha = np.clip(1 - dx**2 - dy**2, 0, 1) * (0.75 * (1 - veil))
         _darken(image[y0:y1, x0:x1], labels[y0:y1, x0:x1], alpha, mood.shade if up else mood.shade * 0.85)
     if canvas.empty:
-        return
+        return None
     if not up:
         _cast_shadow(world, canvas, image, labels, veil)
     mask = canvas.rgba[..., 3] > 0
@@ -995,6 +1005,7 @@ def _paint_thing(
     image[area][mask] = canvas.rgba[mask, :3] * (1 - veil) + mood.horizon * 0.97 * veil
     labels[area][mask] = FIRST_THING + index
     parts[area][mask] = canvas.rgba[mask, 3]
+    return canvas.pattern
 
 
 def render(world: World, size: int | tuple[int, int] = 192, time: float = 0.0) -> Scene:
@@ -1016,12 +1027,16 @@ def render(world: World, size: int | tuple[int, int] = 192, time: float = 0.0) -
     _paint_hills(world, camera, image, labels)
     _paint_ground(world, camera, image, labels)
     stuff = labels[1::SUPERSAMPLING, 1::SUPERSAMPLING].copy()
+    patterns = {}
     for i in sorted(range(len(world.things)), key=lambda i: -world.things[i].z):  # far to near
-        _paint_thing(world, i, camera, image, labels, parts, time)
+        patterns[FIRST_THING + i] = _paint_thing(world, i, camera, image, labels, parts, time)
     image = cv2.resize(np.clip(image, 0, 1), (width, height), interpolation=cv2.INTER_AREA)
     image = image * (1.16 - 0.16 * image)  # a gentle shoulder
     image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     panoptic, segments = _label(world, labels[1::SUPERSAMPLING, 1::SUPERSAMPLING].copy(), stuff)
+    for segment in segments:
+        if segment["category_id"] in PATTERNED:
+            segment["pattern"] = patterns[segment["id"]]
     # What was given back to stuff has no parts.
     parts = np.where(panoptic >= FIRST_THING, parts[1::SUPERSAMPLING, 1::SUPERSAMPLING], 0) + PARTS * panoptic
     return Scene(image, panoptic, segments, parts)
@@ -1105,12 +1120,13 @@ def _fill_folder(folder: Path, seeds: list[int], size: int | tuple[int, int]) ->
         _write_png(folder / "panoptic" / name, colours)
         h, w = s.panoptic.shape
         images.append({"id": seed, "file_name": name, "height": h, "width": w})
-        segments = [{k: v for k, v in g.items() if k != "isthing"} | {"iscrowd": 0} for g in s.segments]
+        keep = ("id", "category_id", "area", "bbox")
+        segments = [{k: g[k] for k in keep} | {"iscrowd": 0} for g in s.segments]
         panoptic.append({"image_id": seed, "file_name": name, "segments_info": segments})
         for g in s.things:
-            keep = {"category_id": g["category_id"], "area": g["area"], "bbox": g["bbox"], "iscrowd": 0}
-            rle = _encode(s.panoptic == g["id"])
-            instances.append({"id": len(instances) + 1, "image_id": seed, "segmentation": rle, **keep})
+            found = {"image_id": seed, "segmentation": _encode(s.panoptic == g["id"]), "iscrowd": 0}
+            rest = {k: v for k, v in g.items() if k not in ("id", "isthing")}
+            instances.append({"id": len(instances) + 1, **found, **rest})
     things = [c for c in CATEGORIES if c["isthing"]]
     for name, entries, categories in (("instances", instances, things), ("panoptic", panoptic, CATEGORIES)):
         content = {"info": {"version": VERSION}, "images": images, "annotations": entries, "categories": categories}
@@ -1132,7 +1148,12 @@ def write_coco(folder: Path, seeds: Iterable[int], size: int | tuple[int, int] =
         FileExistsError: the folder exists and holds something else.
     """
     folder, seeds = Path(folder), [int(s) for s in seeds]
-    request = {"version": VERSION, "seeds": seeds, "size": [size, size] if isinstance(size, int) else list(size)}
+    request = {
+        "version": VERSION,
+        "labels": LABELS,
+        "seeds": seeds,
+        "size": [size, size] if isinstance(size, int) else list(size),
+    }
     if _holds(folder, request):
         return folder
     clash = f"{folder} holds something other than these {len(seeds)} scenes: delete it, or name another folder"
