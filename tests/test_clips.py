@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import max_pool2d
 
-from icm_helpers import claims, clips, overfit, presets, results
+from icm_helpers import claims, clips, downloads, overfit, presets, results, video
 from icm_helpers.clips import edge_matches, f_score
 from icm_helpers.evaluate import bd_metric
 from icm_helpers.tasks import sam
@@ -232,3 +232,25 @@ def test_davis_is_halved_with_its_boxes_and_masks(real_data):
     assert abs(x1 - columns[0]) <= 1 and abs(x2 - columns[-1] - 1) <= 1
     with pytest.raises(ValueError, match="no clip 'cat' of 'davis'"):
         clips.load(replace(recipe, clip="cat"))
+
+
+@pytest.mark.parametrize("study", presets.VIDEOS_PAPER, ids=lambda s: s.networks[0])
+def test_a_sequence_of_the_paper_is_where_the_manifest_puts_it(study, monkeypatch):
+    asset = downloads.assets()["sfu-hw-objects"]
+    monkeypatch.setattr(video, "sfu", lambda *arguments: arguments)
+    for name in study.clips:
+        yuv, boxes, count = clips.load(replace(study.recipes()[0], clip=name))
+        assert yuv.relative_to(asset.home()).as_posix() in {file.name for file in asset.files}
+        assert boxes.parent == yuv.parent and boxes.name == f"{name}_val.json" and count == 65
+
+
+def test_a_record_is_what_its_file_gives_today():
+    recipes = presets.VIDEOS.recipes()
+    recipe = next(r for r in recipes if clips.places(r)[0].exists())
+    record, again = results.read(recipe), clips.measure(recipe, ledger=False, device="cpu", progress=False)
+    assert again["result"]["bytes"] == record["result"]["bytes"]
+    assert again["result"]["psnr"] == pytest.approx(record["result"]["psnr"], abs=0.02)
+    assert again["result"]["boundary_f"] == pytest.approx(record["result"]["boundary_f"], abs=0.005)
+    for judge, ap in again["result"]["box_ap"].items():
+        assert record["result"]["box_ap"][judge] == pytest.approx(ap, abs=0.01)
+        assert min(record["bootstrap"]["box_ap"][judge]) < ap < max(record["bootstrap"]["box_ap"][judge])
