@@ -27,7 +27,7 @@ def test_losses_are_compared_under_equal_conditions(study):
             same = {k: v for k, v in asdict(recipe).items() if k not in OF_THE_LOSS}
             conditions[str(same)].append(recipe.loss)
     losses, refined = ([loss for loss, _ in scales] for scales in (study.scales, study.refine_scales))
-    assert losses in conditions.values()
+    assert losses in conditions.values() or not study.lmbdas
     distilled = [v for v in losses if v in presets.DISTILLED]  # whose spending is measured
     fair = losses, [v for v in losses if v != "task"], refined, distilled
     assert all(found in fair for found in conditions.values())
