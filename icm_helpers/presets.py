@@ -455,9 +455,12 @@ OBJECTNESS_DISTILLATION: dict[str, tuple[Study, ...]] = {
     "paper": DISTILL_PAPER,
 }
 
+SA_ICM: dict[str, tuple[Study, ...]] = {"book": ()}  # nothing is measured yet
+
 CHAPTERS: dict[str, dict[str, tuple[Study, ...]]] = {
     "object_region_mse": OBJECT_REGION_MSE,
     "objectness_distillation": OBJECTNESS_DISTILLATION,
+    "sa_icm": SA_ICM,
 }
 
 
