@@ -363,10 +363,12 @@ ABLATIONS = tuple(
     )
 )
 
+# The ladder starts higher than that of the runs beside: with less, these codecs fall silent (see DISTILL_SILENT).
 DISTILL_COCO_MINI = replace(
     COCO_MINI,
     chapter="objectness_distillation",
     scales=(("distill", 150.0), ("distill-boxes", 240.0), ("distill-objectness", 2500.0)),
+    lmbdas=(0.01, 0.02, 0.04, 0.08),
     anchors=(),
     teacher="yolov5n",
     spent=True,
@@ -375,6 +377,9 @@ DISTILL_COCO_MINI = replace(
     beside=_beside(COCO_MINI),
     hours=2.5,
 )
+
+# A distance of features cannot grow beyond that of a picture without any content: below some lambda it is cheaper to send nothing.
+DISTILL_SILENT = replace(DISTILL_COCO_MINI, lmbdas=(0.002, 0.005), spent=False, beside=(), hours=0.8)
 
 # The loss microscope: latents of the common start, refined picture by picture, judged by the teacher and by a stranger.
 MICROSCOPE = replace(

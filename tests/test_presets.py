@@ -43,7 +43,7 @@ def test_runs_beside_it_are_trained_and_measured_alike(study):
     for recipe in other:
         found = {k: v for k, v in asdict(recipe).items() if k not in OF_THE_LOSS | judging}
         twins = [r for r in mine if (r.lmbda, r.seed) == (recipe.lmbda, recipe.seed)]
-        assert recipe.seed != study.seeds[0] or twins
+        assert recipe.seed != study.seeds[0] or twins or recipe.lmbda not in study.lmbdas
         for twin in twins:
             assert found == {k: v for k, v in asdict(twin).items() if k not in OF_THE_LOSS | judging}
             assert recipe.detectors == twin.detectors
