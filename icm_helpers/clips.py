@@ -44,8 +44,8 @@ TOLERANCE = 1  # pixels by which an edge may be off
 def load(recipe: Recipe) -> Video:
     """A recipe's clip: the moving scene of a seed, a clip of DAVIS at half its size, or a sequence of SFU-HW-Objects.
 
-    A sequence lies where `python -m icm_helpers.datasets list` says, and its boxes beside it, in COCO's format and under the name
-    that CompressAI-Vision gives them: ClassD/BasketballPass_416x240_50Hz_8bit_P420.yuv and ClassD/BasketballPass_416x240_50_val.json.
+    A sequence lies where `python -m icm_helpers.datasets list` says, say ClassD/BasketballPass_416x240_50Hz_8bit_P420.yuv, and its
+    boxes beside it, in COCO's format and called as CompressAI-Vision does: ClassD/BasketballPass_416x240_50_val.json.
 
     Raises:
         ValueError: no such data set or clip.

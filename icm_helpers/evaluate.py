@@ -444,6 +444,23 @@ def bd_metric_majority(pairs: Sequence[tuple[Curve, Curve]], draws: np.ndarray) 
     return _interval(float(np.mean(np.sign(values) / 2)), drawn)
 
 
+def rate_change(anchor: Curve, test: Curve) -> Interval:
+    """How much more bits `test` takes than `anchor`, in percent: point by point, in rising order, the geometric mean over them.
+
+    Raises:
+        ValueError: the curves have different numbers of points.
+    """
+    if len(anchor.bpp) != len(test.bpp):
+        raise ValueError(
+            f"{anchor.name} has {len(anchor.bpp)} points, {test.name} {len(test.bpp)}: measure both at the same lambdas"
+        )
+    value, values = (
+        100 * np.expm1(np.log(b / a).mean(-1))
+        for a, b in ((anchor.bpp, test.bpp), (anchor.bpp_replicates, test.bpp_replicates))
+    )
+    return _interval(value, values)
+
+
 def _bd(anchor: Curve, test: Curve, measure: Any) -> Interval:
     return _interval(*_bd_values(anchor, test, measure))
 

@@ -365,18 +365,35 @@ ABLATIONS = tuple(
     )
 )
 
+# The ladder starts higher than that of the runs beside: with less, these codecs fall silent (see DISTILL_SILENT).
 DISTILL_COCO_MINI = replace(
     COCO_MINI,
     chapter="objectness_distillation",
     scales=(("distill", 150.0), ("distill-boxes", 240.0), ("distill-objectness", 2500.0)),
+    lmbdas=(0.01, 0.02, 0.04, 0.08),
     anchors=(),
     teacher="yolov5n",
     spent=True,
-    refine_scales=(("mse", 1.0), ("distill", 150.0), ("distill-boxes", 240.0), ("distill-objectness", 2500.0)),
+    refine_lmbdas=(),
+    refine_steps=0,
+    beside=_beside(COCO_MINI),
+    hours=2.5,
+)
+
+# A distance of features cannot grow beyond that of a picture without any content: below some lambda it is cheaper to send nothing.
+DISTILL_SILENT = replace(DISTILL_COCO_MINI, lmbdas=(0.002, 0.005), spent=False, beside=(), hours=0.8)
+
+# The loss microscope: latents of the common start, refined picture by picture, judged by the teacher and by a stranger.
+MICROSCOPE = replace(
+    DISTILL_COCO_MINI,
+    lmbdas=(),
+    spent=False,
+    refine_scales=(("mse", 1.0), *DISTILL_COCO_MINI.scales),
     refine_judges=2,
     refine_lmbdas=(0.002, 0.005, 0.01, 0.02),
-    beside=_beside(COCO_MINI),
-    hours=6.0,
+    refine_steps=15,
+    beside=(),
+    hours=4.0,
 )
 
 # The paper's codec in this pipeline: from random weights, as the published ones ask for a network, and so far too short to judge.
@@ -428,14 +445,25 @@ DISTILL_SMOKE = replace(
     finetune="none",
     finetune_steps=0,
     spent=True,
+    refine_scales=(("mse", 1.0), *DISTILL_SCENES.scales),
+    refine_lmbdas=(0.002, 0.008),
+    refine_steps=2,
 )
 
 OBJECTNESS_DISTILLATION: dict[str, tuple[Study, ...]] = {
     "smoke": (DISTILL_SMOKE,),
     "book": (DISTILL_SCENES, *ABLATIONS[:3]),
-    "pending": (DISTILL_COCO_MINI, *ABLATIONS[3:], DISTILL_CHENG),  # not measured yet; each joins `book` when it is
+    "pending": (
+        DISTILL_COCO_MINI,
+        MICROSCOPE,
+        *ABLATIONS[3:],
+        DISTILL_CHENG,
+    ),  # not measured yet; each joins `book` when it is
     "paper": DISTILL_PAPER,
 }
+
+SA_ICM: dict[str, tuple[Study, ...]] = {"book": ()}  # nothing is measured yet
+
 
 # --- videos --------------------------------------------------------------------------------------------------------------
 
@@ -653,6 +681,7 @@ SA_NERV: dict[str, tuple[VideoStudy, ...]] = {
 CHAPTERS: dict[str, dict[str, tuple[Study, ...] | tuple[VideoStudy, ...]]] = {
     "object_region_mse": OBJECT_REGION_MSE,
     "objectness_distillation": OBJECTNESS_DISTILLATION,
+    "sa_icm": SA_ICM,
     "sa_nerv": SA_NERV,
 }
 
@@ -675,7 +704,7 @@ def studies(chapter: str, preset: str = "book", **overrides: Any) -> tuple[Study
     if preset not in CHAPTERS[chapter]:
         raise ValueError(f"preset must be one of {', '.join(CHAPTERS[chapter])}, not {preset!r}")
     found = CHAPTERS[chapter][preset]
-    names = [f.name for f in fields(found[0])]
+    names = [f.name for f in fields(found[0])] if found else []
     for name, value in overrides.items():
         if name not in names:
             raise ValueError(f"a study has no field {name!r}; it has {', '.join(names)}")

@@ -89,6 +89,19 @@ def test_a_claim_about_teachers_or_strangers_hears_only_these():
     assert found["objectness/4", "stranger"] > 0
 
 
+def test_alpha_names_the_curve_and_its_rate_is_compared_at_equal_lambdas():
+    records = []
+    for alpha, rate in ((0.98, 1.0), (0.93, 1.5), (0.48, 2.0)):
+        for lmbda, bpp in ((0.01, 0.1), (0.02, 0.3)):
+            found = record("sa-icm", lmbda, bpp * rate, judge=0.5)
+            found["recipe"]["alpha"] = alpha
+            records.append(found)
+    assert claims.methods(records).keys() == {"sa-icm-0.98", "sa-icm-0.93", "sa-icm-0.48"}
+    (found,) = (f for f in claims.findings("sa_icm", "scenes", records) if f.claim.id == "sa-icm/3")
+    assert found.interval.value == pytest.approx(100) and found.verdict == "reproduced"
+    assert describe(found) == "scenes: +100 % rate [+100, +100], **reproduced**"
+
+
 def test_every_claim_has_a_finding_on_every_data_set_of_the_book(board):
     for chapter, listed in claims.CLAIMS.items():
         tested, found = set(), {(f.data, f.claim.id) for f in board if f.claim in listed}

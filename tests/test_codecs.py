@@ -6,6 +6,7 @@ import urllib.error
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from icm_helpers.codecs import zoo
 
@@ -55,6 +56,14 @@ def test_saved_codec_comes_back_with_tables_and_fingerprint(name, quality, tmp_p
     with safe_open(tmp_path / "codec.safetensors", "pt") as file:
         assert file.metadata() == {"codec": name, "quality": str(quality), "lmbda": "0.01"}
     assert [path.name for path in tmp_path.iterdir()] == ["codec.safetensors"]
+
+
+def test_a_file_without_the_packing_of_tables_loads_too_and_is_larger(tmp_path):
+    codec, (packed, plain) = zoo.load(), (tmp_path / f"{name}.safetensors" for name in ("packed", "plain"))
+    zoo.save(codec, packed)
+    save_file(codec.state_dict(), plain, metadata={"codec": codec.name, "quality": "None"})
+    assert zoo.fingerprint(zoo.load(weights=plain)) == zoo.fingerprint(zoo.load(weights=packed))
+    assert packed.stat().st_size < 0.8 * plain.stat().st_size
 
 
 def test_fingerprint_changes_with_weights_and_tables_but_not_by_running():

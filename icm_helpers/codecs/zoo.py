@@ -156,7 +156,7 @@ def save(codec: CompressionModel, path: Path | str, metadata: Mapping[str, str] 
     update_tables(codec, force=True)
     path = Path(path)
     header = dict(metadata or {}) | {"codec": codec.name, "quality": str(codec.quality)}
-    state = {key: value.detach().cpu().contiguous() for key, value in codec.state_dict().items()}
+    state = _packed({key: value.detach().cpu().contiguous() for key, value in codec.state_dict().items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -203,7 +203,7 @@ def _read(path: Path, name: str, quality: int | None) -> dict[str, Tensor]:
             wanted = f"({name!r}, {quality})"
             if found != wanted:
                 raise ValueError(f"{path} was saved from load{found}, this is load{wanted}: ask for what it holds.")
-            return state
+            return _unpacked(state)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
@@ -214,6 +214,29 @@ def _read(path: Path, name: str, quality: int | None) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no state dict: expected names and tensors, or those under 'state_dict'.")
     return dict(state)
+
+
+def _packed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """CDF tables one row after the other, (sum of lengths,), without the zeros that fill rows up: a seventh of the size."""
+    packed = dict(state)
+    for key in [key for key in state if key.endswith(_TABLE) and state[key].ndim == 2]:
+        lengths = state[key.removesuffix(_TABLE) + "_cdf_length"].tolist()
+        packed[key] = torch.cat([row[:n] for row, n in zip(state[key], lengths, strict=True)])
+    return packed
+
+
+def _unpacked(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What :func:`_packed` packed; tables that were not come back as they are."""
+    whole = dict(state)
+    for key in [key for key in state if key.endswith(_TABLE)]:
+        lengths = state.get(key.removesuffix(_TABLE) + "_cdf_length")
+        if state[key].ndim == 1 and state[key].numel() and lengths is not None:
+            rows = state[key].split(lengths.tolist())
+            whole[key] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (rows, longest)
+    return whole
+
+
+_TABLE = "_quantized_cdf"
 
 
 def _fetch(name: str, quality: int | None, metric: str) -> tuple[dict[str, Tensor], str]:
