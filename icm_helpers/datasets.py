@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from icm_helpers import scenes
+from icm_helpers.panoptic import Panoptic
 
 _ROOT = Path(__file__).resolve().parent.parent
 _log = logging.getLogger(__name__)
@@ -94,6 +95,60 @@ def _decode_mask(segmentation: Any, box: list[float], height: int, width: int) -
     return mask
 
 
+class PanopticTruth:
+    """The panoptic maps of a data set in COCO's format, by image id.
+
+    `categories` maps ids to names, `things` holds the ids of those that can be counted.
+
+    Args:
+        annotations: the `panoptic_*.json` file.
+        maps: folder of the PNG files that it names. Colour means COCO's id, R + 256 G + 65536 B; 16 bits of grey, the id itself.
+
+    Raises:
+        DataError: the file or the folder is missing, or the file is damaged.
+    """
+
+    def __init__(self, annotations: Path, maps: Path) -> None:
+        self.annotations, self.maps = Path(annotations), Path(maps)
+        if not (self.annotations.is_file() and self.maps.is_dir()):
+            raise DataError(f"panoptic maps need {self.annotations} and {self.maps}/: fetch them, or correct the paths")
+        try:
+            content = json.loads(self.annotations.read_bytes())
+            self.categories: dict[int, str] = {c["id"]: c["name"] for c in content["categories"]}
+            self.things = frozenset(c["id"] for c in content["categories"] if c["isthing"])
+            self._entries = {a["image_id"]: (a["file_name"], a["segments_info"]) for a in content["annotations"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{self.annotations} is not in COCO's panoptic format ({type(error).__name__}: {error}): fetch it again"
+            ) from error
+
+    def __getitem__(self, image_id: int) -> Panoptic:
+        """The map of an image.
+
+        Raises:
+            DataError: there is none, its file is missing or damaged, or lacks a segment that is listed.
+        """
+        if image_id not in self._entries:
+            raise DataError(f"{self.annotations} has no panoptic map of image {image_id}: take images that have one")
+        name, segments = self._entries[image_id]
+        try:
+            with Image.open(self.maps / name) as stored:
+                pixels = np.array(stored).astype(np.int32)
+        except (OSError, SyntaxError) as error:
+            raise DataError(f"panoptic map {self.maps / name} cannot be read ({error}): fetch it again") from error
+        ids = pixels if pixels.ndim == 2 else pixels[..., :3] @ np.array([1, 256, 65536], np.int32)  # (H, W)
+        if absent := {s["id"] for s in segments} - set(np.unique(ids).tolist()):
+            raise DataError(f"panoptic map {self.maps / name} does not show segments {sorted(absent)}: fetch it again")
+        return Panoptic(ids, segments)
+
+    def semantic(self, image_id: int) -> np.ndarray:
+        """The category id of each pixel of an image, (H, W) int64; 0 is void."""
+        truth = self[image_id]
+        ids, at = np.unique(truth.ids, return_inverse=True)
+        kinds = {s["id"]: s["category_id"] for s in truth.segments}
+        return np.array([kinds.get(i, 0) for i in ids.tolist()])[at].reshape(truth.ids.shape)
+
+
 class CocoDataset(Dataset):
     """Pictures and instances in COCO's format, checked when opened; item i is a `Sample`.
 
@@ -105,15 +160,18 @@ class CocoDataset(Dataset):
         images: folder of the pictures.
         annotations: the `instances_*.json` file.
         limit: use only the first so many pictures.
+        panoptic: their panoptic maps, where they have any.
 
     Raises:
         DataError: a file or folder is missing, damaged, or contradicts the others.
     """
 
-    def __init__(self, images: Path, annotations: Path, *, limit: int | None = None) -> None:
+    def __init__(
+        self, images: Path, annotations: Path, *, limit: int | None = None, panoptic: PanopticTruth | None = None
+    ) -> None:
         if limit is not None and limit < 1:
             raise ValueError(f"limit is {limit}: ask for at least one picture, or None for all")
-        self.images, self.annotations = Path(images), Path(annotations)
+        self.images, self.annotations, self.panoptic = Path(images), Path(annotations), panoptic
         content = self._read_json()
         try:
             self.categories: dict[int, str] = {c["id"]: c["name"] for c in content["categories"]}
@@ -300,7 +358,8 @@ def load(name: str, split: str, *, size: int = 192, limit: int | None = None, ro
         count = default if limit is None else limit
         folder = (root or _ROOT / "data" / "cache") / f"scenes-{split}-{size}-{count}-v{scenes.VERSION}"
         scenes.write_coco(folder, range(start, start + count), size)
-        return CocoDataset(folder / "images", folder / "annotations" / "instances.json", limit=limit)
+        truth = PanopticTruth(folder / "annotations" / "panoptic.json", folder / "panoptic")
+        return CocoDataset(folder / "images", folder / "annotations" / "instances.json", limit=limit, panoptic=truth)
     if name == "coco-mini":
         folder = root or real_data() / "coco_mini"
     elif name == "coco2017":
@@ -315,7 +374,9 @@ def load(name: str, split: str, *, size: int = 192, limit: int | None = None, ro
             else "set ICM_REAL_DATA to the folder that holds a whole coco_mini"
         )
         raise DataError(f"{name} needs {images.name}/ and annotations/{annotations.name} in {folder}: {cure}")
-    return CocoDataset(images, annotations, limit=limit)
+    maps = folder / "annotations" / f"panoptic_{split}2017"
+    truth = PanopticTruth(maps.with_suffix(".json"), maps) if maps.is_dir() else None  # a download of their own
+    return CocoDataset(images, annotations, limit=limit, panoptic=truth)
 
 
 # Category id, first row, first column, and the mask (0 or 255) within its extent, (h, w) uint8: whole masks of a picture's

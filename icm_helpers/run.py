@@ -417,12 +417,11 @@ def _clean(name: str, images: int, size: int, judge: str, place: torch.device) -
 def _detector(args: argparse.Namespace) -> None:
     dataset = datasets.load(args.data, "train", size=args.size, limit=args.images)
     torch.manual_seed(args.seed)
-    build = judges.TRAINABLE[args.model]
-    model = build(dataset.used_categories())
+    model = judges.untrained(args.model, dataset)
     plan = train.Schedule(steps=args.steps, batch=args.batch, lr=args.lr, warmup=200, milestones=(0.75, 0.92), clip=5.0)
     train.fit(
         model,
-        judges.Pictures(dataset, args.seed, args.steps * args.batch),
+        judges.Pictures(dataset, args.seed, args.steps * args.batch, semantic=hasattr(model, "panoptic")),
         judges.detection_loss,
         plan,
         folder=RUNS / args.out.stem,
@@ -437,7 +436,7 @@ def _detector(args: argparse.Namespace) -> None:
         return  # the first process writes
     model.cpu().save(args.out)
     _written(args.out)
-    _judge(build.from_weights(args.out), datasets.load(args.data, "val", size=args.size), args.out.stem)
+    _judge(type(model).from_weights(args.out), datasets.load(args.data, "val", size=args.size), args.out.stem)
 
 
 def _judge(
