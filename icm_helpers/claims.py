@@ -10,8 +10,20 @@ from typing import Any
 from icm_helpers import presets, results
 from icm_helpers.evaluate import THIRDS, Curve, Interval, bd_metric, bd_rate, bd_rate_gap, curve
 
-UNITS = {"psnr_inside": "dB", "psnr_outside": "dB", "missed_to_found": ""}  # of a metric's mean difference
-NAMES = {"box_ap": "box AP", "mask_ap": "mask AP", "agreement": "agreement", "missed_to_found": "missed over found"}
+UNITS = {  # of a metric's mean difference
+    "psnr_inside": "dB",
+    "psnr_outside": "dB",
+    **dict.fromkeys(("missed_to_found", "pq", "pq_things", "pq_stuff"), ""),
+}
+NAMES = {
+    "box_ap": "box AP",
+    "mask_ap": "mask AP",
+    "agreement": "agreement",
+    "missed_to_found": "missed over found",
+    "pq": "PQ",
+    "pq_things": "PQ of things",
+    "pq_stuff": "PQ of stuff",
+}
 DEFINED = 0.95  # a BD value must exist in this share of the bootstrap replicates to be judged
 
 

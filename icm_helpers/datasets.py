@@ -1,4 +1,4 @@
-"""Pictures with objects: one reader of COCO's format (made scenes, COCO-mini, COCO 2017), and training crops."""
+"""Pictures with objects: one reader of COCO's format, into which VisDrone and Cityscapes are converted, and training crops."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from icm_helpers import scenes
+from icm_helpers import formats, scenes
+from icm_helpers.formats import DataError
 from icm_helpers.panoptic import Panoptic
 
 _ROOT = Path(__file__).resolve().parent.parent
 _log = logging.getLogger(__name__)
-
-
-class DataError(ValueError):
-    """A data set that is absent, damaged or inconsistent; the message names the file and what to do."""
 
 
 @dataclass
@@ -341,7 +339,8 @@ def load(name: str, split: str, *, size: int = 192, limit: int | None = None, ro
 
     Args:
         name: "scenes" (drawn on first use, then kept in `data/cache`), "coco-mini" (180 + 127 pictures in
-            `real_data()`) or "coco2017" (the full one, in the folder that ICM_COCO names, else `data/coco2017`).
+            `real_data()`), "coco2017" (the full one, in the folder that ICM_COCO names, else `data/coco2017`), "visdrone" or
+            "cityscapes" (in `data/visdrone` and `data/cityscapes`, as `data/manifest.toml` lays them out).
         split: "train" or "val".
         size: side of the scenes in pixels.
         limit: use, or draw, only the first so many pictures; scenes have 3000 train and 300 val pictures without it.
@@ -360,12 +359,14 @@ def load(name: str, split: str, *, size: int = 192, limit: int | None = None, ro
         scenes.write_coco(folder, range(start, start + count), size)
         truth = PanopticTruth(folder / "annotations" / "panoptic.json", folder / "panoptic")
         return CocoDataset(folder / "images", folder / "annotations" / "instances.json", limit=limit, panoptic=truth)
+    if name in ("visdrone", "cityscapes"):
+        return _converted(name, split, root or _ROOT / "data" / name, limit)
     if name == "coco-mini":
         folder = root or real_data() / "coco_mini"
     elif name == "coco2017":
         folder = root or Path(os.environ.get("ICM_COCO", _ROOT / "data" / "coco2017"))
     else:
-        raise DataError(f"no data set {name!r}: take 'scenes', 'coco-mini' or 'coco2017'")
+        raise DataError(f"no data set {name!r}: take 'scenes', 'coco-mini', 'coco2017', 'visdrone' or 'cityscapes'")
     images, annotations = folder / f"{split}2017", folder / "annotations" / f"instances_{split}2017.json"
     if not (images.is_dir() and annotations.is_file()):
         cure = (
@@ -377,6 +378,26 @@ def load(name: str, split: str, *, size: int = 192, limit: int | None = None, ro
     maps = folder / "annotations" / f"panoptic_{split}2017"
     truth = PanopticTruth(maps.with_suffix(".json"), maps) if maps.is_dir() else None  # a download of their own
     return CocoDataset(images, annotations, limit=limit, panoptic=truth)
+
+
+def _converted(name: str, split: str, folder: Path, limit: int | None) -> CocoDataset:
+    """VisDrone or Cityscapes, converted to COCO's format on first use and kept in `data/cache`."""
+    if name == "visdrone":
+        folder = folder / f"VisDrone2019-DET-{split}"
+        images, labels, pattern = folder / "images", folder / "annotations", "*.txt"
+        read = partial(formats.visdrone, folder)
+    else:
+        images, labels = folder / "leftImg8bit" / split, folder / "gtFine" / split
+        pattern, read = "*/*_gtFine_instanceIds.png", partial(formats.cityscapes, folder, split)
+    for needed in (images, labels):
+        if not needed.is_dir():
+            raise DataError(
+                f"{name} needs {needed}: `python -m icm_helpers.datasets fetch {name}` gets it, or says how"
+            )
+    sources = [images, *labels.glob(pattern)]
+    made = formats.converted(f"{name}-{split}", sources, read, _ROOT / "data" / "cache")
+    truth = PanopticTruth(made / "panoptic.json", labels) if (made / "panoptic.json").is_file() else None
+    return CocoDataset(images, made / "instances.json", limit=limit, panoptic=truth)
 
 
 # Category id, first row, first column, and the mask (0 or 255) within its extent, (h, w) uint8: whole masks of a picture's

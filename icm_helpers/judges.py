@@ -17,7 +17,7 @@ from tqdm import tqdm
 from icm_helpers import datasets, evaluate, results, train
 from icm_helpers.codecs import container
 from icm_helpers.codecs.zoo import CHECKPOINTS
-from icm_helpers.tasks.detectron2 import Detectron2
+from icm_helpers.tasks.detectron2 import CityscapesPanopticDeepLab, Detectron2
 from icm_helpers.tasks.mask_rcnn import SmallFasterRCNN, SmallMaskRCNN
 from icm_helpers.tasks.onnx import YOLOX
 from icm_helpers.tasks.panoptic_deeplab import PanopticDeepLab
@@ -58,6 +58,10 @@ _SOURCES: Mapping[str, tuple[Callable[[], Path], Callable[[Path], Any]]] = {
     "mask-rcnn-r50": (lambda: WEIGHTS / "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", COCORCNN.from_weights),
     "faster-rcnn-d2": (lambda: WEIGHTS / "faster_rcnn_R_50_FPN_3x-280758.pkl", Detectron2.from_weights),
     "mask-rcnn-d2": (lambda: WEIGHTS / "mask_rcnn_R_50_FPN_3x-f10217.pkl", Detectron2.from_weights),
+    "panoptic-deeplab-d2": (
+        lambda: WEIGHTS / "panoptic_deeplab_R_52_os16_mg124_poly_90k_bs32-380d9c.pkl",
+        CityscapesPanopticDeepLab.from_weights,
+    ),
 }
 FINETUNE = train.Schedule(steps=200, batch=16, lr=3e-4, warmup=20, milestones=(0.6, 0.85), clip=5.0)
 """How a detector is trained on decoded pictures; a recipe says for how many steps."""
@@ -95,7 +99,9 @@ def untrained(name: str, dataset: datasets.CocoDataset) -> nn.Module:
     if name != "panoptic-deeplab-scenes":
         return TRAINABLE[name](dataset.used_categories())
     if dataset.panoptic is None:
-        raise datasets.DataError(f"{name} learns from panoptic maps, which {dataset.annotations} does not bring: take scenes")
+        raise datasets.DataError(
+            f"{name} learns from panoptic maps, which {dataset.annotations} does not bring: take scenes"
+        )
     return PanopticDeepLab(dataset.panoptic.categories, dataset.panoptic.things)
 
 

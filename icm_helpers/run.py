@@ -445,12 +445,18 @@ def _judge(
     name: str,
     pictures: judges.Decoded | datasets.CocoDataset | None = None,
 ) -> None:
-    """Print a detector's AP on a data set, or on coded `pictures` of it."""
-    found = evaluate.clean_detections(dataset if pictures is None else pictures, model)
+    """Print a detector's AP on a data set, or on coded `pictures` of it, and its PQ where both know panoptic maps."""
+    pictures = dataset if pictures is None else pictures
+    found = evaluate.clean_detections(pictures, model)
     for task, iou_type in (("box", "bbox"), ("mask", "segm")):
         if task == "box" or any("segmentation" in entry for entry in found):
             summary, _ = evaluate.average_precision(dataset.ground_truth(), found, iou_type)
             print(f"{name}, {len(dataset)} images, {task}: " + ", ".join(f"{k} {v:.3f}" for k, v in summary.items()))
+    if dataset.panoptic and hasattr(model, "panoptic"):
+        guesses = ((s.image_id, model.panoptic([s.image])[0]) for s in (pictures[i] for i in range(len(pictures))))
+        tallies = [evaluate.panoptic_tally(dataset.panoptic, i, guess) for i, guess in guesses]
+        summary, _ = evaluate.panoptic_scores(dataset.panoptic, tallies, evaluate.resamplings(dataset.ids, 1))
+        print(f"{name}, {len(dataset)} images, panoptic: " + ", ".join(f"{k} {v:.3f}" for k, v in summary.items()))
 
 
 def _finetune(args: argparse.Namespace) -> None:

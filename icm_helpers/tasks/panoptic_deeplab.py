@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -42,9 +41,17 @@ class PanopticDeepLab(nn.Module):
     SIGMA = 4.0  # pixels, of a centre's Gaussian
     SEMANTIC, CENTRE, OFFSET = 1.0, 200.0, 0.01  # weights of the losses, as in the paper
     HARDEST = 0.2  # share of the pixels that the semantic loss counts
-    SMALL, SMALL_WEIGHT = 64, 3.0  # side of a small thing, in the paper's pixels, and what it weighs in the semantic loss
+    SMALL, SMALL_WEIGHT = (
+        64,
+        3.0,
+    )  # side of a small thing, in the paper's pixels, and what it weighs in the semantic loss
     PAPER_ROWS = 1024
-    THRESHOLD, NMS, CENTRES, STUFF = 0.1, 7, 200, 2048  # least heat, pixels of suppression, most things, least area of stuff
+    THRESHOLD, NMS, CENTRES, STUFF = (
+        0.1,
+        7,
+        200,
+        2048,
+    )  # least heat, pixels of suppression, most things, least area of stuff
 
     def __init__(self, categories: Mapping[int, str], things: Collection[int], size: int = 192) -> None:
         super().__init__()
@@ -64,7 +71,7 @@ class PanopticDeepLab(nn.Module):
         self.to(memory_format=torch.channels_last)  # a fifth faster on a CPU
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the three heads say: logits (N, K, H, W), heat (N, 1, H, W), offsets (N, 2, H, W) to the centre, y then x, in pixels.
+        """What the three heads say: logits (N, K, H, W), heat (N, 1, H, W), and offsets to the centre (N, 2, H, W), y x in pixels.
 
         Args:
             images: (N, 3, H, W) in [0, 1].
@@ -135,8 +142,10 @@ class PanopticDeepLab(nn.Module):
 
     @torch.no_grad()
     def panoptic(self, images: list[Tensor]) -> list[Panoptic]:
-        """The panoptic map of each image (3, H, W), of any size; the score of a segment is its mean probability, of a thing times
-        the heat of its centre."""
+        """The panoptic map of each image (3, H, W), of any size.
+
+        The score of a segment is its mean probability, of a thing times the heat of its centre.
+        """
         self.eval()
         return [self._one(image.to(self.isthing.device)) for image in images]
 
@@ -160,14 +169,14 @@ class PanopticDeepLab(nn.Module):
             aims = pixels + offset[:, foreground].T
             nearest = torch.cdist(aims, centres.float()).argmin(1)  # (p,)
             votes = torch.zeros(len(centres), len(self._ids), device=image.device)
-            votes.index_put_((nearest, classes[foreground]), torch.ones(len(pixels), device=image.device), accumulate=True)
+            votes.index_put_(
+                (nearest, classes[foreground]), torch.ones(len(pixels), device=image.device), accumulate=True
+            )
             ids[foreground] = nearest + 1
-            for i, (votes_i, (cy, cx)) in enumerate(zip(votes, centres.tolist(), strict=True), start=1):
-                if not votes_i.any():
-                    continue
-                k = int(votes_i.argmax())
-                score = probabilities[k][ids == i].mean() * heat[cy, cx].clamp(max=1)
-                segments.append({"id": i, "category_id": self._ids[k], "isthing": 1, "score": float(score)})
+            for i in votes.any(1).nonzero()[:, 0].tolist():
+                k = int(votes[i].argmax())
+                score = probabilities[k][ids == i + 1].mean() * heat[tuple(centres[i])].clamp(max=1)
+                segments.append({"id": i + 1, "category_id": self._ids[k], "isthing": 1, "score": float(score)})
         least = self.STUFF * (self.size / self.PAPER_ROWS) ** 2
         for k in (~self.isthing).nonzero()[:, 0].tolist():
             mask = classes == k
@@ -176,11 +185,12 @@ class PanopticDeepLab(nn.Module):
                 ids[mask] = number
                 score = float(probabilities[k][mask].mean())
                 segments.append({"id": number, "category_id": self._ids[k], "isthing": 0, "score": score})
-        return Panoptic(ids.int().cpu().numpy().astype(np.int32), segments)
+        return Panoptic(ids.int().cpu().numpy(), segments)
 
     def save(self, path: Path | str) -> None:
         """Write the weights in half precision, with the categories, to a safetensors file."""
-        weights.save(path, self.name, self.state_dict(), self.categories, self.size)
+        state = {name: value.contiguous() for name, value in self.state_dict().items()}  # as the file format asks for
+        weights.save(path, self.name, state, self.categories, self.size)
 
     @classmethod
     def from_weights(cls, path: Path | str | None = None) -> PanopticDeepLab:
@@ -225,7 +235,9 @@ class _Context(nn.Module):
         super().__init__()
         reaches = (_separable(inputs, width, 3, dilation) for dilation in (1, 2, 4))
         self.branches = nn.ModuleList([_conv(inputs, width), *reaches])
-        self.whole = nn.Sequential(nn.Conv2d(inputs, width, 1), nn.ReLU())  # one value a channel has no spread to normalise
+        self.whole = nn.Sequential(
+            nn.Conv2d(inputs, width, 1), nn.ReLU()
+        )  # one value a channel has no spread to normalise
         self.project = _conv(5 * width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
