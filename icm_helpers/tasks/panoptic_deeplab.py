@@ -20,6 +20,7 @@ from icm_helpers.tasks import weights
 
 DEFAULT = Path(__file__).resolve().parents[2] / "data" / "checkpoints" / "panoptic-deeplab-scenes.safetensors"
 STRIDE = 16  # of the coarsest features
+WIDTH = 64  # channels of the context
 
 
 class PanopticDeepLab(nn.Module):
@@ -65,9 +66,9 @@ class PanopticDeepLab(nn.Module):
         self.layer1 = _stage(24, 48, 1)
         self.layer2 = _stage(48, 96, 2)
         self.layer3 = _stage(96, 128, 1)
-        self.context = _Context(128, 96)
-        self.semantic = _Decoder((96, 64), len(self._ids))
-        self.instance = _Decoder((64, 48), 3)  # heat of centres, offsets along y and x
+        self.context = _Context(128)
+        self.semantic = _Decoder((64, 32, 24), len(self._ids))
+        self.instance = _Decoder((48, 24, 16), 3)  # heat of centres, offsets along y and x
         self.to(memory_format=torch.channels_last)  # a fifth faster on a CPU
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -215,9 +216,9 @@ def _conv(inputs: int, outputs: int, kernel: int = 1, **options: int) -> nn.Sequ
     return Conv2dNormActivation(inputs, outputs, kernel, **options)
 
 
-def _separable(inputs: int, outputs: int, kernel: int = 5, dilation: int = 1) -> nn.Sequential:
+def _separable(inputs: int, outputs: int, dilation: int) -> nn.Sequential:
     """A convolution of each channel by itself, then one across channels."""
-    return nn.Sequential(_conv(inputs, inputs, kernel, groups=inputs, dilation=dilation), _conv(inputs, outputs))
+    return nn.Sequential(_conv(inputs, inputs, 3, groups=inputs, dilation=dilation), _conv(inputs, outputs))
 
 
 def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
@@ -231,14 +232,13 @@ def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
 class _Context(nn.Module):
     """Atrous spatial pyramid pooling (Chen et al., 2017): one pixel, three reaches, and the whole picture."""
 
-    def __init__(self, inputs: int, outputs: int, width: int = 64) -> None:
+    def __init__(self, inputs: int) -> None:
         super().__init__()
-        reaches = (_separable(inputs, width, 3, dilation) for dilation in (1, 2, 4))
-        self.branches = nn.ModuleList([_conv(inputs, width), *reaches])
-        self.whole = nn.Sequential(
-            nn.Conv2d(inputs, width, 1), nn.ReLU()
-        )  # one value a channel has no spread to normalise
-        self.project = _conv(5 * width, outputs)
+        reaches = (_separable(inputs, WIDTH, dilation) for dilation in (1, 2, 4))
+        self.branches = nn.ModuleList([_conv(inputs, WIDTH), *reaches])
+        # One value a channel has no spread to normalise.
+        self.whole = nn.Sequential(nn.Conv2d(inputs, WIDTH, 1), nn.ReLU())
+        self.project = _conv(5 * WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
         whole = self.whole(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
@@ -246,20 +246,20 @@ class _Context(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """From stride 16 to 2, a finer stage of the encoder joining at each step, and a head."""
+    """From stride 16 to 2, a finer stage of the encoder joining at each step, and a head.
 
-    def __init__(self, widths: tuple[int, int], outputs: int) -> None:
+    The maps are large and narrow, so that whole convolutions are quicker than separable ones here.
+    """
+
+    def __init__(self, widths: tuple[int, int, int], outputs: int) -> None:
         super().__init__()
-        eighth, quarter, half = 24, 16, 8  # channels that join
-        self.skips = nn.ModuleList([_conv(96, eighth), _conv(48, quarter), _conv(24, half)])
-        self.fuse = nn.ModuleList(
-            [
-                _separable(96 + eighth, widths[0]),
-                nn.Sequential(_separable(widths[0] + quarter, widths[1]), _conv(widths[1], 24)),
-                _conv(24 + half, 24, 3),  # large and narrow: here a whole convolution is the quicker one
-            ]
-        )
-        self.head = nn.Conv2d(24, outputs, 1)
+        self.skips, self.fuse = nn.ModuleList(), nn.ModuleList()
+        before = WIDTH
+        for stage, joining, width in zip((96, 48, 24), (24, 16, 8), widths, strict=True):
+            self.skips.append(_conv(stage, joining))
+            self.fuse.append(_conv(before + joining, width, 3))
+            before = width
+        self.head = nn.Conv2d(before, outputs, 1)
 
     def forward(self, x: Tensor, *finer: Tensor) -> Tensor:
         for skip, fuse, stage in zip(self.skips, self.fuse, finer, strict=True):
