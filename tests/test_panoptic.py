@@ -1,7 +1,9 @@
-"""Panoptic quality against its definition, by hand and on COCO's own samples; what a compact Panoptic-DeepLab learns and finds."""
+"""Panoptic quality against its definition, by hand and on COCO's own samples; what two Panoptic-DeepLabs learn and find."""
 
 import json
+import pickle
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from icm_helpers import datasets, evaluate, judges, presets
 from icm_helpers.codecs.classical import Jpeg, Png
 from icm_helpers.panoptic import Panoptic, quality, scores, tally
+from icm_helpers.tasks.detectron2 import CityscapesPanopticDeepLab
 from icm_helpers.tasks.panoptic_deeplab import PanopticDeepLab
 
 CATEGORIES = {1: "disc", 4: "star", 9: "paper"}
@@ -241,3 +244,71 @@ def test_the_shipped_panoptic_deeplab_sees_what_scenes_show():
     judge = judges.load(presets.fingerprinted("panoptic-deeplab-scenes"))
     tallies = [evaluate.panoptic_tally(dataset.panoptic, s.image_id, judge.panoptic([s.image])[0]) for s in dataset]
     assert quality(np.sum(tallies, 0))[0] > 0.5
+
+
+# --- detectron2 ----------------------------------------------------------------------------------------------------------
+
+
+class Network(torch.nn.Module):
+    """What the adapter uses of detectron2's `PanopticDeepLab`: half a picture of road, nothing, one car."""
+
+    device = torch.device("cpu")
+
+    def forward(self, batch):
+        (self.given,) = batch
+        labels = torch.full((self.given["height"], self.given["width"]), -1)
+        labels[:, : self.given["width"] // 2] = 0  # road, of which there is one
+        labels[2:5, -6:-2] = 13_001  # the first car
+        logits = torch.zeros(19, *labels.shape)
+        logits[0] = 20
+        return [
+            {
+                "panoptic_seg": (labels, None),
+                "sem_seg": logits,
+                "instances": SimpleNamespace(scores=torch.tensor([0.625])),
+            }
+        ]
+
+
+def test_detectron2s_labels_become_cityscapes_segments_and_detections():
+    model = CityscapesPanopticDeepLab(Network(), size=(32, 64))
+    (found,) = model.panoptic([torch.ones(3, 20, 40)])
+    given = model.model.given
+    assert given["image"].shape == (3, 32, 64) and (given["image"] == 255).all()
+    road, car = found.segments
+    assert (road["category_id"], road["isthing"], car["category_id"], car["isthing"]) == (7, 0, 26, 1)
+    assert road["score"] > 0.99 and car["score"] == 0.625
+    assert (found.ids == road["id"]).sum() == 400 and (found.ids == 0).sum() == 400 - 12
+    (detected,) = model.detect([torch.ones(3, 20, 40)])
+    assert detected["boxes"].tolist() == [[34, 2, 38, 5]] and detected["labels"].tolist() == [26]
+    with pytest.raises(ValueError, match=r"takes \(3, H, 2 H\), as Cityscapes has"):
+        model.panoptic([torch.ones(3, 20, 30)])
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """The real package's network with random weights, through a file like the project's."""
+    reason = "detectron2 has no packages: environment.yml compiles it"
+    build_model = pytest.importorskip("detectron2.modeling", reason=reason).build_model
+    torch.manual_seed(0)
+    network = build_model(CityscapesPanopticDeepLab.settings())
+    path = tmp_path_factory.mktemp("project") / "weights.pkl"
+    path.write_bytes(pickle.dumps({"model": {k: v.numpy() for k, v in network.state_dict().items()}}, protocol=2))
+    model = CityscapesPanopticDeepLab.from_weights(path)
+    path.unlink()
+    assert all(torch.equal(v, network.state_dict()[k]) for k, v in model.model.state_dict().items())
+    model.size = (512, 1024)  # a quarter of the work
+    return model
+
+
+def test_the_real_panoptic_deeplab_names_pixels_in_cityscapes_ids(real):
+    (found,) = real.panoptic([torch.rand(3, 64, 128)])
+    assert found.ids.shape == (64, 128) and set(np.unique(found.ids)) - {0} == {s["id"] for s in found.segments}
+    assert {s["category_id"] for s in found.segments} <= set(real.categories) and len(real.categories) == 19
+    assert all(0 <= s["score"] <= 1 for s in found.segments if not s["isthing"])
+    assert not real.training and not any(p.requires_grad for p in real.parameters())
+
+
+def test_a_missing_file_says_how_to_fetch_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no.pkl is missing: fetch it with"):
+        CityscapesPanopticDeepLab.from_weights(tmp_path / "no.pkl")
