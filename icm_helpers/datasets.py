@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -94,27 +94,38 @@ def _decode_mask(segmentation: Any, box: list[float], height: int, width: int) -
 
 
 class PanopticTruth:
-    """The panoptic maps of a data set in COCO's format, by image id.
-
-    `categories` maps ids to names, `things` holds the ids of those that can be counted.
+    """The panoptic maps of a data set in COCO's format, by image id. The file is read when it is first needed: COCO's is large.
 
     Args:
         annotations: the `panoptic_*.json` file.
         maps: folder of the PNG files that it names. Colour means COCO's id, R + 256 G + 65536 B; 16 bits of grey, the id itself.
 
     Raises:
-        DataError: the file or the folder is missing, or the file is damaged.
+        DataError: the file or the folder is missing; later, the file is damaged.
     """
 
     def __init__(self, annotations: Path, maps: Path) -> None:
         self.annotations, self.maps = Path(annotations), Path(maps)
         if not (self.annotations.is_file() and self.maps.is_dir()):
             raise DataError(f"panoptic maps need {self.annotations} and {self.maps}/: fetch them, or correct the paths")
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """Names by category id, things and stuff."""
+        return self._content[0]
+
+    @property
+    def things(self) -> frozenset[int]:
+        """The ids of the categories that can be counted."""
+        return self._content[1]
+
+    @cached_property
+    def _content(self) -> tuple[dict[int, str], frozenset[int], dict[int, tuple[str, list[dict[str, Any]]]]]:
         try:
             content = json.loads(self.annotations.read_bytes())
-            self.categories: dict[int, str] = {c["id"]: c["name"] for c in content["categories"]}
-            self.things = frozenset(c["id"] for c in content["categories"] if c["isthing"])
-            self._entries = {a["image_id"]: (a["file_name"], a["segments_info"]) for a in content["annotations"]}
+            names = {c["id"]: c["name"] for c in content["categories"]}
+            things = frozenset(c["id"] for c in content["categories"] if c["isthing"])
+            return names, things, {a["image_id"]: (a["file_name"], a["segments_info"]) for a in content["annotations"]}
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{self.annotations} is not in COCO's panoptic format ({type(error).__name__}: {error}): fetch it again"
@@ -126,9 +137,10 @@ class PanopticTruth:
         Raises:
             DataError: there is none, its file is missing or damaged, or lacks a segment that is listed.
         """
-        if image_id not in self._entries:
+        entries = self._content[2]
+        if image_id not in entries:
             raise DataError(f"{self.annotations} has no panoptic map of image {image_id}: take images that have one")
-        name, segments = self._entries[image_id]
+        name, segments = entries[image_id]
         try:
             with Image.open(self.maps / name) as stored:
                 pixels = np.array(stored).astype(np.int32)

@@ -96,13 +96,14 @@ def untrained(name: str, dataset: datasets.CocoDataset) -> nn.Module:
     Raises:
         DataError: it needs panoptic maps, and the data set has none.
     """
-    if name != "panoptic-deeplab-scenes":
-        return TRAINABLE[name](dataset.used_categories())
+    build = TRAINABLE[name]
+    if build is not PanopticDeepLab:
+        return build(dataset.used_categories())
     if dataset.panoptic is None:
         raise datasets.DataError(
             f"{name} learns from panoptic maps, which {dataset.annotations} does not bring: take scenes"
         )
-    return PanopticDeepLab(dataset.panoptic.categories, dataset.panoptic.things)
+    return build(dataset.panoptic.categories, dataset.panoptic.things)
 
 
 class Pictures(Dataset):

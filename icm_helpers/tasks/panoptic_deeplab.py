@@ -26,8 +26,8 @@ WIDTH = 64  # channels of the context
 class PanopticDeepLab(nn.Module):
     """About 0.8 million parameters: an encoder to stride 16, a little atrous pyramid, two decoders to stride 2, three heads.
 
-    Lengths in pixels that the paper gives for street scenes of 1024 rows shrink with `size`: the area of small things and
-    small stuff. The loss of the offsets grows as they shrink. The Gaussian's 8 pixels would shrink to 1.5: here it has 4.
+    The paper's lengths and areas are those of street scenes of 1024 rows; pictures of `size` rows count as these made smaller. Only
+    a centre's Gaussian, of 8 pixels there, would become too narrow to learn: here it has 4.
 
     Args:
         categories: id -> name of all that it knows, from 1 on: 0 is void.
@@ -39,20 +39,17 @@ class PanopticDeepLab(nn.Module):
     """
 
     name = "panoptic-deeplab-scenes"
-    SIGMA = 4.0  # pixels, of a centre's Gaussian
     SEMANTIC, CENTRE, OFFSET = 1.0, 200.0, 0.01  # weights of the losses, as in the paper
     HARDEST = 0.2  # share of the pixels that the semantic loss counts
-    SMALL, SMALL_WEIGHT = (
-        64,
-        3.0,
-    )  # side of a small thing, in the paper's pixels, and what it weighs in the semantic loss
-    PAPER_ROWS = 1024
-    THRESHOLD, NMS, CENTRES, STUFF = (
+    SMALL, SMALL_WEIGHT = 64, 3.0  # side of a small thing, and what its pixels weigh in the semantic loss
+    SIGMA = 4.0  # of a centre's Gaussian
+    THRESHOLD, NMS, CENTRES = (
         0.1,
         7,
         200,
-        2048,
-    )  # least heat, pixels of suppression, most things, least area of stuff
+    )  # least heat of a centre, side of the window in which it is the hottest, most of them
+    STUFF = 2048  # least area of stuff
+    ROWS = 1024  # of the pictures to which SMALL, STUFF and the offsets' loss refer
 
     def __init__(self, categories: Mapping[int, str], things: Collection[int], size: int = 192) -> None:
         super().__init__()
@@ -115,7 +112,7 @@ class PanopticDeepLab(nn.Module):
         return {
             "semantic": self.SEMANTIC * hardest.mean(),
             "centre": self.CENTRE * (heat[:, 0] - true_heat).square().mean(),
-            "offset": self.OFFSET * self.PAPER_ROWS / self.size * distance,
+            "offset": self.OFFSET * self.ROWS / self.size * distance,
         }
 
     def _targets(self, semantic: Tensor, masks: Tensor) -> tuple[Tensor, ...]:
@@ -137,7 +134,7 @@ class PanopticDeepLab(nn.Module):
         inside = masks.sum(0)
         centre = torch.einsum("nhw,nk->khw", masks, torch.stack([cy, cx], 1))  # (2, H, W)
         offset = centre - torch.stack([y.expand(height, width), x.expand(height, width)])
-        small = area < (self.SMALL * self.size / self.PAPER_ROWS) ** 2
+        small = area < (self.SMALL * self.size / self.ROWS) ** 2
         weight = 1 + (self.SMALL_WEIGHT - 1) * masks[small].sum(0)
         return lookup[semantic], weight, heat, offset * inside, inside
 
@@ -178,7 +175,7 @@ class PanopticDeepLab(nn.Module):
                 k = int(votes[i].argmax())
                 score = probabilities[k][ids == i + 1].mean() * heat[tuple(centres[i])].clamp(max=1)
                 segments.append({"id": i + 1, "category_id": self._ids[k], "isthing": 1, "score": float(score)})
-        least = self.STUFF * (self.size / self.PAPER_ROWS) ** 2
+        least = self.STUFF * (self.size / self.ROWS) ** 2
         for k in (~self.isthing).nonzero()[:, 0].tolist():
             mask = classes == k
             if mask.sum() >= least:
