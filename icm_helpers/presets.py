@@ -13,6 +13,7 @@ from icm_helpers.results import Recipe
 DETECTORS = {
     "mask-rcnn-small": "9fd0ed3f",
     "yolov5n-scenes": "6829cfdf",
+    "panoptic-deeplab-scenes": "767bb814",
     "yolov5n": "ff6f13e9",
     "faster-rcnn-r50": "258fb6c6",
     "mask-rcnn-r50": "bf2d0c1e",

@@ -203,9 +203,10 @@ def scenes(tmp_path):
 
 
 def test_pictures_mirror_the_category_of_every_pixel_with_the_masks(scenes):
-    for item in (judges.Pictures(scenes, seed=0, length=9, semantic=True)[i] for i in range(9)):
-        for mask, label in zip(item[1]["masks"].bool(), item[1]["labels"], strict=True):
-            assert (item[1]["semantic"][mask] == label).all()
+    for dataset in (scenes, judges.Decoded(scenes, Png(), progress=False)):
+        for _, truth in (judges.Pictures(dataset, seed=0, length=9, semantic=True)[i] for i in range(9)):
+            for mask, label in zip(truth["masks"].bool(), truth["labels"], strict=True):
+                assert (truth["semantic"][mask] == label).all()
 
 
 class Truthful:
@@ -243,7 +244,7 @@ def test_the_shipped_panoptic_deeplab_sees_what_scenes_show():
     dataset = datasets.load("scenes", "val", limit=40)
     judge = judges.load(presets.fingerprinted("panoptic-deeplab-scenes"))
     tallies = [evaluate.panoptic_tally(dataset.panoptic, s.image_id, judge.panoptic([s.image])[0]) for s in dataset]
-    assert quality(np.sum(tallies, 0))[0] > 0.5
+    assert quality(np.sum(tallies, 0))[0] > 0.75
 
 
 # --- detectron2 ----------------------------------------------------------------------------------------------------------
