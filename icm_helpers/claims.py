@@ -10,13 +10,11 @@ from typing import Any
 from icm_helpers import presets, results
 from icm_helpers.evaluate import THIRDS, Curve, Interval, bd_metric, bd_rate, bd_rate_gap, curve, rate_change
 
-UNITS = {
+UNITS = {  # of a metric's mean difference
     "psnr_inside": "dB",
     "psnr_outside": "dB",
-    "missed_to_found": "",
-    "texture_auc": "",
-    "shape_ap": "",
-}  # of a metric's mean difference
+    **dict.fromkeys(("missed_to_found", "texture_auc", "shape_ap", "pq", "pq_things", "pq_stuff"), ""),
+}
 NAMES = {
     "box_ap": "box AP",
     "mask_ap": "mask AP",
@@ -24,6 +22,9 @@ NAMES = {
     "missed_to_found": "missed over found",
     "texture_auc": "texture",
     "shape_ap": "AP of shapes",
+    "pq": "PQ",
+    "pq_things": "PQ of things",
+    "pq_stuff": "PQ of stuff",
 }
 DEFINED = 0.95  # a BD value must exist in this share of the bootstrap replicates to be judged
 
