@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from icm_helpers import presets, results
-from icm_helpers.evaluate import THIRDS, Curve, Interval, bd_metric, bd_rate, bd_rate_gap, curve, rate_change
+from icm_helpers.evaluate import (
+    THIRDS,
+    Curve,
+    Interval,
+    bd_metric,
+    bd_metric_majority,
+    bd_rate,
+    bd_rate_gap,
+    curve,
+    rate_change,
+    resamplings,
+)
 
 UNITS = {  # of a metric's mean difference
-    "psnr_inside": "dB",
-    "psnr_outside": "dB",
-    **dict.fromkeys(("missed_to_found", "texture_auc", "shape_ap", "pq", "pq_things", "pq_stuff"), ""),
+    **dict.fromkeys(("psnr", "psnr_inside", "psnr_outside"), "dB"),
+    **dict.fromkeys(
+        ("box_ap", "boundary_f", "missed_to_found", "texture_auc", "shape_ap", "pq", "pq_things", "pq_stuff"), ""
+    ),
 }
 NAMES = {
     "box_ap": "box AP",
@@ -34,10 +49,11 @@ class Claim:
     """One sentence and its test: `method` is compared with `anchor`, and `sign` is where the claim says the value lies.
 
     `measure` is `bd_rate`; `bd_metric`; `rate`, how much more bits `method` takes than `anchor` at the same lambdas; `cover`,
-    BD-rate on the third of the images of which objects cover least, minus BD-rate on the third of which they cover most; or
-    `transfer`, BD-rate by a detector minus BD-rate by the teacher. `judged` says by which detectors: those used `as they are`; of
-    these the one that is the `teacher` of the codecs, or the `strangers` to them; those `fine-tuned` on what the codec decodes; or
-    `fine-tuned against as they are`, where only `method` has the fine-tuned one.
+    BD-rate on the third of the images of which objects cover least, minus BD-rate on the third of which they cover most;
+    `transfer`, BD-rate by a detector minus BD-rate by the teacher; or `majority`, the share of the videos with a positive
+    `bd_metric`, minus one half. `judged` says by which detectors: those used `as they are`; of these the one that is the `teacher`
+    of the codecs, or the `strangers` to them; those `fine-tuned` on what the codec decodes; or `fine-tuned against as they are`,
+    where only `method` has the fine-tuned one.
     """
 
     id: str
@@ -79,6 +95,10 @@ CLEAN = (
 DISREGARD = (
     "by employing objectness instead of GT labels, the compression model is trained to disregard objects that are "
     "difficult to detect, and it leads to bit rate reduction"
+)
+MOST = (
+    "It can be seen that for most sequences, the detection accuracy in the SA-NeRV decoded image is higher than that in the NeRV "
+    "decoded image."
 )
 SHAPES = "It can be seen that the decoded image loses its texture but the information of object shape is retained."
 PANOPTIC = (
@@ -317,6 +337,64 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             method="sa-icm-0.93",
         ),
     ),
+    "sa_nerv": (
+        Claim(
+            id="sa-nerv/1a",
+            quote=MOST,
+            where="section 4.4",
+            test="the share of the videos on which SA-NeRV's box AP is above NeRV's at equal file size, minus one half: above 0",
+            sign=+1,
+            measure="majority",
+            metrics=("box_ap",),
+            anchor="nerv",
+            method="sa-nerv",
+        ),
+        Claim(
+            id="sa-nerv/1b",
+            quote="SA-NeRV is superior to ordinary NeRV in video compression for machines.",
+            where="abstract",
+            test="at equal file size, SA-NeRV's box AP minus NeRV's, mean over the videos: above zero",
+            sign=+1,
+            measure="bd_metric",
+            metrics=("box_ap",),
+            anchor="nerv",
+            method="sa-nerv",
+        ),
+        Claim(
+            id="sa-nerv/2",
+            quote="The decoded image of SA-NeRV has a more correct decoded object shape than the decoded image of the original "
+            "NeRV.",
+            where="section 4.4",
+            test="at equal file size, the boundary F-score of edges on objects, SA-NeRV's minus NeRV's: above zero",
+            sign=+1,
+            measure="bd_metric",
+            metrics=("boundary_f",),
+            anchor="nerv",
+            method="sa-nerv",
+        ),
+        Claim(
+            id="sa-nerv/3",
+            quote="What SA-NeRV gains on edges it pays for in PSNR.",
+            where="our own question, which the paper does not ask",
+            test="at equal file size, SA-NeRV's PSNR minus NeRV's: below zero",
+            sign=-1,
+            measure="bd_metric",
+            metrics=("psnr",),
+            anchor="nerv",
+            method="sa-nerv",
+        ),
+        Claim(
+            id="sa-nerv/4",
+            quote="With the outlines of the true objects in the place of Segment Anything's edges, the detector finds more.",
+            where="our own question: the most that better masks could bring",
+            test="at equal file size, box AP under the true outlines minus NeRV's, mean over the videos: above zero",
+            sign=+1,
+            measure="bd_metric",
+            metrics=("box_ap",),
+            anchor="nerv",
+            method="sa-nerv-truth",
+        ),
+    ),
 }
 
 
@@ -374,13 +452,68 @@ def judges(records: Sequence[dict[str, Any]], metric: str) -> list[str | None]:
 
 
 def curves(records: Sequence[dict[str, Any]], metric: str, judge: str | None = None) -> dict[str, Curve]:
-    """One curve for each method that was measured so, with at least two points."""
-    measured = [r for r in records if judge in judges([r], metric)]
+    """One curve for each method that was measured so, with at least two points; of videos, one over all clips (:func:`pooled`)."""
+    measured = pooled([r for r in records if judge in judges([r], metric)])
     return {
         name: curve(group, metric, judge, name)
         for name, group in methods(measured).items()
         if len({r["recipe"]["lmbda"] for r in group}) > 1
     }
+
+
+def clips(records: Sequence[dict[str, Any]]) -> list[str]:
+    """The videos that records measure; [] for pictures."""
+    return sorted({r["recipe"].get("clip", "none") for r in records} - {"none"})
+
+
+def pooled(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of videos as if all clips were one: what differs in nothing but its clip becomes one record of means.
+
+    In each replicate the clips are drawn anew, the same draw for every method, and each brings its own replicate, in which its
+    frames were drawn anew. Records of pictures stay as they are.
+
+    Raises:
+        ValueError: some runs were made on fewer clips than others.
+    """
+    names = clips(records)
+    if not names:
+        return list(records)
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        rest = {k: v for k, v in record["recipe"].items() if k != "clip"}
+        runs.setdefault(json.dumps(rest, sort_keys=True), []).append(record)
+    together = []
+    for run in runs.values():
+        run = sorted(run, key=lambda r: r["recipe"]["clip"])
+        if [r["recipe"]["clip"] for r in run] != names:
+            raise ValueError(
+                f"a run of {run[0]['recipe']['codec']} was made on {len(run)} clips, others on {len(names)}"
+            )
+        metrics = [r["bootstrap"] | {"bpp": r["result"]["bpp"]} for r in run]
+        result = {k: _mean([r["result"][k] for r in run]) for k in metrics[0]}
+        together.append({"recipe": run[0]["recipe"] | {"clip": "all"}, "result": result, "bootstrap": _drawn(metrics)})
+    return together
+
+
+def clip_draws(count: int) -> np.ndarray:
+    """Which of `count` clips each replicate takes, (replicates, count): the same for every method."""
+    return resamplings(range(count))
+
+
+def _mean(values: list[Any]) -> Any:
+    """Of numbers, or of dictionaries by detector, of which all clips have the same."""
+    return (
+        {k: _mean([v[k] for v in values]) for k in values[0]} if isinstance(values[0], dict) else float(np.mean(values))
+    )
+
+
+def _drawn(values: list[Any]) -> Any:
+    """Means over the clips that each replicate draws, of lists of replicates, dictionaries of them, or numbers without."""
+    if isinstance(values[0], dict):
+        return {k: _drawn([v[k] for v in values]) for k in values[0]}
+    draws = clip_draws(len(values))
+    own = np.broadcast_to(np.asarray(values).reshape(len(values), -1), (len(values), len(draws)))  # (clips, replicates)
+    return np.take_along_axis(own.T, draws, axis=1).mean(1).tolist()
 
 
 def within(records: Sequence[dict[str, Any]], third: str) -> list[dict[str, Any]]:
@@ -430,6 +563,13 @@ def _measured(
             return None
         low, high = ((third[claim.anchor], third[claim.method]) for third in thirds)
         return bd_rate_gap(low, high), "% rate"
+    if claim.measure == "majority":
+        names = clips(records)
+        alone = [curves([r for r in records if r["recipe"]["clip"] == name], metric, judge) for name in names]
+        if not alone or not all({claim.anchor, claim.method} <= drawn.keys() for drawn in alone):
+            return None
+        pairs = [(drawn[claim.anchor], drawn[claim.method]) for drawn in alone]
+        return bd_metric_majority(pairs, clip_draws(len(names))), "of the videos"
     if claim.measure == "transfer":
         both = [r for r in records if judge in judges([r], metric)]  # the same seeds for either
         seen = [curves(both, metric, by) for by in (judge, _teacher(records))]
@@ -486,7 +626,7 @@ def describe(finding: Finding) -> str:
     what = f"{finding.data}, {finding.judge} {NAMES[finding.metric]}" if finding.metric in NAMES else finding.data
     if finding.verdict == "not testable":
         return f"{what}: not testable ({100 * interval.defined:.0f} % of the replicates have curves that overlap)"
-    digits = {"% rate": ".0f", "dB": ".2f", "": ".3f"}[finding.unit]
+    digits = {"% rate": ".0f", "dB": ".2f", "": ".3f", "of the videos": ".2f"}[finding.unit]
     low, high = format(interval.low, "+" + digits), format(interval.high, "+" + digits)
     value = f"{interval.value:+{digits}} {finding.unit}".rstrip()
     return f"{what}: {value} [{low}, {high}], **{finding.verdict}**"

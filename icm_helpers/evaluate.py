@@ -467,6 +467,18 @@ def bd_rate_gap(first: tuple[Curve, Curve], second: tuple[Curve, Curve]) -> Inte
     return _interval(one[0] - other[0], one[1] - other[1])
 
 
+def bd_metric_majority(pairs: Sequence[tuple[Curve, Curve]], draws: np.ndarray) -> Interval:
+    """The share of (anchor, test) pairs, one a video, whose :func:`bd_metric` is above zero, minus one half.
+
+    Args:
+        draws: indices (replicates, pairs): replicate i takes these videos, each with its own replicate i.
+    """
+    values, replicates = zip(*(_bd_values(*pair, _bd_metric) for pair in pairs), strict=True)
+    halves = np.sign(np.stack(replicates)) / 2  # (pairs, replicates); a tie counts half, an undefined one makes all so
+    drawn = np.take_along_axis(halves.T, draws, axis=1).mean(1)
+    return _interval(float(np.mean(np.sign(values) / 2)), drawn)
+
+
 def rate_change(anchor: Curve, test: Curve) -> Interval:
     """How much more bits `test` takes than `anchor`, in percent: point by point, in rising order, the geometric mean over them.
 

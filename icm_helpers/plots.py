@@ -34,6 +34,11 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "avif": ("#7f8f3a", "P", "AVIF"),
     "hevc": ("#cc79a7", "<", "HEVC intra"),
     "vvc": ("#8a63b0", ">", "VVC intra"),
+    "nerv": ("#0072b2", "o", "NeRV"),
+    "sa-nerv": ("#d55e00", "s", "SA-NeRV"),
+    "sa-nerv-truth": ("#e69f00", "D", "SA-NeRV, true outlines"),
+    "hevc-inter": ("#cc79a7", "<", "HEVC"),
+    "vvc-inter": ("#8a63b0", ">", "VVC"),
     "refined-mse": ("#56b4e9", "o", "MSE, latents refined"),
     "refined-object-region": ("#e69f00", "s", "object region, latents refined"),
     "refined-distill": ("#56b4e9", "v", "equal weights, latents refined"),
@@ -141,6 +146,7 @@ def training_curve(curve: Sequence[Mapping[str, float]], title: str = "") -> Fig
     """Loss, rate and distortion against the training step, one panel each."""
     names = [name for name in curve[0] if name != "step"]
     units = {"loss": "loss", "bpp": "rate [bits per pixel]", "distortion": "distortion [squared 8-bit levels]"}
+    units["psnr"] = "PSNR [dB]"
     figure, axes = plt.subplots(1, len(names), figsize=(3.4 * len(names), 2.6), squeeze=False)
     steps = [point["step"] for point in curve]
     for ax, name in zip(axes[0], names, strict=True):

@@ -37,6 +37,7 @@ PACKAGES = (
 Record = dict[str, Any]
 _LATER = {"teacher", "task_weight", "finetuned", "finetune_steps", "levels", "reduction", "temperature", "objectness"}
 _LATER |= {"edges", "alpha", "drawing", "canny_low", "canny_high", "dilate"}
+_LATER |= {"clip", "beta", "mask_weight", "density", "tune_steps", "bits"}
 
 
 class LedgerError(RuntimeError):
@@ -59,6 +60,11 @@ class Recipe:
 
     `edges` is the Segment Anything whose masks gave the edges that distortion is counted on (loss `sa-icm`): masks surer than
     `alpha`, painted in the order `drawing`; Canny's two thresholds; widened by `dilate` pixels.
+
+    `clip` is one video of the data set, whose first `images` frames are coded together by HEVC, VVC, or a NeRV that is trained on
+    them; there `lmbda` holds the channels of its network. Its loss is `nerv`, where L1 has the weight `beta`, or `sa-nerv`, which
+    adds `mask_weight` times the same on edges, or `sa-nerv-truth`, on the edges of the true masks. After `steps` a `density` of its
+    weights is kept and trained for `tune_steps` more; each is then rounded to `bits`.
 
     `finetuned` is a detector that is trained for `finetune_steps` on what this very codec decodes, and then judges it too.
     """
@@ -96,6 +102,12 @@ class Recipe:
     canny_low: float = 50.0
     canny_high: float = 100.0
     dilate: int = 0
+    clip: str = "none"
+    beta: float = 0.7
+    mask_weight: float = 1.0
+    density: float = 1.0
+    tune_steps: int = 0
+    bits: int = 0
 
     @property
     def run_id(self) -> str:

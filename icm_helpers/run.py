@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from icm_helpers import datasets, evaluate, grid, judges, latents, losses, masks, presets, probe, results, train
+from icm_helpers import clips, datasets, evaluate, grid, judges, latents, losses, masks, presets, probe, results, train
 from icm_helpers.codecs import classical, container, ffmpeg, zoo
 from icm_helpers.results import ROOT, Recipe, Record
 from icm_helpers.tasks import sam
@@ -320,6 +320,8 @@ def collate(items: list[tuple]) -> tuple:
 
 def places(recipe: Recipe) -> tuple[Path, Path]:
     """Where a trained codec may lie: shipped with the book, or finished by an earlier run here."""
+    if recipe.clip != "none":
+        return clips.places(recipe)
     return CHECKPOINTS / f"{recipe.codec_id}.safetensors", RUNS / recipe.codec_id / "codec.safetensors"
 
 
@@ -334,8 +336,11 @@ def trained_codec(
 ) -> Any:
     """The codec of a recipe: shipped in data/checkpoints, finished in runs/, or trained now (resuming where it was stopped).
 
-    With `keep=False` a codec that has to be trained leaves no file behind, and is trained once in a process.
+    With `keep=False` a codec that has to be trained leaves no file behind, and is trained once in a process. That of a video is its
+    file, in bytes.
     """
+    if recipe.clip != "none":
+        return clips.coded(recipe, keep=keep, device=device, compiled=compiled, progress=progress)
     if recipe.method not in ("trained", "spent", "probed"):
         return codec(recipe)
     for path in places(recipe):
@@ -384,6 +389,8 @@ def measure(
     progress: bool = True,
 ) -> Record:
     """Train or load a recipe's codec, evaluate it, and write the record to the ledger (with `ledger=False`, nowhere)."""
+    if recipe.clip != "none":
+        return clips.measure(recipe, ledger=ledger, device=device, compiled=compiled, progress=progress)
     model = trained_codec(recipe, keep=ledger, device=device, compiled=compiled, remember=remember, progress=progress)
     begun = time.monotonic()
     place = train.fabric(device).device
@@ -443,7 +450,7 @@ def finetuned(recipe: Recipe, codec: Any, *, keep: bool = True, device: str = "a
     return type(base).from_weights(path)
 
 
-def records(study: presets.Study, *, rerun: bool = False, device: str = "auto") -> list[Record]:
+def records(study: presets.Study | presets.VideoStudy, *, rerun: bool = False, device: str = "auto") -> list[Record]:
     """A study's records: from the ledger; missing ones measured first with `rerun`; or measured on the spot where it has no ledger.
 
     Raises:

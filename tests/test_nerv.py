@@ -295,7 +295,9 @@ def test_what_cannot_be_coded_is_refused(network, frames):
 
 
 def test_every_listed_size_fits_its_frames():
-    wanted = {"720p": (720, 1280), "sfu-c": (480, 832), "sfu-d": (240, 416), "davis": (480, 854)}
+    wanted = {"720p": (720, 1280), "davis": (480, 854)}
+    wanted |= {f"sfu-c{size}": (480, 832) for size in ("", "-s")} | {f"sfu-d{size}": (240, 416) for size in ("", "-s")}
+    wanted |= {f"davis-half-{size}": (240, 427) for size in "sm"}
     for name, settings in nerv.SIZES.items():
         with torch.device("meta"):
             drawn = NeRV(**settings).size

@@ -47,10 +47,15 @@ SIZES: dict[str, dict[str, Any]] = {
     # NeRV-S of the paper, for 720 x 1280.
     "720p": {"fc_hw_dim": (9, 16, 26), "strides": (5, 2, 2, 2, 2)},
     # SFU-HW-Objects: 480 x 832 and 240 x 416 divide without a rest; DAVIS has 480 x 854 and loses ten columns of its output.
+    "sfu-c-s": {"fc_hw_dim": (15, 26, 6), "strides": (2, 2, 2, 2, 2), "lower_width": 48},
     "sfu-c": {"fc_hw_dim": (15, 26, 12), "strides": (2, 2, 2, 2, 2)},
+    "sfu-d-s": {"fc_hw_dim": (15, 26, 6), "strides": (2, 2, 2, 2), "lower_width": 48},
     "sfu-d": {"fc_hw_dim": (15, 26, 12), "strides": (2, 2, 2, 2)},
     "davis": {"fc_hw_dim": (15, 27, 12), "strides": (2, 2, 2, 2, 2)},
+    "davis-half-s": {"fc_hw_dim": (5, 9, 8), "strides": (3, 2, 2, 2, 2), "lower_width": 8, "stem_dim": 32},
+    "davis-half-m": {"fc_hw_dim": (5, 9, 12), "strides": (3, 2, 2, 2, 2), "lower_width": 12, "stem_dim": 48},
     # Scenes of 192 x 192, for minutes on a CPU.
+    "scenes-xs": {"fc_hw_dim": (6, 6, 5), "strides": (2, 2, 2, 2, 2), "lower_width": 5, "stem_dim": 24},
     "scenes-s": {"fc_hw_dim": (6, 6, 8), "strides": (2, 2, 2, 2, 2), "lower_width": 8, "stem_dim": 32},
     "scenes-m": {"fc_hw_dim": (6, 6, 12), "strides": (2, 2, 2, 2, 2), "lower_width": 12, "stem_dim": 48},
     "scenes-l": {"fc_hw_dim": (6, 6, 20), "strides": (2, 2, 2, 2, 2), "lower_width": 20, "stem_dim": 64},

@@ -1,0 +1,341 @@
+"""Videos as runs of the ledger: a clip coded to one file, decoded, and judged frame by frame.
+
+The file of a NeRV is the trained codec: `coded` trains the network with a recipe's loss, prunes it, trains what is left, and
+encodes it. `measure` decodes that file, as it does those of HEVC and VVC: all are judged by what their bytes give.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from icm_helpers import datasets, downloads, evaluate, judges, losses, masks, overfit, results, scenes, train, video
+from icm_helpers.codecs import classical, container, ffmpeg, nerv
+from icm_helpers.results import ROOT, Recipe, Record
+from icm_helpers.tasks import sam
+from icm_helpers.video import Video
+
+CHECKPOINTS = ROOT / "data" / "checkpoints"
+RUNS = ROOT / "runs"
+DAVIS = {"dog": "dog", "car-shadow": "car"}
+"""Clips of DAVIS 2016, and what the annotated object of each is to COCO."""
+INTER = {"hevc-inter": ffmpeg.Hevc, "vvc-inter": ffmpeg.Vvc}
+LOSSES = ("nerv", "sa-nerv", "sa-nerv-truth")
+TOLERANCE = 1  # pixels by which an edge may be off
+
+
+# --- what a recipe names -------------------------------------------------------------------------------------------------
+
+
+def load(recipe: Recipe) -> Video:
+    """A recipe's clip: the moving scene of a seed, a clip of DAVIS at half its size, or a sequence of SFU-HW-Objects.
+
+    A sequence lies where `python -m icm_helpers.datasets list` says, say ClassD/BasketballPass_416x240_50Hz_8bit_P420.yuv, and its
+    boxes beside it, in COCO's format and called as CompressAI-Vision does: ClassD/BasketballPass_416x240_50_val.json.
+
+    Raises:
+        ValueError: no such data set or clip.
+        DataError: a file is missing or damaged.
+    """
+    if recipe.data == "scenes-video":
+        return video.scene(int(recipe.clip), recipe.images, recipe.size)
+    if recipe.data == "sfu":
+        home = downloads.assets()["sfu-hw-objects"].home() / ("ClassC" if "_832x480_" in recipe.clip else "ClassD")
+        return video.sfu(home / f"{recipe.clip}Hz_8bit_P420.yuv", home / f"{recipe.clip}_val.json", recipe.images)
+    if recipe.data != "davis" or recipe.clip not in DAVIS:
+        raise ValueError(
+            f"no clip {recipe.clip!r} of {recipe.data!r}: scenes-video has one for each seed, davis has {', '.join(DAVIS)}, "
+            "sfu names such as BasketballPass_416x240_50"
+        )
+    return halved(video.davis(datasets.real_data() / "davis2016", recipe.clip, DAVIS[recipe.clip], recipe.images))
+
+
+def halved(whole: Video) -> Video:
+    """A video at half its height and width, rounded down: each pixel is the mean of four, a mask keeps what it has half of."""
+    height, width = (side // 2 * 2 for side in whole.frames.shape[2:])
+    small = [functional.avg_pool2d(m[None, :, :height, :width].float(), 2)[0] >= 0.5 for m in whole.masks]
+    return replace(
+        whole, frames=functional.avg_pool2d(whole.frames, 2), boxes=[box / 2 for box in whole.boxes], masks=small
+    )
+
+
+def network(recipe: Recipe) -> nerv.NeRV:
+    """A recipe's network as it starts."""
+    torch.manual_seed(recipe.seed)
+    return nerv.NeRV(**nerv.SIZES[recipe.codec.removeprefix("nerv-")])
+
+
+def edges(recipe: Recipe, clip: Video, *, device: str = "auto", progress: bool = True) -> Tensor | None:
+    r"""Where a recipe's loss looks twice, :math:`\mathrm{sam}_x(\alpha)` of every frame, (T, 1, H, W) in {0, 1}; None for `nerv`.
+
+    Segment Anything's masks lie in data/cache; those that lack are made now. `sa-nerv-truth` takes the edges of the true object
+    masks, drawn alike: what a perfect segmenter of objects would give.
+
+    Raises:
+        ValueError: unknown loss, or other weights of Segment Anything than the recipe's.
+        FileNotFoundError, ImportError: Segment Anything is missing.
+    """
+    if recipe.loss not in LOSSES:
+        raise ValueError(f"no loss of a video is called {recipe.loss!r}; there is {', '.join(LOSSES)}")
+    if recipe.loss == "nerv":
+        return None
+    canny = {"low": recipe.canny_low, "high": recipe.canny_high, "dilate": recipe.dilate}
+    if recipe.loss == "sa-nerv-truth":
+        numbered = [(np.arange(1, len(m) + 1)[:, None, None] * m.numpy()).max(0, initial=0) for m in clip.masks]
+        return torch.stack([torch.from_numpy(masks.edges(labels, **canny))[None].float() for labels in numbered])
+    folder = _segmented(recipe, clip, device, progress)
+    found = (masks.read(folder, k) for k in clip.ids)
+    return torch.stack([masks.sam_edges(f, recipe.alpha, order=recipe.drawing, **canny) for f in found])
+
+
+def _segmented(recipe: Recipe, clip: Video, device: str, progress: bool) -> Path:
+    """The folder of Segment Anything's masks of a clip, after making those that it lacks."""
+    name, _, wanted = recipe.edges.partition("@")
+    model = name.removeprefix("sam-").removesuffix("-sam").replace("-", "_")
+    path = sam.weights_path(model)
+    if path.exists() and (found := results.fingerprint(path)) != wanted:
+        raise ValueError(f"{path} has fingerprint {found}, the edges are those of {recipe.edges}: other weights")
+    passed = {
+        "pred_iou_thresh": 0.48,  # the lowest alpha of the paper; a higher one is a filter
+        "points_per_side": sam.POINTS[model],
+        "stability_score_thresh": sam.STABILITY[model],
+    }
+    made = {"data": recipe.data, "clip": recipe.clip, "size": recipe.size, "scenes": scenes.VERSION}
+    folder = ROOT / "data" / "cache" / "-".join(["masks", recipe.data, recipe.clip, str(recipe.size), model])
+
+    @cache
+    def loaded() -> torch.nn.Module:  # a folder that is complete asks for no model
+        return sam.load(model, path).to(train.fabric(device).device)
+
+    def segment(image: Tensor) -> list[dict[str, Any]]:
+        return sam.every_mask(loaded(), image, **passed)
+
+    masks.make(folder, clip, segment, made | {"model": model, "weights": wanted} | passed, progress=progress)
+    return folder
+
+
+def objective(recipe: Recipe) -> Callable[..., Tensor]:
+    """What a recipe's network is trained for, as `overfit` takes it: eq. 4 of Shindo et al. (ICIP 2024), or with edges eq. 6."""
+    if recipe.loss == "nerv":
+        return partial(losses.nerv_loss, beta=recipe.beta)
+    return partial(losses.sa_nerv_loss, beta=recipe.beta, weight=recipe.mask_weight)
+
+
+# --- one run -------------------------------------------------------------------------------------------------------------
+
+
+def places(recipe: Recipe) -> tuple[Path, Path]:
+    """Where a trained NeRV's file may lie: shipped with the book, or finished by an earlier run here."""
+    return CHECKPOINTS / f"{recipe.codec_id}.nrv", RUNS / recipe.codec_id / "codec.nrv"
+
+
+def coded(
+    recipe: Recipe, *, keep: bool = True, device: str = "auto", compiled: bool = False, progress: bool = True
+) -> bytes:
+    """The file of a recipe's clip: HEVC's or VVC's; or NeRV's, shipped, finished in runs/, or trained now (resuming where it was
+    stopped).
+
+    With `keep=False` a network that has to be trained leaves no file behind.
+    """
+    if recipe.method == "classical":
+        clip = load(recipe)
+        if recipe.codec == "png":  # no video, but what "uncompressed" costs
+            return b"".join(container.encode(classical.Png(), frame) for frame in clip.frames)
+        return INTER[recipe.codec](int(recipe.lmbda)).encode_video(clip.frames)
+    for path in places(recipe):
+        if path.exists():
+            return path.read_bytes()
+    clip, folder = load(recipe), RUNS / recipe.codec_id
+    model, twice = network(recipe), edges(recipe, clip, device=device, progress=progress)
+    for stage, steps in (("whole", recipe.steps), ("pruned", recipe.tune_steps)):
+        if stage == "pruned":
+            nerv.prune(model, recipe.density)
+        overfit.overfit(
+            model,
+            clip.frames,
+            objective(recipe),
+            masks=twice,
+            epochs=round(steps * recipe.batch / len(clip)),
+            batch=recipe.batch,
+            lr=recipe.lr,
+            folder=folder / stage if keep else None,
+            seed=recipe.seed,
+            device=device,
+            precision=recipe.precision,
+            compiled=compiled,
+            progress=progress,
+            describe=f"{recipe.codec_id}, {stage}",
+            identity=f"{recipe.codec_id}, {stage}",
+        )
+    data = nerv.encode_video(clip.frames, model.cpu(), bits=recipe.bits)
+    if keep:
+        _write(places(recipe)[1], data)
+        for stage in ("whole", "pruned"):
+            (folder / stage / "training.ckpt").unlink(missing_ok=True)
+    return data
+
+
+def decoded(recipe: Recipe, data: bytes) -> Tensor:
+    """The frames (T, 3, H, W) in a file of :func:`coded`."""
+    if recipe.method != "classical":
+        return nerv.decode_video(data)
+    return load(recipe).frames if recipe.codec == "png" else INTER[recipe.codec](int(recipe.lmbda)).decode_video(data)
+
+
+def measure(
+    recipe: Recipe, *, ledger: bool = True, device: str = "auto", compiled: bool = False, progress: bool = True
+) -> Record:
+    """Code a recipe's clip or load its file, judge what is decoded, and write the record (with `ledger=False`, nowhere)."""
+    data = coded(recipe, keep=ledger, device=device, compiled=compiled, progress=progress)
+    begun, place = time.monotonic(), train.fabric(device).device
+    panel = {name.partition("@")[0]: judges.load(name).to(place) for name in recipe.detectors}
+    result, bootstrap = judge(load(recipe), decoded(recipe, data), panel)
+    result = {"bytes": len(data), "bpp": 8 * len(data) / (result["frames"] * result.pop("pixels")), **result}
+    if recipe.method == "trained":
+        result["bpp_counted"] = counted_bits(recipe) * result["bpp"] / (8 * len(data))
+    where = torch.cuda.get_device_name() if place.type == "cuda" else "cpu"
+    if not ledger:
+        return {
+            "recipe": asdict(recipe),
+            "result": result,
+            "bootstrap": bootstrap,
+            "provenance": results.provenance(where),
+        }
+    return results.write(recipe, result, bootstrap, device=where, seconds=time.monotonic() - begun)
+
+
+def counted_bits(recipe: Recipe) -> float:
+    """The papers' count of a recipe's file: weights that pruning leaves, times bits. What their values are does not matter."""
+    model = network(recipe)
+    nerv.prune(model, recipe.density)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.ones_(parameter)  # biases are not pruned, and no zero once they are trained
+    return nerv.counted_bits(model, recipe.bits)
+
+
+# --- judging -------------------------------------------------------------------------------------------------------------
+
+
+def judge(clip: Video, x_hat: Tensor, detectors: dict[str, evaluate.Detector]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is left in decoded frames (T, 3, H, W), and its bootstrap over the clip's frames.
+
+    Returns:
+        `result`: frames, pixels (of each), psnr, psnr_inside, psnr_outside (pooled over the pixels, those inside and outside
+        of objects), ms_ssim (mean over frames; none where they are small), boundary_f (pooled, see :func:`edge_matches`), and
+        by detector box_ap, box_ap50, ...; `bootstrap`: psnr, boundary_f, and box_ap by detector, 200 replicates each, in which the
+        frames are drawn anew, the same draw for every clip of so many frames.
+    """
+    truth, samples = clip.ground_truth(), evaluate.resamplings(clip.ids)
+    rows = []
+    for k in clip.ids:
+        sample = clip[k]
+        error, mask = (sample.image - x_hat[k]).square().mean(0, keepdim=True), sample.object_mask  # (1, H, W) each
+        parts = [error.sum(), (error * mask).sum(), mask.sum(), torch.tensor(float(mask.numel()))]
+        rows.append([*(part.item() for part in parts), *edge_matches(sample.image, x_hat[k], mask)])
+    table = np.asarray(rows)  # (T, 8)
+    whole, drawn = table.sum(0), table[samples].sum(1)  # (8,) and (replicates, 8)
+    total, inside, area, pixels = whole[:4]
+    similar = overfit.quality(clip.frames, x_hat)["ms_ssim"]
+    result: dict[str, Any] = {
+        "frames": len(clip),
+        "pixels": int(pixels) // len(clip),
+        "psnr": _psnr(total / pixels),
+        "psnr_inside": _psnr(inside / area),
+        "psnr_outside": _psnr((total - inside) / (pixels - area)),
+        **({} if math.isnan(similar) else {"ms_ssim": similar}),
+        "boundary_f": f_score(whole[4:]),
+    }
+    bootstrap: dict[str, Any] = {
+        "psnr": [_psnr(row[0] / row[3]) for row in drawn],
+        "boundary_f": [f_score(row[4:]) for row in drawn],
+    }
+    seen = replace(clip, frames=x_hat)
+    for name, detector in detectors.items():
+        if unknown := {k: v for k, v in clip.categories.items() if detector.categories.get(k) != v}:
+            raise ValueError(f"{clip.name} shows {unknown}, which {name} does not know: take another detector")
+        found = evaluate.clean_detections(seen, detector, progress=False)
+        summary, replicates = evaluate.average_precision(truth, found, samples=samples)
+        for key, value in summary.items():
+            result.setdefault(f"box_{key}", {})[name] = value
+        bootstrap.setdefault("box_ap", {})[name] = replicates
+    return result, bootstrap
+
+
+def edge_matches(x: Tensor, x_hat: Tensor, mask: Tensor, tolerance: int = TOLERANCE) -> tuple[int, int, int, int]:
+    """Canny's edges on and around objects, in a frame and in the decoded one: what :func:`f_score` is made of.
+
+    Args:
+        x, x_hat: (3, H, W) in [0, 1]; the edges are those of their luma, thresholds 50 and 100.
+        mask: of the objects, (1, H, W) in {0, 1}; widened by `tolerance` + 1 pixels, so that their outlines lie inside.
+        tolerance: an edge pixel is met by one at most so far away, in rows and in columns.
+
+    Returns:
+        How many decoded edge pixels meet an original one, how many there are; how many original ones meet a decoded one, how many
+        there are.
+
+    >>> x = torch.zeros(3, 16, 16)
+    >>> x[:, 4:12, 4:12] = 1
+    >>> f_score(edge_matches(x, x, x[:1])), f_score(edge_matches(x, x.roll(3, 1), x[:1])) < 1
+    (1.0, True)
+    """
+    near = _widened(mask[0].numpy().astype(np.uint8), tolerance + 1)
+    original, found = (canny(picture) & near for picture in (x, x_hat))
+    met, known = found & _widened(original, tolerance), original & _widened(found, tolerance)
+    return int(met.sum()), int(found.sum()), int(known.sum()), int(original.sum())
+
+
+def f_score(counts: Sequence[float]) -> float:
+    """Harmonic mean of precision and recall from sums of :func:`edge_matches`; 0 where no edge is met.
+
+    >>> f_score((5, 10, 5, 5))
+    0.6666666666666666
+    """
+    met, found, known, original = counts
+    if not met or not known:
+        return 0.0
+    precision, recall = met / found, known / original
+    return float(2 * precision * recall / (precision + recall))
+
+
+def canny(picture: Tensor) -> np.ndarray:
+    """Canny's edges of the luma of a picture (3, H, W) in [0, 1], thresholds 50 and 100: (H, W) uint8 in {0, 1}."""
+    pixels = (picture * 255).round().byte().permute(1, 2, 0).numpy()  # (H, W, 3)
+    return (cv2.Canny(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), 50, 100) > 0).astype(np.uint8)
+
+
+def _widened(binary: np.ndarray, by: int) -> np.ndarray:
+    return cv2.dilate(binary, np.ones((2 * by + 1,) * 2, np.uint8))
+
+
+def _psnr(mse: float) -> float:
+    return -10 * math.log10(max(mse, 1e-12))  # 120 dB where nothing is lost: JSON knows no infinity
+
+
+def _write(path: Path, data: bytes) -> None:
+    """The file appears at once when complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"cannot write {path} ({error}): free space on its disk, and run again") from error
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
