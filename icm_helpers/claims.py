@@ -24,16 +24,12 @@ from icm_helpers.evaluate import (
     resamplings,
 )
 
-UNITS = {
-    "psnr": "dB",
-    "psnr_inside": "dB",
-    "psnr_outside": "dB",
-    "missed_to_found": "",
-    "texture_auc": "",
-    "shape_ap": "",
-    "boundary_f": "",
-    "box_ap": "",
-}  # of a metric's mean difference
+UNITS = {  # of a metric's mean difference
+    **dict.fromkeys(("psnr", "psnr_inside", "psnr_outside"), "dB"),
+    **dict.fromkeys(
+        ("box_ap", "boundary_f", "missed_to_found", "texture_auc", "shape_ap", "pq", "pq_things", "pq_stuff"), ""
+    ),
+}
 NAMES = {
     "box_ap": "box AP",
     "mask_ap": "mask AP",
@@ -41,6 +37,9 @@ NAMES = {
     "missed_to_found": "missed over found",
     "texture_auc": "texture",
     "shape_ap": "AP of shapes",
+    "pq": "PQ",
+    "pq_things": "PQ of things",
+    "pq_stuff": "PQ of stuff",
 }
 DEFINED = 0.95  # a BD value must exist in this share of the bootstrap replicates to be judged
 

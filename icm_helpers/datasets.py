@@ -1,4 +1,4 @@
-"""Pictures with objects: one reader of COCO's format (made scenes, COCO-mini, COCO 2017), and training crops."""
+"""Pictures with objects: one reader of COCO's format, into which VisDrone and Cityscapes are converted, and training crops."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from icm_helpers import scenes
+from icm_helpers import formats, scenes
+from icm_helpers.formats import DataError
+from icm_helpers.panoptic import Panoptic
 
 _ROOT = Path(__file__).resolve().parent.parent
 _log = logging.getLogger(__name__)
-
-
-class DataError(ValueError):
-    """A data set that is absent, damaged or inconsistent; the message names the file and what to do."""
 
 
 @dataclass
@@ -94,6 +93,75 @@ def _decode_mask(segmentation: Any, box: list[float], height: int, width: int) -
     return mask
 
 
+class PanopticTruth:
+    """The panoptic maps of a data set in COCO's format, by image id. The file is read when it is first needed: COCO's is large.
+
+    Args:
+        annotations: the `panoptic_*.json` file.
+        maps: folder of the PNG files that it names. Colour means COCO's id, R + 256 G + 65536 B; 16 bits of grey, the id itself.
+
+    Raises:
+        DataError: the file or the folder is missing; later, the file is damaged.
+    """
+
+    def __init__(self, annotations: Path, maps: Path) -> None:
+        self.annotations, self.maps = Path(annotations), Path(maps)
+        if not (self.annotations.is_file() and self.maps.is_dir()):
+            raise DataError(f"panoptic maps need {self.annotations} and {self.maps}/: fetch them, or correct the paths")
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """Names by category id, things and stuff."""
+        return self._content[0]
+
+    @property
+    def things(self) -> frozenset[int]:
+        """The ids of the categories that can be counted."""
+        return self._content[1]
+
+    @cached_property
+    def _content(self) -> tuple[dict[int, str], frozenset[int], dict[int, tuple[str, list[dict[str, Any]]]]]:
+        try:
+            content = json.loads(self.annotations.read_bytes())
+            names = {c["id"]: c["name"] for c in content["categories"]}
+            things = frozenset(c["id"] for c in content["categories"] if c["isthing"])
+            return names, things, {a["image_id"]: (a["file_name"], a["segments_info"]) for a in content["annotations"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{self.annotations} is not in COCO's panoptic format ({type(error).__name__}: {error}): fetch it again"
+            ) from error
+
+    def __getitem__(self, image_id: int) -> Panoptic:
+        """The map of an image.
+
+        Raises:
+            DataError: there is none, its file is missing or damaged, or lacks a segment that is listed.
+        """
+        entries = self._content[2]
+        if image_id not in entries:
+            raise DataError(f"{self.annotations} has no panoptic map of image {image_id}: take images that have one")
+        name, segments = entries[image_id]
+        try:
+            with Image.open(self.maps / name) as stored:
+                pixels = np.array(stored).astype(np.int32)
+        except (OSError, SyntaxError) as error:
+            raise DataError(f"panoptic map {self.maps / name} cannot be read ({error}): fetch it again") from error
+        ids = pixels if pixels.ndim == 2 else pixels[..., :3] @ np.array([1, 256, 65536], np.int32)  # (H, W)
+        shown = np.zeros(ids.max() + 1, bool)  # ten times as fast as sorting the pixels
+        shown[ids] = True
+        if absent := [s["id"] for s in segments if s["id"] >= len(shown) or not shown[s["id"]]]:
+            raise DataError(f"panoptic map {self.maps / name} does not show segments {absent}: fetch it again")
+        return Panoptic(ids, segments)
+
+    def semantic(self, image_id: int) -> np.ndarray:
+        """The category id of each pixel of an image, (H, W) int64; 0 is void."""
+        truth = self[image_id]
+        kinds = np.zeros(truth.ids.max() + 1, np.int64)
+        for segment in truth.segments:
+            kinds[segment["id"]] = segment["category_id"]
+        return kinds[truth.ids]
+
+
 class CocoDataset(Dataset):
     """Pictures and instances in COCO's format, checked when opened; item i is a `Sample`.
 
@@ -105,15 +173,18 @@ class CocoDataset(Dataset):
         images: folder of the pictures.
         annotations: the `instances_*.json` file.
         limit: use only the first so many pictures.
+        panoptic: their panoptic maps, where they have any.
 
     Raises:
         DataError: a file or folder is missing, damaged, or contradicts the others.
     """
 
-    def __init__(self, images: Path, annotations: Path, *, limit: int | None = None) -> None:
+    def __init__(
+        self, images: Path, annotations: Path, *, limit: int | None = None, panoptic: PanopticTruth | None = None
+    ) -> None:
         if limit is not None and limit < 1:
             raise ValueError(f"limit is {limit}: ask for at least one picture, or None for all")
-        self.images, self.annotations = Path(images), Path(annotations)
+        self.images, self.annotations, self.panoptic = Path(images), Path(annotations), panoptic
         content = self._read_json()
         try:
             self.categories: dict[int, str] = {c["id"]: c["name"] for c in content["categories"]}
@@ -283,7 +354,8 @@ def load(name: str, split: str, *, size: int = 192, limit: int | None = None, ro
 
     Args:
         name: "scenes" (drawn on first use, then kept in `data/cache`), "coco-mini" (180 + 127 pictures in
-            `real_data()`) or "coco2017" (the full one, in the folder that ICM_COCO names, else `data/coco2017`).
+            `real_data()`), "coco2017" (the full one, in the folder that ICM_COCO names, else `data/coco2017`), "visdrone" or
+            "cityscapes" (in `data/visdrone` and `data/cityscapes`, as `data/manifest.toml` lays them out).
         split: "train" or "val".
         size: side of the scenes in pixels.
         limit: use, or draw, only the first so many pictures; scenes have 3000 train and 300 val pictures without it.
@@ -300,13 +372,16 @@ def load(name: str, split: str, *, size: int = 192, limit: int | None = None, ro
         count = default if limit is None else limit
         folder = (root or _ROOT / "data" / "cache") / f"scenes-{split}-{size}-{count}-v{scenes.VERSION}.{scenes.LABELS}"
         scenes.write_coco(folder, range(start, start + count), size)
-        return CocoDataset(folder / "images", folder / "annotations" / "instances.json", limit=limit)
+        truth = PanopticTruth(folder / "annotations" / "panoptic.json", folder / "panoptic")
+        return CocoDataset(folder / "images", folder / "annotations" / "instances.json", limit=limit, panoptic=truth)
+    if name in ("visdrone", "cityscapes"):
+        return _converted(name, split, root or _ROOT / "data" / name, limit)
     if name == "coco-mini":
         folder = root or real_data() / "coco_mini"
     elif name == "coco2017":
         folder = root or Path(os.environ.get("ICM_COCO", _ROOT / "data" / "coco2017"))
     else:
-        raise DataError(f"no data set {name!r}: take 'scenes', 'coco-mini' or 'coco2017'")
+        raise DataError(f"no data set {name!r}: take 'scenes', 'coco-mini', 'coco2017', 'visdrone' or 'cityscapes'")
     images, annotations = folder / f"{split}2017", folder / "annotations" / f"instances_{split}2017.json"
     if not (images.is_dir() and annotations.is_file()):
         cure = (
@@ -315,7 +390,29 @@ def load(name: str, split: str, *, size: int = 192, limit: int | None = None, ro
             else "set ICM_REAL_DATA to the folder that holds a whole coco_mini"
         )
         raise DataError(f"{name} needs {images.name}/ and annotations/{annotations.name} in {folder}: {cure}")
-    return CocoDataset(images, annotations, limit=limit)
+    maps = folder / "annotations" / f"panoptic_{split}2017"
+    truth = PanopticTruth(maps.with_suffix(".json"), maps) if maps.is_dir() else None  # a download of their own
+    return CocoDataset(images, annotations, limit=limit, panoptic=truth)
+
+
+def _converted(name: str, split: str, folder: Path, limit: int | None) -> CocoDataset:
+    """VisDrone or Cityscapes, converted to COCO's format on first use and kept in `data/cache`."""
+    if name == "visdrone":
+        folder = folder / f"VisDrone2019-DET-{split}"
+        images, labels, pattern = folder / "images", folder / "annotations", "*.txt"
+        read = partial(formats.visdrone, folder)
+    else:
+        images, labels = folder / "leftImg8bit" / split, folder / "gtFine" / split
+        pattern, read = "*/*_gtFine_instanceIds.png", partial(formats.cityscapes, folder, split)
+    for needed in (images, labels):
+        if not needed.is_dir():
+            raise DataError(
+                f"{name} needs {needed}: `python -m icm_helpers.datasets fetch {name}` gets it, or says how"
+            )
+    sources = [images, *labels.glob(pattern)]
+    made = formats.converted(f"{name}-{split}", sources, read, _ROOT / "data" / "cache")
+    truth = PanopticTruth(made / "panoptic.json", labels) if (made / "panoptic.json").is_file() else None
+    return CocoDataset(images, made / "instances.json", limit=limit, panoptic=truth)
 
 
 # Category id, first row, first column, and the mask (0 or 255) within its extent, (h, w) uint8: whole masks of a picture's

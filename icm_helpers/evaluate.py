@@ -18,8 +18,9 @@ from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 from tqdm import tqdm
 
+from icm_helpers import panoptic
 from icm_helpers.codecs import container
-from icm_helpers.datasets import CocoDataset, Sample, require_categories
+from icm_helpers.datasets import CocoDataset, PanopticTruth, Sample, require_categories
 
 REPLICATES = 200
 CONFIDENT = 0.3  # a clean detection of at least this score counts as what the detector saw
@@ -27,7 +28,11 @@ THIRDS = ("low", "middle", "high")  # of the images, by how much of them objects
 
 
 class Detector(Protocol):
-    """What a recognition model offers: its categories, and what it finds in images (3, H, W) in [0, 1]."""
+    """What a recognition model offers: its categories, and what it finds in images (3, H, W) in [0, 1].
+
+    One that names every pixel also has `panoptic(images)`, which gives a list of :class:`icm_helpers.panoptic.Panoptic`, whose
+    `detections` are what `detect` finds.
+    """
 
     categories: dict[int, str]
 
@@ -101,6 +106,19 @@ def average_precision(
     return summary, replicates
 
 
+def panoptic_tally(truth: PanopticTruth, image_id: int, guess: panoptic.Panoptic) -> np.ndarray:
+    """An image's :func:`icm_helpers.panoptic.tally` over the data set's categories in rising order, (C, 4)."""
+    return panoptic.tally(truth[image_id], guess, sorted(truth.categories))
+
+
+def panoptic_scores(
+    truth: PanopticTruth, tallies: Sequence[np.ndarray], samples: np.ndarray
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """PQ, SQ, RQ and PQ of things and stuff from every image's :func:`panoptic_tally`, and their bootstrap replicates."""
+    countable = np.array([category in truth.things for category in sorted(truth.categories)])
+    return panoptic.scores(np.stack(tallies), countable, samples)
+
+
 def clean_detections(dataset: CocoDataset, detector: Detector, progress: bool = True) -> list[dict[str, Any]]:
     """What a detector finds in the uncompressed images, as COCO results: the truth of the agreement measure."""
     found = []
@@ -132,10 +150,11 @@ def evaluate(
         `result`: bpp (all bytes), bpp_likelihood (where the codec's own encoder has likelihoods), psnr, psnr_inside, psnr_outside
         (over the pooled pixels inside and outside object masks; at most 120 dB), per_image bytes and pixels, and by detector
         box_ap, box_ap50, box_ap_small, ..., mask_ap, agreement (box AP against its own clean detections of score 0.3 or more,
-        where it has any); by_cover (of 30 images or more): object_share, bpp and box_ap in each third of the images, from those
+        where it has any); of detectors with `panoptic`, where the data set has panoptic maps, pq, sq, rq, pq_things, pq_stuff;
+        by_cover (of 30 images or more): object_share, bpp and box_ap in each third of the images, from those
         of which objects cover least to those of which they cover most;
-        `bootstrap`: bpp, psnr_inside, psnr_outside, and box_ap, mask_ap, agreement by detector, 200 paired replicates each;
-        by_cover with bpp and box_ap likewise, each third resampled by itself.
+        `bootstrap`: bpp, psnr_inside, psnr_outside, and box_ap, mask_ap, agreement, pq, sq, rq, pq_things, pq_stuff by
+        detector, 200 paired replicates each; by_cover with bpp and box_ap likewise, each third resampled by itself.
 
     Raises:
         DataError: a detector does not know an annotated category.
@@ -145,9 +164,14 @@ def evaluate(
     sizes, pixels, bits = [], [], []
     inside, outside, area = [], [], []
     results: dict[str, list] = {name: [] for name in detectors}
-    coded_samples = coded(codec, dataset, encode)
+    tallies: dict[str, list] = {
+        name: [] for name, d in detectors.items() if dataset.panoptic and hasattr(d, "panoptic")
+    }
     for sample, data, x_hat in tqdm(
-        coded_samples, desc="coding and detecting", total=len(dataset), disable=None if progress else True
+        coded(codec, dataset, encode),
+        desc="coding and detecting",
+        total=len(dataset),
+        disable=None if progress else True,
     ):
         x, mask = sample.image, sample.object_mask
         sizes.append(len(data))
@@ -160,7 +184,13 @@ def evaluate(
         outside.append((error * (1 - mask)).sum().item())
         area.append(mask.sum().item())
         for name, detector in detectors.items():
-            results[name] += coco_results(sample.image_id, detector.detect([x_hat])[0])
+            if name in tallies:  # one pass serves both
+                (guess,) = detector.panoptic([x_hat])
+                tallies[name].append(panoptic_tally(dataset.panoptic, sample.image_id, guess))
+                found = guess.detections()
+            else:
+                (found,) = detector.detect([x_hat])
+            results[name] += coco_results(sample.image_id, found)
     size, count, inner, outer, covered = (
         np.asarray(v, dtype=np.float64) for v in (sizes, pixels, inside, outside, area)
     )
@@ -199,6 +229,11 @@ def evaluate(
             summary, replicates = average_precision(confident, found, "bbox", samples)
             result.setdefault("agreement", {})[name] = summary["ap"]
             bootstrap.setdefault("agreement", {})[name] = replicates
+    for name, counted in tallies.items():
+        summary, replicates = panoptic_scores(dataset.panoptic, counted, samples)
+        for key in summary:
+            result.setdefault(key, {})[name] = summary[key]
+            bootstrap.setdefault(key, {})[name] = replicates[key]
     if len(dataset) >= 30:
         result["by_cover"], bootstrap["by_cover"] = {}, {}
         # Ties keep the order of the ids, so that every record of a data set has the same thirds.

@@ -17,18 +17,20 @@ from tqdm import tqdm
 from icm_helpers import datasets, evaluate, results, train
 from icm_helpers.codecs import container
 from icm_helpers.codecs.zoo import CHECKPOINTS
-from icm_helpers.tasks.detectron2 import Detectron2
+from icm_helpers.tasks.detectron2 import CityscapesPanopticDeepLab, Detectron2
 from icm_helpers.tasks.mask_rcnn import SmallFasterRCNN, SmallMaskRCNN
 from icm_helpers.tasks.onnx import YOLOX
+from icm_helpers.tasks.panoptic_deeplab import PanopticDeepLab
 from icm_helpers.tasks.rcnn import COCORCNN
 from icm_helpers.tasks.yolo import YOLO
 from icm_helpers.tasks.yolov5 import YOLOv5
 
 WEIGHTS = results.ROOT / "data" / "weights"  # where `python -m icm_helpers.datasets fetch` puts them
-TRAINABLE: Mapping[str, type[SmallMaskRCNN] | type[YOLO]] = {
+TRAINABLE: Mapping[str, type[SmallMaskRCNN] | type[YOLO] | type[PanopticDeepLab]] = {
     "mask-rcnn-small": SmallMaskRCNN,
     "faster-rcnn-small": SmallFasterRCNN,
     "yolov5n-scenes": YOLO,
+    "panoptic-deeplab-scenes": PanopticDeepLab,
 }
 _SAME = {"4f180cf2": "ff6f13e9"}  # YOLOv5n's official file holds the tensors of the safetensors that recipes name
 
@@ -46,12 +48,20 @@ _SOURCES: Mapping[str, tuple[Callable[[], Path], Callable[[Path], Any]]] = {
     "mask-rcnn-small": (lambda: CHECKPOINTS / "mask-rcnn-small.safetensors", SmallMaskRCNN.from_weights),
     "faster-rcnn-small": (lambda: CHECKPOINTS / "faster-rcnn-small.safetensors", SmallFasterRCNN.from_weights),
     "yolov5n-scenes": (lambda: CHECKPOINTS / "yolov5n-scenes.safetensors", YOLO.from_weights),
+    "panoptic-deeplab-scenes": (
+        lambda: CHECKPOINTS / "panoptic-deeplab-scenes.safetensors",
+        PanopticDeepLab.from_weights,
+    ),
     "yolov5n": (_yolov5n, YOLOv5.from_weights),
     "yolox-nano": (lambda: _real("weights_yolox_nano/yolox_nano.onnx"), YOLOX.from_weights),
     "faster-rcnn-r50": (lambda: WEIGHTS / "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", COCORCNN.from_weights),
     "mask-rcnn-r50": (lambda: WEIGHTS / "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", COCORCNN.from_weights),
     "faster-rcnn-d2": (lambda: WEIGHTS / "faster_rcnn_R_50_FPN_3x-280758.pkl", Detectron2.from_weights),
     "mask-rcnn-d2": (lambda: WEIGHTS / "mask_rcnn_R_50_FPN_3x-f10217.pkl", Detectron2.from_weights),
+    "panoptic-deeplab-d2": (
+        lambda: WEIGHTS / "panoptic_deeplab_R_52_os16_mg124_poly_90k_bs32-380d9c.pkl",
+        CityscapesPanopticDeepLab.from_weights,
+    ),
 }
 FINETUNE = train.Schedule(steps=200, batch=16, lr=3e-4, warmup=20, milestones=(0.6, 0.85), clip=5.0)
 """How a detector is trained on decoded pictures; a recipe says for how many steps."""
@@ -80,11 +90,32 @@ def load(name: str) -> evaluate.Detector:
     return read(path)
 
 
-class Pictures(Dataset):
-    """A data set's whole images with their objects, shuffled and mirrored, for training a detector: item i depends on (seed, i)."""
+def untrained(name: str, dataset: datasets.CocoDataset) -> nn.Module:
+    """A detector of `TRAINABLE` for what a data set annotates, with random weights.
 
-    def __init__(self, dataset: datasets.CocoDataset | Decoded, seed: int, length: int) -> None:
-        self.dataset, self.seed, self.length = dataset, seed, length
+    Raises:
+        DataError: it needs panoptic maps, and the data set has none.
+    """
+    build = TRAINABLE[name]
+    if build is not PanopticDeepLab:
+        return build(dataset.used_categories())
+    if dataset.panoptic is None:
+        raise datasets.DataError(
+            f"{name} learns from panoptic maps, which {dataset.annotations} does not bring: take scenes"
+        )
+    return build(dataset.panoptic.categories, dataset.panoptic.things)
+
+
+class Pictures(Dataset):
+    """A data set's whole images with their objects, shuffled and mirrored, for training a detector: item i depends on (seed, i).
+
+    With `semantic` the objects come with the category of every pixel.
+    """
+
+    def __init__(
+        self, dataset: datasets.CocoDataset | Decoded, seed: int, length: int, *, semantic: bool = False
+    ) -> None:
+        self.dataset, self.seed, self.length, self.semantic = dataset, seed, length, semantic
 
     def __len__(self) -> int:
         return self.length
@@ -93,12 +124,15 @@ class Pictures(Dataset):
         epoch, place = divmod(index, len(self.dataset))
         sample = self._sample(index)
         image, boxes, masks = sample.image, sample.boxes, sample.masks
+        extra = {}
+        if self.semantic:
+            extra["semantic"] = torch.from_numpy(self.dataset.panoptic.semantic(sample.image_id))
         if np.random.default_rng((self.seed, epoch, place)).random() < 0.5:
-            image, masks = image.flip(-1), masks.flip(-1)
+            image, masks, extra = image.flip(-1), masks.flip(-1), {k: v.flip(-1) for k, v in extra.items()}
             boxes = torch.stack(
                 [image.shape[2] - boxes[:, 2], boxes[:, 1], image.shape[2] - boxes[:, 0], boxes[:, 3]], dim=1
             )
-        return image, {"boxes": boxes, "labels": sample.labels, "masks": masks.to(torch.uint8)}
+        return image, {"boxes": boxes, "labels": sample.labels, "masks": masks.to(torch.uint8), **extra}
 
     def source(self, index: int) -> str:
         """The file that item `index` shows, for messages about it."""
@@ -114,7 +148,7 @@ class Decoded(Dataset):
     """A data set as a codec gives it back: each picture coded to bytes and decoded once, kept with 8 bits a channel."""
 
     def __init__(self, dataset: datasets.CocoDataset, codec: Any, *, progress: bool = True) -> None:
-        self.samples = []
+        self.samples, self.panoptic = [], dataset.panoptic
         for i in tqdm(range(len(dataset)), desc="coding training pictures", disable=None if progress else True):
             sample = dataset[i]
             x_hat = container.decode(codec, container.encode(codec, sample.image)).cpu()
@@ -164,7 +198,8 @@ def finetune(
         schedule, folder, seed, device, precision, progress, describe, identity: as in :func:`icm_helpers.train.fit`.
     """
     model = copy.deepcopy(detector).requires_grad_(True)
-    pictures = Pictures(Decoded(dataset, codec, progress=progress), seed, schedule.steps * schedule.batch)
+    decoded = Decoded(dataset, codec, progress=progress)
+    pictures = Pictures(decoded, seed, schedule.steps * schedule.batch, semantic=hasattr(model, "panoptic"))
     train.fit(
         model,
         pictures,

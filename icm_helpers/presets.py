@@ -14,6 +14,7 @@ from icm_helpers.results import Recipe
 DETECTORS = {
     "mask-rcnn-small": "9fd0ed3f",
     "yolov5n-scenes": "6829cfdf",
+    "panoptic-deeplab-scenes": "767bb814",
     "yolov5n": "ff6f13e9",
     "faster-rcnn-r50": "258fb6c6",
     "mask-rcnn-r50": "bf2d0c1e",
@@ -34,8 +35,9 @@ SEGMENTERS = {
 DISTILLED = ("distill", "distill-boxes", "distill-objectness")
 """Losses that compare a teacher's features: with equal weights, the true boxes', or objectness'."""
 
-MASKED = ("object-region", "sa-icm")
-"""Losses that count distortion on a mask: of the objects, or of the edges of Segment Anything's masks."""
+MASKED = ("object-region", "sa-icm", "true-edges")
+"""Losses that count distortion on a mask: of the objects, of the edges of Segment Anything's masks, or of those of the data set's
+own panoptic maps: an upper bound, or a stand-in, and always called so."""
 
 FINETUNED = "-finetuned"
 """Ends the name, in a record, of a detector that was trained further on what the record's codec decodes."""

@@ -75,7 +75,7 @@ def objective(
     r"""What a codec is trained for, on batches of (images, masks), and where :func:`needs_objects` says so, objects.
 
     Args:
-        loss: `mse`, `object-region`, `sa-icm` (both on masks), `task`, eq. 2 of Shindo et al. (CCNC 2024):
+        loss: `mse`, `object-region`, `sa-icm`, `true-edges` (all three on masks), `task`, eq. 2 of Shindo et al. (CCNC 2024):
             :math:`\mathcal R + \lambda_1 255^2\,\mathrm{MSE} + \lambda_2 \mathcal M(\hat x)`, or `distill`,
             `distill-boxes`, `distill-objectness`: see :class:`Distillation`.
         lmbda: weight of the distortion; :math:`\lambda_1`.
@@ -239,7 +239,7 @@ def scale(recipe: Recipe, crops: int = 200, device: torch.device | None = None) 
 
 def training_crops(recipe: Recipe, images: datasets.CocoDataset, length: int) -> datasets.Crops:
     """The crops that a recipe trains on: the same pictures for all losses, each with the mask that the loss asks for."""
-    region = None
+    region = true_edges(images) if recipe.loss == "true-edges" else None
     if recipe.loss == "sa-icm":
         how = (
             getattr(recipe, name)
@@ -290,6 +290,23 @@ def edges(
     folder = masks.stored(data, size=size, limit=len(images), model=model, device=device)
     how = {"order": drawing, "low": canny_low, "high": canny_high, "dilate": dilate}
     return lambda sample: masks.sam_edges(masks.read(folder, sample.image_id), alpha, **how)
+
+
+def true_edges(images: datasets.CocoDataset) -> Callable[[datasets.Sample], Tensor]:
+    """What gives the edges of a picture's own panoptic map, as `datasets.Crops` takes a region.
+
+    Raises:
+        DataError: the data set has no panoptic maps.
+    """
+    if images.panoptic is None:
+        raise datasets.DataError(f"{images.annotations} brings no panoptic maps, whose edges these are: fetch them too")
+
+    def drawn(sample: datasets.Sample) -> Tensor:
+        ids = images.panoptic[sample.image_id].ids
+        labels = np.unique(ids, return_inverse=True)[1].reshape(ids.shape)  # (H, W), from 0
+        return torch.from_numpy(masks.edges(labels))[None].float()
+
+    return drawn
 
 
 def collate(items: list[tuple]) -> tuple:
@@ -477,12 +494,11 @@ def _clean(name: str, images: int, size: int, judge: str, place: torch.device) -
 def _detector(args: argparse.Namespace) -> None:
     dataset = datasets.load(args.data, "train", size=args.size, limit=args.images)
     torch.manual_seed(args.seed)
-    build = judges.TRAINABLE[args.model]
-    model = build(dataset.used_categories())
+    model = judges.untrained(args.model, dataset)
     plan = train.Schedule(steps=args.steps, batch=args.batch, lr=args.lr, warmup=200, milestones=(0.75, 0.92), clip=5.0)
     train.fit(
         model,
-        judges.Pictures(dataset, args.seed, args.steps * args.batch),
+        judges.Pictures(dataset, args.seed, args.steps * args.batch, semantic=hasattr(model, "panoptic")),
         judges.detection_loss,
         plan,
         folder=RUNS / args.out.stem,
@@ -497,7 +513,7 @@ def _detector(args: argparse.Namespace) -> None:
         return  # the first process writes
     model.cpu().save(args.out)
     _written(args.out)
-    _judge(build.from_weights(args.out), datasets.load(args.data, "val", size=args.size), args.out.stem)
+    _judge(type(model).from_weights(args.out), datasets.load(args.data, "val", size=args.size), args.out.stem)
 
 
 def _judge(
@@ -506,12 +522,18 @@ def _judge(
     name: str,
     pictures: judges.Decoded | datasets.CocoDataset | None = None,
 ) -> None:
-    """Print a detector's AP on a data set, or on coded `pictures` of it."""
-    found = evaluate.clean_detections(dataset if pictures is None else pictures, model)
+    """Print a detector's AP on a data set, or on coded `pictures` of it, and its PQ where both know panoptic maps."""
+    pictures = dataset if pictures is None else pictures
+    found = evaluate.clean_detections(pictures, model)
     for task, iou_type in (("box", "bbox"), ("mask", "segm")):
         if task == "box" or any("segmentation" in entry for entry in found):
             summary, _ = evaluate.average_precision(dataset.ground_truth(), found, iou_type)
             print(f"{name}, {len(dataset)} images, {task}: " + ", ".join(f"{k} {v:.3f}" for k, v in summary.items()))
+    if dataset.panoptic and hasattr(model, "panoptic"):
+        guesses = ((s.image_id, model.panoptic([s.image])[0]) for s in (pictures[i] for i in range(len(pictures))))
+        tallies = [evaluate.panoptic_tally(dataset.panoptic, i, guess) for i, guess in guesses]
+        summary, _ = evaluate.panoptic_scores(dataset.panoptic, tallies, evaluate.resamplings(dataset.ids, 1))
+        print(f"{name}, {len(dataset)} images, panoptic: " + ", ".join(f"{k} {v:.3f}" for k, v in summary.items()))
 
 
 def _finetune(args: argparse.Namespace) -> None:
@@ -599,7 +621,7 @@ def _codec(args: argparse.Namespace) -> None:
     objects = needs_objects(args.loss)
     if args.remember and args.loss in presets.DISTILLED:
         teacher = Remembered(teacher, RUNS / "teachers" / presets.fingerprinted(args.teacher))
-    region = None
+    region = true_edges(dataset) if args.loss == "true-edges" else None
     if args.loss == "sa-icm":
         who = presets.fingerprinted(args.edges)
         region = edges(dataset, args.data, args.size, who, args.alpha, device=args.device)

@@ -242,6 +242,17 @@ def test_a_recipe_trains_on_the_edges_of_stored_masks_above_its_alpha(tmp_path, 
         assert (fewer <= more).all() and fewer.sum() < more.sum() < objects.sum()
 
 
+def test_the_true_edges_lie_where_things_and_stuff_meet(tmp_path):
+    scenes = datasets.load("scenes", "train", size=64, limit=1, root=tmp_path)
+    drawn, ids = run.true_edges(scenes)(scenes[0])[0].bool(), scenes.panoptic[scenes.ids[0]].ids
+    around = np.ones((3, 3), np.uint8)
+    border = torch.from_numpy(cv2.dilate(ids.astype(np.uint8), around) != cv2.erode(ids.astype(np.uint8), around))
+    assert 0.02 < drawn.float().mean() < 0.3 and not (drawn & ~border).any()
+    scenes.panoptic = None
+    with pytest.raises(DataError, match="brings no panoptic maps"):
+        run.true_edges(scenes)
+
+
 ENCODE = """
 import sys, torch
 from icm_helpers.codecs import container, zoo
