@@ -121,7 +121,7 @@ def rate_accuracy(
             fontsize=9,
         )
     ax.set_xscale("log", base=2)  # a step to the right is twice the bits, wherever one stands
-    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_major_formatter("{x:.3g}")
     ax.set_xlabel("rate [bits per pixel, all bytes counted]")
     ax.set_ylabel(ylabel)
     ax.legend(loc="lower right", fontsize=9)
