@@ -104,11 +104,7 @@ def edges(recipe: Recipe, clip: Video, *, device: str = "auto", progress: bool =
 
 def _segmented(recipe: Recipe, clip: Video, device: str, progress: bool) -> Path:
     """The folder of Segment Anything's masks of a clip, after making those that it lacks."""
-    name, _, wanted = recipe.edges.partition("@")
-    model = name.removeprefix("sam-").removesuffix("-sam").replace("-", "_")
-    path = sam.weights_path(model)
-    if path.exists() and (found := results.fingerprint(path)) != wanted:
-        raise ValueError(f"{path} has fingerprint {found}, the edges are those of {recipe.edges}: other weights")
+    model = judges.segmenter(recipe.edges)
     passed = {
         "pred_iou_thresh": 0.48,  # the lowest alpha of the paper; a higher one is a filter
         "points_per_side": sam.POINTS[model],
@@ -119,12 +115,18 @@ def _segmented(recipe: Recipe, clip: Video, device: str, progress: bool) -> Path
 
     @cache
     def loaded() -> torch.nn.Module:  # a folder that is complete asks for no model
-        return sam.load(model, path).to(train.fabric(device).device)
+        return sam.load(model).to(train.fabric(device).device)
 
     def segment(image: Tensor) -> list[dict[str, Any]]:
         return sam.every_mask(loaded(), image, **passed)
 
-    masks.make(folder, clip, segment, made | {"model": model, "weights": wanted} | passed, progress=progress)
+    masks.make(
+        folder,
+        clip,
+        segment,
+        made | {"model": model, "weights": recipe.edges.partition("@")[2]} | passed,
+        progress=progress,
+    )
     return folder
 
 

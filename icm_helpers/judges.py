@@ -17,6 +17,7 @@ from tqdm import tqdm
 from icm_helpers import datasets, evaluate, results, train
 from icm_helpers.codecs import container
 from icm_helpers.codecs.zoo import CHECKPOINTS
+from icm_helpers.tasks import sam
 from icm_helpers.tasks.detectron2 import CityscapesPanopticDeepLab, Detectron2
 from icm_helpers.tasks.mask_rcnn import SmallFasterRCNN, SmallMaskRCNN
 from icm_helpers.tasks.onnx import YOLOX
@@ -88,6 +89,20 @@ def load(name: str) -> evaluate.Detector:
             "Restore the file, or write the new fingerprint into presets.DETECTORS and measure again"
         )
     return read(path)
+
+
+def segmenter(name: str) -> str:
+    """What `tasks.sam` calls a Segment Anything that is named with the fingerprint of its weights: `vit_b` for `sam-vit-b@...`.
+
+    Raises:
+        ValueError: other weights lie where its own belong. Where none lie, whoever loads them says what to do.
+    """
+    name, _, wanted = name.partition("@")
+    model = name.removeprefix("sam-").removesuffix("-sam").replace("-", "_")
+    path = sam.weights_path(model)
+    if path.exists() and (found := results.fingerprint(path)) != wanted:
+        raise ValueError(f"{path} has fingerprint {found}, the edges are those of {name}@{wanted}: other weights")
+    return model
 
 
 def untrained(name: str, dataset: datasets.CocoDataset) -> nn.Module:

@@ -282,12 +282,7 @@ def edges(
     Raises:
         ValueError: other weights lie where those of the segmenter belong.
     """
-    name, _, wanted = segmenter.partition("@")
-    model = name.removeprefix("sam-").removesuffix("-sam").replace("-", "_")
-    path = sam.weights_path(model)
-    if path.exists() and (found := results.fingerprint(path)) != wanted:
-        raise ValueError(f"{path} has fingerprint {found}, the edges are those of {segmenter}: other weights")
-    folder = masks.stored(data, size=size, limit=len(images), model=model, device=device)
+    folder = masks.stored(data, size=size, limit=len(images), model=judges.segmenter(segmenter), device=device)
     how = {"order": drawing, "low": canny_low, "high": canny_high, "dilate": dilate}
     return lambda sample: masks.sam_edges(masks.read(folder, sample.image_id), alpha, **how)
 

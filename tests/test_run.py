@@ -90,7 +90,9 @@ def test_a_classical_codec_without_a_quality_is_refused(picture, tmp_path):
 
 
 def test_an_unknown_loss_or_one_without_its_teacher_is_an_error_that_lists_what_there_is():
-    with pytest.raises(ValueError, match="no loss is called 'mae'; there is mse, object-region, sa-icm, true-edges, task"):
+    with pytest.raises(
+        ValueError, match="no loss is called 'mae'; there is mse, object-region, sa-icm, true-edges, task"
+    ):
         run.objective("mae", 0.01)
     with pytest.raises(ValueError, match="the loss `task` needs a teacher"):
         run.objective("task", 0.01)
