@@ -464,7 +464,112 @@ OBJECTNESS_DISTILLATION: dict[str, tuple[Study, ...]] = {
     "paper": DISTILL_PAPER,
 }
 
-SA_ICM: dict[str, tuple[Study, ...]] = {"book": ()}  # nothing is measured yet
+# One scale for all alphas, or they would not share a lambda, which is what the paper changes them at. It is the one of the middle.
+SA_SCENES = replace(
+    SCENES,
+    chapter="sa_icm",
+    scales=(("mse", 1.0), ("object-region", 5.0), ("sa-icm", 15.0)),
+    edges="nano-sam",
+    alphas=(0.98, 0.93, 0.48),
+    seeds=(0,),
+    detectors=("mask-rcnn-small", "yolov5n-scenes", "panoptic-deeplab-scenes"),
+    teacher="none",
+    task_weight=0.0,
+    probed=True,
+    hours=3.5,
+)
+
+# What the paper leaves open, a change each, at two lambdas and the middle alpha; and the true edges in the place of SAM's.
+SA_ABLATIONS = tuple(
+    replace(
+        SA_SCENES,
+        scales=((loss, scale),),
+        alphas=(0.93,),
+        lmbdas=(0.002, 0.008),
+        finetune="none",
+        finetune_steps=0,
+        anchors=(),
+        probed=False,
+        hours=0.15,
+        **change,
+    )
+    for loss, scale, change in (
+        ("true-edges", 15.0, {}),
+        ("sa-icm", 15.0, {"dilate": 1}),
+        ("sa-icm", 15.0, {"drawing": "smallest-first"}),
+        ("sa-icm", 15.0, {"canny_low": 100.0, "canny_high": 200.0}),
+    )
+)
+
+# Photographs: Segment Anything's weights cannot be shipped, and COCO annotates things and stuff of a hundred of these pictures.
+SA_COCO_MINI = replace(
+    COCO_MINI,
+    chapter="sa_icm",
+    scales=(("true-edges", 10.0),),
+    train_images=100,
+    anchors=(),
+    teacher="none",
+    task_weight=0.0,
+    refine_lmbdas=(),
+    refine_steps=0,
+    beside=_beside(COCO_MINI),
+    hours=0.7,
+)
+
+# The paper's codec in this pipeline, from random weights and far too short to judge.
+SA_TCM = replace(
+    SA_SCENES,
+    codec="tcm",
+    images=10,
+    start="none",
+    scales=(("mse", 1.0), ("sa-icm", 15.0)),
+    alphas=(0.93,),
+    lmbdas=(0.008,),
+    steps=100,
+    batch=1,
+    lr=1e-4,
+    detectors=("mask-rcnn-small",),
+    finetune="none",
+    finetune_steps=0,
+    anchors=(),
+    probed=False,
+    hours=0.5,
+)
+
+# The paper: one lambda, .05, three alphas, LIC-TCM, COCO. It states neither steps, batch and learning rate nor SAM's backbone.
+SA_PAPER = replace(
+    PAPER,
+    chapter="sa_icm",
+    codec="tcm",
+    scales=(("mse", 0.2), ("object-region", 1.0), ("sa-icm", 1.0)),
+    lmbdas=(0.02, 0.03, 0.05),
+    edges="sam-vit-h",
+    alphas=(0.98, 0.93, 0.48),
+    teacher="none",
+    task_weight=0.0,
+    hours=4000.0,
+)
+
+SA_SMOKE = replace(
+    SMOKE,
+    chapter="sa_icm",
+    scales=(("mse", 1.0), ("object-region", 5.0), ("sa-icm", 15.0), ("true-edges", 15.0)),
+    anchors=(("jpeg", (20, 60)),),
+    edges="nano-sam",
+    alphas=(0.98, 0.93, 0.48),
+    detectors=("mask-rcnn-small",),
+    teacher="none",
+    task_weight=0.0,
+    finetune="none",
+    finetune_steps=0,
+)
+
+SA_ICM: dict[str, tuple[Study, ...]] = {
+    "smoke": (SA_SMOKE,),
+    "book": (),
+    "pending": (SA_SCENES, SA_COCO_MINI, *SA_ABLATIONS, SA_TCM),
+    "paper": (SA_PAPER,),
+}
 
 
 # --- videos --------------------------------------------------------------------------------------------------------------
