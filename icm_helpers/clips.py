@@ -12,8 +12,8 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
-from functools import cache, partial
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from torch.nn import functional
 from icm_helpers import datasets, downloads, evaluate, judges, losses, masks, overfit, results, scenes, train, video
 from icm_helpers.codecs import classical, container, ffmpeg, nerv
 from icm_helpers.results import ROOT, Recipe, Record
-from icm_helpers.tasks import sam
 from icm_helpers.video import Video
 
 CHECKPOINTS = ROOT / "data" / "checkpoints"
@@ -105,28 +104,10 @@ def edges(recipe: Recipe, clip: Video, *, device: str = "auto", progress: bool =
 def _segmented(recipe: Recipe, clip: Video, device: str, progress: bool) -> Path:
     """The folder of Segment Anything's masks of a clip, after making those that it lacks."""
     model = judges.segmenter(recipe.edges)
-    passed = {
-        "pred_iou_thresh": 0.48,  # the lowest alpha of the paper; a higher one is a filter
-        "points_per_side": sam.POINTS[model],
-        "stability_score_thresh": sam.STABILITY[model],
-    }
+    segment, passed = masks.automatic(model, device=device)
     made = {"data": recipe.data, "clip": recipe.clip, "size": recipe.size, "scenes": scenes.VERSION}
     folder = ROOT / "data" / "cache" / "-".join(["masks", recipe.data, recipe.clip, str(recipe.size), model])
-
-    @cache
-    def loaded() -> torch.nn.Module:  # a folder that is complete asks for no model
-        return sam.load(model).to(train.fabric(device).device)
-
-    def segment(image: Tensor) -> list[dict[str, Any]]:
-        return sam.every_mask(loaded(), image, **passed)
-
-    masks.make(
-        folder,
-        clip,
-        segment,
-        made | {"model": model, "weights": recipe.edges.partition("@")[2]} | passed,
-        progress=progress,
-    )
+    masks.make(folder, clip, segment, made | passed, progress=progress)
     return folder
 
 
@@ -210,14 +191,7 @@ def measure(
     if recipe.method == "trained":
         result["bpp_counted"] = counted_bits(recipe) * result["bpp"] / (8 * len(data))
     where = torch.cuda.get_device_name() if place.type == "cuda" else "cpu"
-    if not ledger:
-        return {
-            "recipe": asdict(recipe),
-            "result": result,
-            "bootstrap": bootstrap,
-            "provenance": results.provenance(where),
-        }
-    return results.write(recipe, result, bootstrap, device=where, seconds=time.monotonic() - begun)
+    return results.write(recipe, result, bootstrap, device=where, seconds=time.monotonic() - begun, ledger=ledger)
 
 
 def counted_bits(recipe: Recipe) -> float:
@@ -256,14 +230,14 @@ def judge(clip: Video, x_hat: Tensor, detectors: dict[str, evaluate.Detector]) -
     result: dict[str, Any] = {
         "frames": len(clip),
         "pixels": int(pixels) // len(clip),
-        "psnr": _psnr(total / pixels),
-        "psnr_inside": _psnr(inside / area),
-        "psnr_outside": _psnr((total - inside) / (pixels - area)),
+        "psnr": evaluate.psnr(total / pixels),
+        "psnr_inside": evaluate.psnr(inside / area),
+        "psnr_outside": evaluate.psnr((total - inside) / (pixels - area)),
         **({} if math.isnan(similar) else {"ms_ssim": similar}),
         "boundary_f": f_score(whole[4:]),
     }
     bootstrap: dict[str, Any] = {
-        "psnr": [_psnr(row[0] / row[3]) for row in drawn],
+        "psnr": [evaluate.psnr(row[0] / row[3]) for row in drawn],
         "boundary_f": [f_score(row[4:]) for row in drawn],
     }
     seen = replace(clip, frames=x_hat)
@@ -322,10 +296,6 @@ def canny(picture: Tensor) -> np.ndarray:
 
 def _widened(binary: np.ndarray, by: int) -> np.ndarray:
     return cv2.dilate(binary, np.ones((2 * by + 1,) * 2, np.uint8))
-
-
-def _psnr(mse: float) -> float:
-    return -10 * math.log10(max(mse, 1e-12))  # 120 dB where nothing is lost: JSON knows no infinity
 
 
 def _write(path: Path, data: bytes) -> None:

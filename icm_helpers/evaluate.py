@@ -203,9 +203,9 @@ def evaluate(
     result: dict[str, Any] = {
         "images": len(dataset),
         "bpp": 8 * size.sum() / count.sum(),
-        "psnr": _psnr((inner + outer).sum() / count.sum()),
-        "psnr_inside": _psnr(inner.sum() / covered.sum()),
-        "psnr_outside": _psnr(outer.sum() / (count - covered).sum()),
+        "psnr": psnr((inner + outer).sum() / count.sum()),
+        "psnr_inside": psnr(inner.sum() / covered.sum()),
+        "psnr_outside": psnr(outer.sum() / (count - covered).sum()),
         "object_share": covered.sum() / count.sum(),
         "per_image": {"id": [int(i) for i in dataset.ids], "bytes": sizes, "pixels": pixels},
     }
@@ -213,8 +213,8 @@ def evaluate(
         result["bpp_likelihood"] = float(np.sum(bits) / count.sum())
     bootstrap: dict[str, Any] = {
         "bpp": (8 * pooled(size, count)).tolist(),
-        "psnr_inside": _psnr(pooled(inner, covered)).tolist(),
-        "psnr_outside": _psnr(pooled(outer, count - covered)).tolist(),
+        "psnr_inside": psnr(pooled(inner, covered)).tolist(),
+        "psnr_outside": psnr(pooled(outer, count - covered)).tolist(),
     }
     for name, found in results.items():
         for task, iou_type in (("box", "bbox"), ("mask", "segm")):
@@ -545,7 +545,7 @@ def _rising(rate: np.ndarray, metric: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return rate[keep], metric[keep]
 
 
-def _psnr(mse: Any) -> Any:
+def psnr(mse: Any) -> Any:
     psnr = -10 * np.log10(np.maximum(mse, 1e-12))  # 120 dB where nothing is lost: JSON knows no infinity
     return psnr if np.ndim(mse) else float(psnr)
 

@@ -6,6 +6,7 @@ twice. The operating system gives a lock back when the processes that hold it ha
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import os
 import signal
@@ -281,6 +282,14 @@ def sweep(
     if failed:
         logs = ", ".join(str(log(recipe)) for recipe in failed)
         raise GridError(f"{len(failed)} of {total} runs failed, the others are done: see {logs}")
+
+
+def part(text: str) -> tuple[int, int]:
+    """A share of the work from a command line: (1, 2), the first of two, from `1/2`."""
+    k, _, n = text.partition("/")
+    if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part: write 1/2 for the first of two")
+    return int(k), int(n)
 
 
 def _last_line(recipe: Recipe) -> str:

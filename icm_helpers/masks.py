@@ -29,6 +29,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from faster_coco_eval.core import mask as rle
 from torch import Tensor
 from tqdm import tqdm
 
-from icm_helpers import datasets
+from icm_helpers import datasets, grid
 from icm_helpers.datasets import DataError
 
 ORDERS = ("largest-first", "smallest-first", "surest-last")
@@ -279,6 +280,50 @@ def make(
     return done
 
 
+def automatic(
+    model: str = "nano",
+    weights: Path | None = None,
+    *,
+    bf16: bool = False,
+    alpha: float = 0.48,
+    points: int | None = None,
+    stability: float | None = None,
+    points_per_batch: int = 64,
+    device: str = "auto",
+) -> tuple[Callable[[Tensor], Sequence[Mapping[str, Any]]], dict[str, Any]]:
+    """Segment Anything's automatic pass, and everything that decides its masks: what :func:`make` asks for.
+
+    Args:
+        model, weights, bf16: as in `tasks.sam.load`; the model is loaded when the first picture comes.
+        alpha: lowest predicted IoU that is stored: a higher one is a filter.
+        points: a side; where None 16 for nano, else 32.
+        stability: least stability score; where None .5 for nano, else .95.
+        points_per_batch: decoded at once.
+
+    Raises:
+        FileNotFoundError: the weights are missing.
+        ImportError: the package segment_anything is not installed.
+    """
+    from icm_helpers import results, train  # only here: the rest works with masks of any origin
+    from icm_helpers.tasks import sam
+
+    weights = sam.present(model, weights)
+    passed = {
+        "pred_iou_thresh": alpha,
+        "points_per_side": points or sam.POINTS[model],
+        "stability_score_thresh": stability or sam.STABILITY[model],
+    }
+
+    @cache
+    def loaded() -> torch.nn.Module:  # a folder that is complete asks for no model
+        return sam.load(model, weights, bf16=bf16).to(train.fabric(device).device)
+
+    def segment(image: Tensor) -> Sequence[Mapping[str, Any]]:
+        return sam.every_mask(loaded(), image, points_per_batch=points_per_batch, **passed)
+
+    return segment, {"model": model, "bf16": bf16, **passed, "weights": results.fingerprint(weights)}
+
+
 def stored(
     data: str,
     *,
@@ -301,11 +346,8 @@ def stored(
 
     Args:
         data, split, size, limit: as in `datasets.load`.
-        model, weights, bf16: as in `tasks.sam.load`.
-        alpha: lowest predicted IoU that is stored.
-        points: a side; where None 16 for nano, else 32.
-        stability: least stability score; where None .5 for nano, else .95.
-        points_per_batch: decoded at once.
+        model, weights, bf16, alpha, points, stability, points_per_batch, device: as in :func:`automatic`.
+        part: as in :func:`make`.
         out: another folder than the one in data/cache.
 
     Raises:
@@ -313,29 +355,23 @@ def stored(
         FileNotFoundError, ValueError: Segment Anything's weights are missing, or damaged.
         ImportError: the package segment_anything is not installed.
     """
-    from icm_helpers import results, scenes, train  # only here: the rest works with masks of any origin
-    from icm_helpers.tasks import sam
+    from icm_helpers import results, scenes  # only here: the rest works with masks of any origin
 
     dataset = datasets.load(data, split, size=size, limit=limit)
-    weights = weights or sam.weights_path(model)
-    passed = {
-        "pred_iou_thresh": alpha,
-        "points_per_side": points or sam.POINTS[model],
-        "stability_score_thresh": stability or sam.STABILITY[model],
-    }
+    segment, decided = automatic(
+        model,
+        weights,
+        bf16=bf16,
+        alpha=alpha,
+        points=points,
+        stability=stability,
+        points_per_batch=points_per_batch,
+        device=device,
+    )
     kind = {"size": size, "scenes": scenes.VERSION} if data == "scenes" else {}
-    recipe = {"data": data, "split": split, **kind, "model": model, "bf16": bf16, **passed}
-    recipe["weights"] = results.fingerprint(weights)
     name = "-".join(["masks", data, split, *([str(size)] if kind else []), model])
     folder = out or results.ROOT / "data" / "cache" / name
-    loaded: list[Any] = []
-
-    def segment(image: Tensor) -> Sequence[Mapping[str, Any]]:
-        if not loaded:  # a folder that is complete asks for no model
-            loaded.append(sam.load(model, weights, bf16=bf16).to(train.fabric(device).device))
-        return sam.every_mask(loaded[0], image, points_per_batch=points_per_batch, **passed)
-
-    make(folder, dataset, segment, recipe, part=part, progress=progress)
+    make(folder, dataset, segment, {"data": data, "split": split, **kind, **decided}, part=part, progress=progress)
     return folder
 
 
@@ -404,13 +440,6 @@ def _info(args: argparse.Namespace) -> None:
     print(json.dumps(info(args.folder), indent=1))
 
 
-def _part(text: str) -> tuple[int, int]:
-    k, _, n = text.partition("/")
-    if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no part: write 1/2 for the first of two")
-    return int(k), int(n)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Store the masks of a data set, or look at those that are stored."""
     formatted = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
@@ -436,7 +465,11 @@ def main(arguments: list[str] | None = None) -> None:
     sub.add_argument("--bf16", action="store_true", help="the image encoder computes in bfloat16")
     sub.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
     sub.add_argument(
-        "--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N shares, for several GPUs or machines"
+        "--part",
+        type=grid.part,
+        default=(1, 1),
+        metavar="K/N",
+        help="the K-th of N shares, for several GPUs or machines",
     )
     sub.add_argument("--out", type=Path, default=None, help="folder; where left out, one in data/cache")
     text = "Print what a folder of masks holds."

@@ -173,8 +173,16 @@ def read(recipe: Recipe) -> Record:
     return record
 
 
-def write(recipe: Recipe, result: dict[str, Any], bootstrap: dict[str, Any], *, device: str, seconds: float) -> Record:
-    """Add a record to the ledger, atomically.
+def write(
+    recipe: Recipe,
+    result: dict[str, Any],
+    bootstrap: dict[str, Any],
+    *,
+    device: str,
+    seconds: float,
+    ledger: bool = True,
+) -> Record:
+    """Add a record to the ledger, atomically; with `ledger=False` write nothing, and only give it.
 
     Raises:
         LedgerError: there is one already; delete it first if it is to be measured again.
@@ -187,6 +195,8 @@ def write(recipe: Recipe, result: dict[str, Any], bootstrap: dict[str, Any], *, 
         "provenance": provenance(device) | {"seconds": round(seconds, 1)},
     }
     record["checksum"] = _checksum(record)
+    if not ledger:
+        return record
     path = recipe.path
     text = _inline_lists(json.dumps(record, indent=1, allow_nan=False))
     try:

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def objective(
 
 @dataclass(frozen=True)
 class Distillation:
-    r"""Train a codec so that a frozen detector's features stay: :math:`\mathcal R + \lambda \mathcal D`, Iino et al..
+    r"""Train a codec so that a frozen detector's features stay: :math:`\mathcal R + \lambda \mathcal D`, Iino et al.
 
     The loss names the weights of :math:`\mathcal D`: `distill` has none (eq. 2), `distill-boxes` the true boxes (eq. 3),
     `distill-objectness` the teacher's objectness (eq. 4). Pictures that the teacher cannot take are continued to multiples of 32
@@ -409,14 +409,7 @@ def measure(
         encode = partial(refined_bytes, recipe) if recipe.method == "refined" else None
         result, bootstrap = evaluate.evaluate(model, dataset, panel, clean, encode=encode, progress=progress)
     where = torch.cuda.get_device_name() if place.type == "cuda" else "cpu"
-    if not ledger:
-        return {
-            "recipe": asdict(recipe),
-            "result": result,
-            "bootstrap": bootstrap,
-            "provenance": results.provenance(where),
-        }
-    return results.write(recipe, result, bootstrap, device=where, seconds=time.monotonic() - begun)
+    return results.write(recipe, result, bootstrap, device=where, seconds=time.monotonic() - begun, ledger=ledger)
 
 
 def finetuned(recipe: Recipe, codec: Any, *, keep: bool = True, device: str = "auto", progress: bool = True) -> Any:
@@ -559,9 +552,10 @@ def _finetune(args: argparse.Namespace) -> None:
         _judge(judge, held_out, name, coded)
 
 
-def _written(out: Path) -> None:
-    """Forget a training's checkpoint, or another of this name would find itself done; say what was written."""
-    (RUNS / out.stem / "training.ckpt").unlink(missing_ok=True)
+def _written(out: Path, *legs: object) -> None:
+    """Forget a training's checkpoints, or another of this name would find itself done; say what was written."""
+    for leg in legs or [""]:
+        (RUNS / out.stem / str(leg) / "training.ckpt").unlink(missing_ok=True)
     print(f"wrote {out} (fingerprint {results.fingerprint(out)})")
 
 
@@ -572,32 +566,42 @@ def _identity(args: argparse.Namespace) -> str:
 
 def _sam(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
-    model = sam.nano()
-    train.fit(
-        sam.Prompted(model),
-        sam.Prompts(args.seed, args.steps * args.batch, args.images),
-        sam.prompt_loss,
-        # Steps down that follow a cosine.
-        train.Schedule(
-            steps=args.steps,
-            batch=args.batch,
-            lr=args.lr,
-            warmup=300,
-            milestones=(0.5, 0.7, 0.84, 0.94),
-            gamma=0.4,
-            save_every=200,
+    # Small pictures first, where a step costs less than half; then at full size steps down that follow a cosine.
+    legs = {
+        sam.COARSE: train.Schedule(
+            steps=args.steps, batch=args.batch, lr=args.lr, warmup=300, milestones=(), save_every=200
         ),
-        folder=RUNS / args.out.stem,
-        seed=args.seed,
-        device=args.device,
-        precision=args.precision,
-        describe=args.out.stem,
-        identity=_identity(args),
-    )
+        sam.SIZE: train.Schedule(
+            steps=args.fine_steps,
+            batch=args.batch,
+            lr=0.4 * args.lr,
+            warmup=50,
+            milestones=(0.4, 0.7, 0.88),
+            gamma=0.4,
+            save_every=100,
+        ),
+    }
+    model = sam.nano(sam.COARSE)
+    for size, schedule in legs.items():
+        model = sam.enlarged(model, size)
+        train.fit(
+            sam.Prompted(model),
+            sam.Prompts(args.seed, schedule.steps * args.batch, args.images, size=size),
+            sam.prompt_loss,
+            schedule,
+            folder=RUNS / args.out.stem / str(size),
+            seed=args.seed,
+            device=args.device,
+            precision=args.precision,
+            workers=1,  # scenes are drawn meanwhile
+            describe=f"{args.out.stem}, {size} px",
+            identity=_identity(args),
+        )
+        model.cpu()
     if train.rank():
         return  # the first process writes
-    sam.save_nano(model.cpu(), args.out)
-    _written(args.out)
+    sam.save_nano(model, args.out)
+    _written(args.out, *legs)
     if args.judged:
         held_out, model = datasets.load("scenes", "val", limit=args.judged), sam.load("nano", args.out)
         best = [masks.best_iou(masks.MaskSet.of(s.image, sam.every_mask(model, s.image)), s.masks) for s in held_out]
@@ -746,13 +750,6 @@ def _code(args: argparse.Namespace) -> None:
         print(f"{path}: {len(coded)} bytes, {8 * len(coded) / (x.shape[1] * x.shape[2]):.3f} bpp, {psnr:.2f} dB")
 
 
-def _part(text: str) -> tuple[int, int]:
-    part, _, parts = text.partition("/")
-    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no part: write 1/2 for the first of two")
-    return int(part), int(parts)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m icm_helpers.run", description="Train, code and measure.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -808,7 +805,8 @@ def _parser() -> argparse.ArgumentParser:
     naming(sub)
     sub = command("sam", _sam, "Train the nano Segment Anything on scenes, and state how well it finds their objects.")
     sub.add_argument("--images", type=int, default=5000, help="training scenes, none of those that codecs see")
-    sub.add_argument("--steps", type=int, default=12000, help="optimiser steps")
+    sub.add_argument("--steps", type=int, default=6000, help="optimiser steps on scenes of 128 pixels")
+    sub.add_argument("--fine-steps", type=int, default=2400, help="then steps on scenes of 192 pixels")
     sub.add_argument("--batch", type=int, default=8, help="scenes a step, 12 points on each")
     sub.add_argument("--lr", type=float, default=7e-4, help="Adam's learning rate after warm-up")
     sub.add_argument("--seed", type=int, default=0, help="seed")
@@ -847,7 +845,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", default=None, help="only the runs on this data set")
     sub.add_argument("--only", default=None, help="only runs whose id contains this")
     sub.add_argument(
-        "--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N shares, to use several machines"
+        "--part", type=grid.part, default=(1, 1), metavar="K/N", help="the K-th of N shares, to use several machines"
     )
     sub.add_argument("--list", action="store_true", help="list the runs and measure nothing")
     sub.add_argument("--train-only", action="store_true", help="train the codecs, measure later")

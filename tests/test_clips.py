@@ -39,7 +39,7 @@ def segmenter(monkeypatch, tmp_path):
     weights.write_bytes(b"weights")
     monkeypatch.setitem(presets.SEGMENTERS, "nano-sam", results.fingerprint(weights))
     monkeypatch.setattr(sam, "weights_path", lambda name: weights)
-    monkeypatch.setattr(sam, "load", lambda name: torch.nn.Identity())
+    monkeypatch.setattr(sam, "load", lambda *_, **__: torch.nn.Identity())
 
     def every_mask(model, image, **passed):
         seen.append(image)

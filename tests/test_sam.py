@@ -32,7 +32,7 @@ class Rectangles(torch.nn.Module):
 @pytest.fixture
 def confident():
     """The package's model and generator, with a decoder that finds much."""
-    model = sam.nano()
+    model = sam.nano(128)
     model.mask_decoder = Rectangles()
     return model
 
@@ -62,7 +62,7 @@ def test_a_pass_that_makes_no_sense_is_refused(confident, wrong):
 
 
 def test_training_computes_what_the_package_computes():
-    model, image = sam.nano(), torch.rand(2, 3, 128, 128)
+    model, image = sam.nano(128), torch.rand(2, 3, 128, 128)
     points = torch.randint(0, 128, (2, 3, 2)).float()
     with torch.no_grad():
         logits, scores = sam.Prompted(model)(image, points)
@@ -74,7 +74,7 @@ def test_training_computes_what_the_package_computes():
 
 
 def test_every_prompt_lies_on_its_whole_and_on_its_part():
-    data = sam.Prompts(seed=0, length=20, scenes=2, points=6)
+    data = sam.Prompts(seed=0, length=20, scenes=2, points=6, size=128)
     smaller = 0
     for i in range(8):
         image, points, truth = data[i]
@@ -82,15 +82,15 @@ def test_every_prompt_lies_on_its_whole_and_on_its_part():
         x, y = points.long().T
         assert truth[torch.arange(6), :, y, x].all() and not (truth[:, 1] & ~truth[:, 0]).any()
         smaller += (truth[:, 1].sum() < truth[:, 0].sum()).item()
-        again = sam.Prompts(seed=0, length=20, scenes=2, points=6)[i] if i == 7 else data[i]
+        again = sam.Prompts(seed=0, length=20, scenes=2, points=6, size=128)[i] if i == 7 else data[i]
         assert all(torch.equal(a, b) for a, b in zip((image, points, truth), again, strict=True))
     assert smaller > 2
 
 
 def fit(steps: int, stop: int | None = None, folder=None) -> tuple[torch.nn.Module, list[dict[str, float]]]:
     torch.manual_seed(0)
-    model = sam.nano()
-    data = sam.Prompts(seed=0, length=2 * steps, scenes=2, points=4)
+    model = sam.nano(128)
+    data = sam.Prompts(seed=0, length=2 * steps, scenes=2, points=4, size=128)
     if stop is not None:
         whole = data._scene
         data._scene = lambda index: whole(index) if len(seen.append(index) or seen) <= 2 * stop else interrupt()
@@ -108,14 +108,22 @@ def interrupt() -> None:
 def test_a_few_steps_lower_the_loss_and_a_stopped_training_ends_with_the_same_bits(tmp_path):
     model, curve = fit(16)
     torch.manual_seed(0)
-    batch = torch.utils.data.default_collate([sam.Prompts(seed=1, length=8, scenes=2)[i] for i in range(8)])
+    batch = torch.utils.data.default_collate([sam.Prompts(seed=1, length=8, scenes=2, size=128)[i] for i in range(8)])
     with torch.no_grad():
-        before, after = (sam.prompt_loss(sam.Prompted(m), batch)["loss"].item() for m in (sam.nano(), model))
+        before, after = (sam.prompt_loss(sam.Prompted(m), batch)["loss"].item() for m in (sam.nano(128), model))
     assert after < 0.95 * before, (before, after)
     with pytest.raises(KeyboardInterrupt):
         fit(16, stop=9, folder=tmp_path)
     resumed, again = fit(16, folder=tmp_path)
     assert all(torch.equal(v, resumed.state_dict()[k]) for k, v in model.state_dict().items()) and curve == again
+
+
+def test_a_nano_model_sees_larger_pictures_with_the_weights_that_it_has():
+    model = sam.nano(128)
+    same, larger = (sam.enlarged(model, size).state_dict() for size in (128, 192))
+    assert all(torch.equal(v, same[k]) for k, v in model.state_dict().items())
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, larger[k])}
+    assert changed == {"image_encoder.pos_embed"} and larger["image_encoder.pos_embed"].shape == (1, 24, 24, 128)
 
 
 def test_a_nano_model_of_at_most_8_mb_comes_back_from_its_file(tmp_path):
@@ -152,5 +160,5 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "segment_anything", None)
     sam._package.cache_clear()
     with pytest.raises(ImportError, match="install the extra `sam`"):
-        sam.nano()
+        sam.nano(128)
     sam._package.cache_clear()

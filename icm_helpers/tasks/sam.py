@@ -23,7 +23,8 @@ from icm_helpers import downloads, scenes
 from icm_helpers.tasks import weights
 
 NANO = Path(__file__).resolve().parents[2] / "data" / "checkpoints" / "nano-sam.safetensors"
-SIZE = 128  # side of the pictures that nano SAM sees; the generator resizes to it
+SIZE = 192  # side of the pictures that nano SAM sees; the generator resizes to it
+COARSE = 128  # and of those that it sees in the first part of its training
 UNSEEN = (
     2_000_000  # first seed of nano SAM's training scenes: those that codecs are trained and judged on start elsewhere
 )
@@ -48,18 +49,21 @@ def _package() -> Any:
 # --- models --------------------------------------------------------------------------------------------------------------
 
 
-def nano() -> nn.Module:
-    """A Segment Anything of 2 million parameters with random weights: 128-pixel pictures, 16 x 16 tokens, 64 x 64 masks.
+def nano(size: int = SIZE) -> nn.Module:
+    """A Segment Anything of 2 million parameters with random weights.
+
+    Args:
+        size: side of its pictures, a multiple of 8: 192 pixels give 24 x 24 tokens and masks of 96 x 96.
 
     Raises:
         ImportError: the package segment_anything is not installed.
     """
     classes = _package().modeling
     patch, width, heads = 8, 128, 4
-    tokens = SIZE // patch
+    tokens = size // patch
     sam = classes.Sam(
         image_encoder=classes.ImageEncoderViT(
-            img_size=SIZE,
+            img_size=size,
             patch_size=patch,
             embed_dim=width,
             depth=6,
@@ -68,7 +72,7 @@ def nano() -> nn.Module:
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
         ),
         prompt_encoder=classes.PromptEncoder(
-            embed_dim=width, image_embedding_size=(tokens, tokens), input_image_size=(SIZE, SIZE), mask_in_chans=16
+            embed_dim=width, image_embedding_size=(tokens, tokens), input_image_size=(size, size), mask_in_chans=16
         ),
         mask_decoder=classes.MaskDecoder(
             transformer_dim=width,
@@ -80,6 +84,15 @@ def nano() -> nn.Module:
     with torch.no_grad():
         sam.image_encoder.pos_embed.copy_(0.1 * sam.prompt_encoder.get_dense_pe().permute(0, 2, 3, 1))
     return sam.eval()
+
+
+def enlarged(sam: nn.Module, size: int = SIZE) -> nn.Module:
+    """A nano model for pictures of another size, with the weights of `sam`: what it knows of places is interpolated."""
+    larger, state, learned = nano(size), sam.state_dict(), "image_encoder.pos_embed"
+    grid = state[learned].permute(0, 3, 1, 2)  # (1, C, h, w)
+    state[learned] = F.interpolate(grid, size=(size // 8, size // 8), mode="bicubic").permute(0, 2, 3, 1)
+    larger.load_state_dict(state)
+    return larger
 
 
 def weights_path(name: str) -> Path:
@@ -96,6 +109,24 @@ def weights_path(name: str) -> Path:
     return asset.home() / asset.files[0].name
 
 
+def present(name: str, path: Path | str | None = None) -> Path:
+    """The file of a model's weights, by default where :func:`weights_path` says.
+
+    Raises:
+        ValueError: unknown name.
+        FileNotFoundError: there is none; the message says how to come by it.
+    """
+    path = weights_path(name) if path is None else Path(path)
+    if not path.is_file():
+        cure = (
+            f"train it with `python -m icm_helpers.run sam --out {path}`"
+            if name == "nano"
+            else f"fetch it with `python -m icm_helpers.datasets fetch {_asset(name)}`, or correct the path"
+        )
+        raise FileNotFoundError(f"the weights {path} of Segment Anything's {name} are missing: {cure}")
+    return path
+
+
 def load(name: str = "nano", path: Path | str | None = None, *, bf16: bool = False) -> nn.Module:
     """A frozen Segment Anything: `nano`, `vit_b`, `vit_l` or `vit_h`.
 
@@ -109,14 +140,7 @@ def load(name: str = "nano", path: Path | str | None = None, *, bf16: bool = Fal
         FileNotFoundError: there are no weights.
         ValueError: unknown name; or the file is damaged, or holds another model.
     """
-    path = weights_path(name) if path is None else Path(path)
-    if not path.is_file():
-        cure = (
-            f"train it with `python -m icm_helpers.run sam --out {path}`"
-            if name == "nano"
-            else f"fetch it with `python -m icm_helpers.datasets fetch {_asset(name)}`, or correct the path"
-        )
-        raise FileNotFoundError(f"the weights {path} of Segment Anything's {name} are missing: {cure}")
+    path = present(name, path)
     state = weights.read(path, "nano-sam")[0] if name == "nano" else _published(name, path)
     sam = nano() if name == "nano" else _package().sam_model_registry[name]()
     try:
@@ -242,19 +266,20 @@ def _compressed(rle: dict[str, Any]) -> dict[str, Any]:
 class Prompts(Dataset):
     """Scenes, points on them, and the two masks that each point may mean; item i is a function of (seed, i) alone.
 
-    Item i is (image (3, 128, 128) float32 in [0, 1], points (P, 2) float32, x and y in pixels, masks (P, 2, 128, 128) bool: the
-    whole segment, thing or stuff, that holds the point, and the part of it, which where a segment has no parts is the same).
+    Item i is (image (3, S, S) float32 in [0, 1], points (P, 2) float32, x and y in pixels, masks (P, 2, S, S) bool: the whole
+    segment, thing or stuff, that holds the point, and the part of it, which where a segment has no parts is the same).
     Scenes are drawn at 192 pixels and resized as the mask generator does; half are mirrored, and their colours shift a little.
 
     Args:
         seed: of all choices.
         length: items.
-        scenes: how many scenes they come from, drawn as they are needed and kept (80 kB each).
+        scenes: how many scenes they come from, drawn as they are needed and kept (180 kB each).
         points: P, of which about 60 % lie on things, each thing as likely as another.
+        size: S.
     """
 
-    def __init__(self, seed: int, length: int, scenes: int = 5000, points: int = 12) -> None:
-        self.seed, self.length, self.scenes, self.points = seed, length, scenes, points
+    def __init__(self, seed: int, length: int, scenes: int = 5000, points: int = 12, size: int = SIZE) -> None:
+        self.seed, self.length, self.scenes, self.points, self.size = seed, length, scenes, points, size
         self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -276,15 +301,17 @@ class Prompts(Dataset):
         truth = np.stack([(of == of.ravel()[at][:, None, None]) for of in (whole, parts)], 1)  # (P, 2, H, W)
         gain = rng.normal(1, 0.05, (3, 1, 1)) * rng.normal(1, 0.08)
         image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float() / 255
-        points = np.stack([at % SIZE, at // SIZE], 1).astype(np.float32)
+        points = np.stack([at % self.size, at // self.size], 1).astype(np.float32)
         return (image * torch.from_numpy(gain).float()).clamp(0, 1), torch.from_numpy(points), torch.from_numpy(truth)
 
     def _scene(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (128, 128, 3) uint8 and parts (128, 128) int16 of a scene."""
+        """Pixels (S, S, 3) uint8 and parts (S, S) int16 of a scene."""
         if index not in self._kept:
             drawn = scenes.scene(UNSEEN + index)
-            resize = _package().utils.transforms.ResizeLongestSide(SIZE)
-            parts = cv2.resize(drawn.parts.astype(np.int16), (SIZE, SIZE), interpolation=cv2.INTER_NEAREST_EXACT)
+            resize = _package().utils.transforms.ResizeLongestSide(self.size)
+            parts = cv2.resize(
+                drawn.parts.astype(np.int16), (self.size, self.size), interpolation=cv2.INTER_NEAREST_EXACT
+            )
             self._kept[index] = resize.apply_image(drawn.image), parts
         return self._kept[index]
 
@@ -300,14 +327,14 @@ class Prompted(nn.Module):
         self.sam = sam
 
     def forward(self, images: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (N, P, 4, 64, 64) of the one mask and the three alternatives, and their predicted IoU (N, P, 4).
+        """Logits (N, P, 4, S/2, S/2) of the one mask and the three alternatives, and their predicted IoU (N, P, 4).
 
         Args:
-            images: (N, 3, 128, 128) in [0, 1].
+            images: (N, 3, S, S) in [0, 1].
             points: (N, P, 2), x and y in pixels.
         """
         sam, (n, p) = self.sam, points.shape[:2]
-        features = sam.image_encoder((255 * images - sam.pixel_mean) / sam.pixel_std)  # (N, C, 16, 16)
+        features = sam.image_encoder((255 * images - sam.pixel_mean) / sam.pixel_std)  # (N, C, S/8, S/8)
         marks = torch.ones(n * p, 1, device=points.device)
         with torch.autocast(points.device.type, enabled=False):  # places do not survive bfloat16's eight bits
             sparse, dense = sam.prompt_encoder((points.reshape(n * p, 1, 2), marks), boxes=None, masks=None)
@@ -317,7 +344,7 @@ class Prompted(nn.Module):
         tokens = torch.cat([decode.iou_token.weight, decode.mask_tokens.weight])
         tokens = torch.cat([tokens.expand(n * p, -1, -1), sparse], 1)
         found, memory = decode.transformer(features.repeat_interleave(p, 0) + dense, place, tokens)
-        fine = decode.output_upscaling(memory.transpose(1, 2).unflatten(2, features.shape[2:]))  # (N P, C/8, 64, 64)
+        fine = decode.output_upscaling(memory.transpose(1, 2).unflatten(2, features.shape[2:]))  # (N P, C/8, S/2, S/2)
         kernels = torch.stack([mlp(found[:, 1 + k]) for k, mlp in enumerate(decode.output_hypernetworks_mlps)], 1)
         logits = torch.einsum("nkc,nchw->nkhw", kernels, fine)
         return logits.unflatten(0, (n, p)).float(), decode.iou_prediction_head(found[:, 0]).unflatten(0, (n, p)).float()
