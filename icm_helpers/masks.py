@@ -297,7 +297,7 @@ def automatic(
         model, weights, bf16: as in `tasks.sam.load`; the model is loaded when the first picture comes.
         alpha: lowest predicted IoU that is stored: a higher one is a filter.
         points: a side; where None 16 for nano, else 32.
-        stability: least stability score; where None .5 for nano, else .95.
+        stability: least stability score; where None .15 for nano, else .95.
         points_per_batch: decoded at once.
 
     Raises:
@@ -459,7 +459,7 @@ def main(arguments: list[str] | None = None) -> None:
     sub.add_argument("--alpha", type=float, default=0.48, help="lowest predicted IoU that is stored")
     sub.add_argument("--points", type=int, default=None, help="points a side; where left out 16 for nano, else 32")
     sub.add_argument(
-        "--stability", type=float, default=None, help="least stability score; left out, .5 for nano, else .95"
+        "--stability", type=float, default=None, help="least stability score; left out, .15 for nano, else .95"
     )
     sub.add_argument("--points-per-batch", type=int, default=64, help="points decoded at once")
     sub.add_argument("--bf16", action="store_true", help="the image encoder computes in bfloat16")

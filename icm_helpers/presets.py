@@ -25,7 +25,7 @@ DETECTORS = {
 """Recognition models and the first digits of the SHA-256 of their weights: measured with other weights, a record is another one."""
 
 SEGMENTERS = {
-    "nano-sam": "00000000",  # not trained yet
+    "nano-sam": "774dc218",
     "sam-vit-b": "ec2df627",
     "sam-vit-l": "3adcc431",
     "sam-vit-h": "a7bf3b02",
