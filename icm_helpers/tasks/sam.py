@@ -31,8 +31,11 @@ UNSEEN = (
 _WIDTHS = {"vit_b": 768, "vit_l": 1024, "vit_h": 1280}
 POINTS = {"nano": 16, **dict.fromkeys(_WIDTHS, 32)}
 STABILITY = {"nano": 0.15, **dict.fromkeys(_WIDTHS, 0.95)}
-"""Points a side, and least stability score, of the automatic pass: the package's defaults, and what a small model can reach. Its .15
-was chosen from .5, .3 and .15 on eight training scenes of the codecs, where objects' best masks had a mean IoU of .65, .69 and .73."""
+"""Points a side, and least stability score, of the automatic pass: the package's defaults, and what a small model can reach.
+
+Its .15 was chosen from .5, .3 and .15 on eight of the codecs' training scenes, where objects' best masks had a mean IoU of .65, .69
+and .73.
+"""
 
 
 @cache
