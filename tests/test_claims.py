@@ -149,8 +149,19 @@ def test_the_scoreboard_is_what_the_ledger_says(board):
         ("objectness/2", "scenes", "agreement", "mask-rcnn-small"): "contradicted",
         ("objectness/3", "scenes", "missed_to_found", "mask-rcnn-small"): "not decided",
         ("objectness/4", "scenes", "box_ap", "yolov5n-scenes"): "reproduced",
+        ("sa-nerv/1a", "scenes-video", "box_ap", "mask-rcnn-small"): "not decided",
+        ("sa-nerv/1a", "scenes-video", "box_ap", "yolov5n-scenes"): "not decided",
+        ("sa-nerv/1b", "scenes-video", "box_ap", "mask-rcnn-small"): "not decided",
+        ("sa-nerv/1b", "scenes-video", "box_ap", "yolov5n-scenes"): "not decided",
+        ("sa-nerv/2", "scenes-video", "boundary_f", "none"): "contradicted",
+        ("sa-nerv/3", "scenes-video", "psnr", "none"): "not decided",
         ("sa-nerv/4", "scenes-video", "box_ap", "mask-rcnn-small"): "not decided",
         ("sa-nerv/4", "scenes-video", "box_ap", "yolov5n-scenes"): "not decided",
+        ("sa-nerv/1a", "davis", "box_ap", "yolov5n"): "not decided",
+        ("sa-nerv/1b", "davis", "box_ap", "yolov5n"): "not decided",
+        ("sa-nerv/2", "davis", "boundary_f", "none"): "not decided",
+        ("sa-nerv/3", "davis", "psnr", "none"): "contradicted",
+        ("sa-nerv/4", "davis", "box_ap", "yolov5n"): "not decided",
     }
     assert {(f.claim.id, f.data, f.metric, f.judge): f.verdict for f in board} == golden
 
