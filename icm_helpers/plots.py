@@ -130,15 +130,20 @@ def rate_accuracy(
 def rate_accuracy_panels(
     panels: Sequence[tuple[str, Mapping[str, Curve], float | None]], title: str, columns: int = 2
 ) -> Figure:
-    """A figure of :func:`rate_accuracy`, one panel for each (ylabel, curves, clean), two in a row."""
+    """A figure of :func:`rate_accuracy`, one panel for each (ylabel, curves, clean), two in a row, and one legend below all."""
     rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.9 * columns, 3.7 * rows), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(4.9 * columns, 3.7 * rows + 0.4), squeeze=False, layout="constrained"
+    )
     for ax in axes.flat[len(panels) :]:
         ax.axis("off")
+    methods = {}
     for ax, (ylabel, curves, clean) in zip(axes.flat, panels, strict=False):
         rate_accuracy(ax, curves, ylabel=ylabel, clean=clean)
+        ax.get_legend().remove()
+        methods |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    figure.legend(methods.values(), methods.keys(), loc="outside lower center", ncols=4, fontsize=9)
     figure.suptitle(title, color=INK)
-    figure.tight_layout()
     return figure
 
 
