@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icm_helpers import datasets, results, run
+from icm_helpers import datasets, grid, results, run
 from icm_helpers.codecs.classical import Jpeg
 
 WEIGHTS = str(run.CHECKPOINTS / "start-coco-mini.safetensors")
@@ -78,10 +78,10 @@ def test_grid_lists_the_runs_and_says_which_are_missing(tmp_path, monkeypatch, c
 
 
 def test_grid_takes_a_share_of_the_runs():
-    assert run._part("2/3") == (2, 3)
+    assert grid.part("2/3") == (2, 3)
     for text in ("3/2", "0/2", "half", "1"):
         with pytest.raises(run.argparse.ArgumentTypeError, match="is no part"):
-            run._part(text)
+            grid.part(text)
 
 
 def test_a_classical_codec_without_a_quality_is_refused(picture, tmp_path):
