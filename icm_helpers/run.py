@@ -566,37 +566,42 @@ def _identity(args: argparse.Namespace) -> str:
 
 def _sam(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
-    # Small pictures first, where a step costs less than half; the same prompts at full size; others, from the higher rate again.
-    legs = ((sam.COARSE, 0, 1.0, ()), (sam.SIZE, 0, 0.4, (0.5, 0.875)), (sam.SIZE, 1, 0.4, (0.5, 0.75, 0.9)))
+    # Small pictures first, where a step costs less than half; then at full size steps down that follow a cosine.
+    legs = {
+        sam.COARSE: train.Schedule(
+            steps=args.steps, batch=args.batch, lr=args.lr, warmup=300, milestones=(), save_every=200
+        ),
+        sam.SIZE: train.Schedule(
+            steps=args.fine_steps,
+            batch=args.batch,
+            lr=0.4 * args.lr,
+            warmup=50,
+            milestones=(0.4, 0.7, 0.88),
+            gamma=0.4,
+            save_every=100,
+        ),
+    }
     model = sam.nano(sam.COARSE)
-    for k, (steps, (size, other, rate, milestones)) in enumerate(zip(args.steps, legs, strict=True), start=1):
+    for size, schedule in legs.items():
         model = sam.enlarged(model, size)
         train.fit(
             sam.Prompted(model),
-            sam.Prompts(args.seed + other, steps * args.batch, args.images, size=size),
+            sam.Prompts(args.seed, schedule.steps * args.batch, args.images, size=size),
             sam.prompt_loss,
-            train.Schedule(
-                steps=steps,
-                batch=args.batch,
-                lr=rate * args.lr,
-                warmup=300 if k == 1 else 50,
-                milestones=milestones,
-                gamma=0.4,
-                save_every=100,
-            ),
-            folder=RUNS / args.out.stem / str(k),
+            schedule,
+            folder=RUNS / args.out.stem / str(size),
             seed=args.seed,
             device=args.device,
             precision=args.precision,
             workers=1,  # scenes are drawn meanwhile
-            describe=f"{args.out.stem}, part {k} of {len(legs)}",
+            describe=f"{args.out.stem}, {size} px",
             identity=_identity(args),
         )
         model.cpu()
     if train.rank():
         return  # the first process writes
     sam.save_nano(model, args.out)
-    _written(args.out, *range(1, len(legs) + 1))
+    _written(args.out, *legs)
     if args.judged:
         held_out, model = datasets.load("scenes", "val", limit=args.judged), sam.load("nano", args.out)
         best = [masks.best_iou(masks.MaskSet.of(s.image, sam.every_mask(model, s.image)), s.masks) for s in held_out]
@@ -800,14 +805,8 @@ def _parser() -> argparse.ArgumentParser:
     naming(sub)
     sub = command("sam", _sam, "Train the nano Segment Anything on scenes, and state how well it finds their objects.")
     sub.add_argument("--images", type=int, default=5000, help="training scenes, none of those that codecs see")
-    sub.add_argument(
-        "--steps",
-        type=int,
-        nargs=3,
-        default=[6000, 1920, 3000],
-        metavar="N",
-        help="optimiser steps on scenes of 128 pixels, on scenes of 192 pixels, and on these once more",
-    )
+    sub.add_argument("--steps", type=int, default=6000, help="optimiser steps on scenes of 128 pixels")
+    sub.add_argument("--fine-steps", type=int, default=2400, help="then steps on scenes of 192 pixels")
     sub.add_argument("--batch", type=int, default=8, help="scenes a step, 12 points on each")
     sub.add_argument("--lr", type=float, default=7e-4, help="Adam's learning rate after warm-up")
     sub.add_argument("--seed", type=int, default=0, help="seed")
