@@ -332,22 +332,16 @@ def stored(
     size: int = 192,
     limit: int | None = None,
     model: str = "nano",
-    weights: Path | None = None,
-    bf16: bool = False,
-    alpha: float = 0.48,
-    points: int | None = None,
-    stability: float | None = None,
-    points_per_batch: int = 64,
-    device: str = "auto",
     part: tuple[int, int] = (1, 1),
     out: Path | None = None,
     progress: bool = True,
+    **how: Any,
 ) -> Path:
     """The folder of Segment Anything's masks of a data set by name, after making those that it lacks.
 
     Args:
         data, split, size, limit: as in `datasets.load`.
-        model, weights, bf16, alpha, points, stability, points_per_batch, device: as in :func:`automatic`.
+        model: as in :func:`automatic`, which takes `how` too.
         part: as in :func:`make`.
         out: another folder than the one in data/cache.
 
@@ -359,16 +353,7 @@ def stored(
     from icm_helpers import results, scenes  # only here: the rest works with masks of any origin
 
     dataset = datasets.load(data, split, size=size, limit=limit)
-    segment, decided = automatic(
-        model,
-        weights,
-        bf16=bf16,
-        alpha=alpha,
-        points=points,
-        stability=stability,
-        points_per_batch=points_per_batch,
-        device=device,
-    )
+    segment, decided = automatic(model, **how)
     kind = {"size": size, "scenes": scenes.VERSION} if data == "scenes" else {}
     name = "-".join(["masks", data, split, *([str(size)] if kind else []), model])
     folder = out or results.ROOT / "data" / "cache" / name

@@ -583,8 +583,8 @@ class VideoStudy:
     """
 
     chapter: str
-    data: str  # scenes-video | davis
-    clips: tuple[str, ...]  # seeds of moving scenes; or clips of DAVIS 2016, at half size
+    data: str  # scenes-video | davis | sfu
+    clips: tuple[str, ...]  # seeds of moving scenes; clips of DAVIS 2016, at half size; or sequences of SFU-HW-Objects
     frames: int  # the first so many of each
     size: int  # side of scenes in pixels; 0: the clip's own
     networks: tuple[str, ...]  # names in nerv.SIZES
@@ -736,7 +736,6 @@ _SFU = replace(
     data="sfu",
     frames=65,
     size=0,
-    losses=("nerv", "sa-nerv"),
     epochs=300,
     tune_epochs=50,
     bits=8,
