@@ -60,7 +60,7 @@ _SOURCES: Mapping[str, tuple[Callable[[], Path], Callable[[Path], Any]]] = {
     "faster-rcnn-d2": (lambda: WEIGHTS / "faster_rcnn_R_50_FPN_3x-280758.pkl", Detectron2.from_weights),
     "mask-rcnn-d2": (lambda: WEIGHTS / "mask_rcnn_R_50_FPN_3x-f10217.pkl", Detectron2.from_weights),
     "panoptic-deeplab-d2": (
-        lambda: WEIGHTS / "panoptic_deeplab_R_52_os16_mg124_poly_90k_bs32-380d9c.pkl",
+        lambda: WEIGHTS / "panoptic_deeplab_R_52_os16_mg124_poly_90k_bs32-bd324a.pkl",
         CityscapesPanopticDeepLab.from_weights,
     ),
 }

@@ -258,6 +258,11 @@ def training_crops(recipe: Recipe, images: datasets.CocoDataset, length: int) ->
     )
 
 
+def _workers(device: str) -> int:
+    """Processes that cut crops and read their masks: none beside a training on a CPU, some so that a GPU need not wait."""
+    return 0 if train.fabric(device).device.type == "cpu" else 4
+
+
 def edges(
     images: datasets.CocoDataset,
     data: str,
@@ -355,6 +360,7 @@ def trained_codec(
         device=device,
         precision=recipe.precision,
         compiled=compiled,
+        workers=_workers(device),
         collate=collate,
         progress=progress,
         describe=recipe.codec_id,
@@ -636,6 +642,7 @@ def _codec(args: argparse.Namespace) -> None:
         device=args.device,
         precision=args.precision,
         compiled=args.compile,
+        workers=_workers(args.device),
         collate=collate,
         describe=args.out.stem,
         identity=_identity(args),
