@@ -436,7 +436,7 @@ def methods(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         recipe = record["recipe"]
-        name = recipe["codec"] if recipe["method"] == "classical" else recipe["loss"]
+        name = recipe["codec"] if recipe["loss"] == "none" else recipe["loss"]
         if recipe["loss"] == "sa-icm":
             name = f"{name}-{recipe['alpha']:g}"
         if recipe["method"] in ("refined", "spent", "probed"):

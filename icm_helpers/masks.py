@@ -99,16 +99,16 @@ class MaskSet:
         return rle.decode(self.rles()).astype(bool).transpose(2, 0, 1)
 
 
-def best_iou(found: MaskSet, truth: Tensor) -> np.ndarray:
-    """For each true mask the largest IoU that any found mask has with it, (n,); 0 where none was found.
+def ious(found: MaskSet, truth: Tensor) -> np.ndarray:
+    """IoU of each found mask with each true one, (n, k); its `max(0, initial=0)` is that of each true mask's best.
 
     Args:
-        truth: (n, H, W) bool.
+        truth: (k, H, W) bool.
     """
     if not len(found) or not len(truth):
-        return np.zeros(len(truth))
+        return np.zeros((len(found), len(truth)))
     true = rle.encode(np.asfortranarray(truth.permute(1, 2, 0).numpy(), np.uint8))
-    return np.asarray(rle.iou(found.rles(), true, [0] * len(true))).max(0)
+    return np.asarray(rle.iou(found.rles(), true, [0] * len(true)))
 
 
 def segmentation_map(found: MaskSet, order: str = "largest-first") -> np.ndarray:

@@ -87,7 +87,9 @@ class Study:
     canny_high: float = 100.0
     dilate: int = 0  # pixels
     spent: bool = False  # whether it is measured where the first seed's distilled codecs spend their bits
-    probed: bool = False  # whether it is measured what textures the first seed's codecs give away
+    probed: tuple[
+        str, ...
+    ] = ()  # losses (of the first seed) and classical codecs that are asked what textures they give away
     refine_scales: tuple[tuple[str, float], ...] = ()  # the loss microscope's losses; `scales` where empty
     refine_judges: int = 1  # how many of the detectors judge what it refined
     refine_lmbdas: tuple[float, ...] = ()  # its ladder
@@ -146,11 +148,6 @@ class Study:
             for r in trained
             if self.spent and r.seed == first and r.loss in DISTILLED
         ]
-        probed = [
-            replace(r, method="probed", detectors=base.detectors[:1], finetuned="none", finetune_steps=0)
-            for r in trained
-            if self.probed and r.seed == first
-        ]
         refined = [
             replace(
                 base,
@@ -174,6 +171,11 @@ class Study:
             for quality in qualities
         ]
         uncompressed = [replace(base, method="classical", codec="png")] if classical else []
+        probed = [
+            replace(r, method="probed", detectors=base.detectors[:1], finetuned="none", finetune_steps=0)
+            for r in (*trained, *classical, *uncompressed)
+            if (r.codec in self.probed if r.loss == "none" else r.seed == first and r.loss in self.probed)
+        ]
         return [*trained, *spent, *probed, *refined, *classical, *uncompressed, *self.beside]
 
     def _seen(self, loss: str) -> list[dict[str, Any]]:
@@ -475,7 +477,7 @@ SA_SCENES = replace(
     detectors=("mask-rcnn-small", "yolov5n-scenes", "panoptic-deeplab-scenes"),
     teacher="none",
     task_weight=0.0,
-    probed=True,
+    probed=("mse", "object-region", "sa-icm", "hevc", "png"),
     hours=3.5,
 )
 
@@ -489,7 +491,7 @@ SA_ABLATIONS = tuple(
         finetune="none",
         finetune_steps=0,
         anchors=(),
-        probed=False,
+        probed=(),
         hours=0.15,
         **change,
     )
@@ -516,13 +518,18 @@ SA_COCO_MINI = replace(
     hours=0.7,
 )
 
+# The same with Segment Anything itself, for those who have its weights.
+SA_COCO_SAM = replace(
+    SA_COCO_MINI, scales=(("sa-icm", 10.0),), edges="sam-vit-b", alphas=(0.98, 0.93, 0.48), beside=(), hours=2.0
+)
+
 # The paper's codec in this pipeline, from random weights and far too short to judge.
 SA_TCM = replace(
     SA_SCENES,
     codec="tcm",
     images=10,
     start="none",
-    scales=(("mse", 1.0), ("sa-icm", 15.0)),
+    scales=(("sa-icm", 15.0),),
     alphas=(0.93,),
     lmbdas=(0.008,),
     steps=100,
@@ -532,7 +539,7 @@ SA_TCM = replace(
     finetune="none",
     finetune_steps=0,
     anchors=(),
-    probed=False,
+    probed=(),
     hours=0.5,
 )
 
@@ -567,7 +574,7 @@ SA_SMOKE = replace(
 SA_ICM: dict[str, tuple[Study, ...]] = {
     "smoke": (SA_SMOKE,),
     "book": (),
-    "pending": (SA_SCENES, SA_COCO_MINI, *SA_ABLATIONS, SA_TCM),
+    "pending": (SA_SCENES, SA_COCO_MINI, *SA_ABLATIONS, SA_TCM, SA_COCO_SAM),
     "paper": (SA_PAPER,),
 }
 

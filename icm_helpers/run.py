@@ -47,7 +47,7 @@ def data(recipe: Recipe, split: str, limit: int | None = None) -> datasets.CocoD
 
 def codec(recipe: Recipe) -> Any:
     """A recipe's codec as it starts: classical, from its start weights, or random."""
-    if recipe.method == "classical":
+    if recipe.loss == "none":
         return classical.Png() if recipe.codec == "png" else CLASSICAL[recipe.codec](int(recipe.lmbda))
     build = _architecture(recipe)
     if recipe.start == "none":
@@ -341,7 +341,7 @@ def trained_codec(
     """
     if recipe.clip != "none":
         return clips.coded(recipe, keep=keep, device=device, compiled=compiled, progress=progress)
-    if recipe.method not in ("trained", "spent", "probed"):
+    if recipe.loss == "none" or recipe.method not in ("trained", "spent", "probed"):
         return codec(recipe)
     for path in places(recipe):
         if path.exists():
@@ -610,7 +610,8 @@ def _sam(args: argparse.Namespace) -> None:
     _written(args.out, *legs)
     if args.judged:
         held_out, model = datasets.load("scenes", "val", limit=args.judged), sam.load("nano", args.out)
-        best = [masks.best_iou(masks.MaskSet.of(s.image, sam.every_mask(model, s.image)), s.masks) for s in held_out]
+        found = [masks.ious(masks.MaskSet.of(s.image, sam.every_mask(model, s.image)), s.masks) for s in held_out]
+        best = [iou.max(0, initial=0) for iou in found]
         print(
             f"{args.out.stem}, {args.judged} held-out scenes: mean IoU {np.concatenate(best).mean():.3f} of an object's best mask"
         )
@@ -837,7 +838,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--task-weight", type=float, default=0.2, help="weight of that loss")
     sub.add_argument(
         "--edges",
-        default="sam-vit-b",
+        default="nano-sam",
         choices=sorted(presets.SEGMENTERS),
         help="whose masks give --loss sa-icm its edges",
     )

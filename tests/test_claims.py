@@ -89,6 +89,13 @@ def test_a_claim_about_teachers_or_strangers_hears_only_these():
     assert found["objectness/4", "stranger"] > 0
 
 
+def test_what_is_probed_is_named_by_its_loss_or_its_codec():
+    recipes = presets.SA_SCENES.recipes()
+    probed = claims.methods([{"recipe": vars(recipe)} for recipe in recipes if recipe.method == "probed"])
+    edges = [f"probed-sa-icm-{alpha:g}" for alpha in presets.SA_SCENES.alphas]
+    assert sorted(probed) == sorted(["probed-mse", "probed-object-region", "probed-hevc", "probed-png", *edges])
+
+
 def test_alpha_names_the_curve_and_its_rate_is_compared_at_equal_lambdas():
     records = []
     for alpha, rate in ((0.98, 1.0), (0.93, 1.5), (0.48, 2.0)):
@@ -110,7 +117,9 @@ def test_every_claim_has_a_finding_on_every_data_set_of_the_book(board):
             tested |= {
                 (study.data, c.id)
                 for c in listed
-                if {c.anchor, c.method} <= methods.keys() and ("fine-tuned" not in c.judged or study.finetune != "none")
+                if {c.anchor, c.method} <= methods.keys()
+                and ("fine-tuned" not in c.judged or study.finetune != "none")
+                and (c.metrics != ("pq",) or any("panoptic" in judge for judge in study.detectors))
             }
         assert tested == found
 

@@ -146,8 +146,8 @@ def test_the_best_mask_of_an_object_is_found():
     truth = np.zeros((2, 16, 16), bool)
     truth[0, :8], truth[1, 12:] = True, True
     of = found(np.stack([truth[0], ~truth[0]]), [0.9, 0.8])
-    assert masks.best_iou(of, torch.from_numpy(truth)).tolist() == [1.0, 0.5]
-    assert masks.best_iou(of.above(0.95), torch.from_numpy(truth)).tolist() == [0.0, 0.0]
+    assert masks.ious(of, torch.from_numpy(truth)).tolist() == [[1.0, 0.0], [0.0, 0.5]]
+    assert masks.ious(of.above(0.95), torch.from_numpy(truth)).max(0, initial=0).tolist() == [0.0, 0.0]
 
 
 def test_masks_of_another_size_than_the_picture_are_refused():
