@@ -470,7 +470,7 @@ OBJECTNESS_DISTILLATION: dict[str, tuple[Study, ...]] = {
 SA_SCENES = replace(
     SCENES,
     chapter="sa_icm",
-    scales=(("mse", 1.0), ("object-region", 5.0), ("sa-icm", 15.0)),
+    scales=(("mse", 1.0), ("object-region", 5.0), ("sa-icm", 12.0)),
     edges="nano-sam",
     alphas=(0.98, 0.93, 0.48),
     seeds=(0,),
@@ -496,10 +496,10 @@ SA_ABLATIONS = tuple(
         **change,
     )
     for loss, scale, change in (
-        ("true-edges", 15.0, {}),
-        ("sa-icm", 15.0, {"dilate": 1}),
-        ("sa-icm", 15.0, {"drawing": "smallest-first"}),
-        ("sa-icm", 15.0, {"canny_low": 100.0, "canny_high": 200.0}),
+        ("true-edges", 8.0, {}),
+        ("sa-icm", 12.0, {"dilate": 1}),
+        ("sa-icm", 12.0, {"drawing": "smallest-first"}),
+        ("sa-icm", 12.0, {"canny_low": 100.0, "canny_high": 200.0}),
     )
 )
 
@@ -507,7 +507,7 @@ SA_ABLATIONS = tuple(
 SA_COCO_MINI = replace(
     COCO_MINI,
     chapter="sa_icm",
-    scales=(("true-edges", 10.0),),
+    scales=(("true-edges", 18.0),),
     train_images=100,
     anchors=(),
     teacher="none",
@@ -520,7 +520,7 @@ SA_COCO_MINI = replace(
 
 # The same with Segment Anything itself, for those who have its weights.
 SA_COCO_SAM = replace(
-    SA_COCO_MINI, scales=(("sa-icm", 10.0),), edges="sam-vit-b", alphas=(0.98, 0.93, 0.48), beside=(), hours=2.0
+    SA_COCO_MINI, scales=(("sa-icm", 18.0),), edges="sam-vit-b", alphas=(0.98, 0.93, 0.48), beside=(), hours=2.0
 )
 
 # The paper's codec in this pipeline, from random weights and far too short to judge.
@@ -529,7 +529,7 @@ SA_TCM = replace(
     codec="tcm",
     images=10,
     start="none",
-    scales=(("sa-icm", 15.0),),
+    scales=(("sa-icm", 12.0),),
     alphas=(0.93,),
     lmbdas=(0.008,),
     steps=100,
@@ -560,7 +560,7 @@ SA_PAPER = replace(
 SA_SMOKE = replace(
     SMOKE,
     chapter="sa_icm",
-    scales=(("mse", 1.0), ("object-region", 5.0), ("sa-icm", 15.0), ("true-edges", 15.0)),
+    scales=(("mse", 1.0), ("object-region", 5.0), ("sa-icm", 12.0), ("true-edges", 8.0)),
     anchors=(("jpeg", (20, 60)),),
     edges="nano-sam",
     alphas=(0.98, 0.93, 0.48),
