@@ -172,7 +172,14 @@ class Study:
         ]
         uncompressed = [replace(base, method="classical", codec="png")] if classical else []
         probed = [
-            replace(r, method="probed", detectors=base.detectors[:1], finetuned="none", finetune_steps=0)
+            replace(
+                r,
+                method="probed",
+                detectors=base.detectors[:1],
+                finetuned="none",
+                finetune_steps=0,
+                train_images=self.train_images,  # of which the first teach the probe, whatever codes them
+            )
             for r in (*trained, *classical, *uncompressed)
             if (r.codec in self.probed if r.loss == "none" else r.seed == first and r.loss in self.probed)
         ]
