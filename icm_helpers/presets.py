@@ -580,8 +580,8 @@ SA_SMOKE = replace(
 
 SA_ICM: dict[str, tuple[Study, ...]] = {
     "smoke": (SA_SMOKE,),
-    "book": (SA_SCENES, SA_ABLATIONS[0]),
-    "pending": (SA_COCO_MINI, *SA_ABLATIONS[1:], SA_TCM, SA_COCO_SAM),
+    "book": (SA_SCENES, SA_COCO_MINI, SA_ABLATIONS[0]),
+    "pending": (*SA_ABLATIONS[1:], SA_TCM, SA_COCO_SAM),
     "paper": (SA_PAPER,),
 }
 
