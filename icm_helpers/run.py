@@ -47,8 +47,10 @@ def data(recipe: Recipe, split: str, limit: int | None = None) -> datasets.CocoD
 
 def codec(recipe: Recipe) -> Any:
     """A recipe's codec as it starts: classical, from its start weights, or random."""
-    if recipe.loss == "none":
-        return classical.Png() if recipe.codec == "png" else CLASSICAL[recipe.codec](int(recipe.lmbda))
+    if recipe.codec == "png":
+        return classical.Png()
+    if recipe.codec in CLASSICAL:
+        return CLASSICAL[recipe.codec](int(recipe.lmbda))
     build = _architecture(recipe)
     if recipe.start == "none":
         torch.manual_seed(recipe.seed)
