@@ -620,6 +620,10 @@ def _sam(args: argparse.Namespace) -> None:
 
 
 def _codec(args: argparse.Namespace) -> None:
+    if args.loss == "sa-icm" and args.edges is None and args.data != "scenes":
+        raise ValueError(
+            f"--loss sa-icm on {args.data} needs --edges, such as sam-vit-b: nano-sam, the default, has seen scenes only"
+        )
     torch.manual_seed(args.seed)
     model = zoo.load(args.codec, weights=None)
     dataset = datasets.load(args.data, "train", size=args.size, limit=args.images)
@@ -631,7 +635,7 @@ def _codec(args: argparse.Namespace) -> None:
         teacher = Remembered(teacher, RUNS / "teachers" / presets.fingerprinted(args.teacher))
     region = true_edges(dataset) if args.loss == "true-edges" else None
     if args.loss == "sa-icm":
-        who = presets.fingerprinted(args.edges)
+        who = presets.fingerprinted(args.edges or "nano-sam")
         region = edges(dataset, args.data, args.size, who, args.alpha, device=args.device)
     crops = datasets.Crops(dataset, args.patch, args.seed, length, args.augment, region=region, objects=objects)
     plan = train.Schedule(steps=args.steps, batch=args.batch, lr=args.lr)
@@ -840,9 +844,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--task-weight", type=float, default=0.2, help="weight of that loss")
     sub.add_argument(
         "--edges",
-        default="nano-sam",
+        default=None,
         choices=sorted(presets.SEGMENTERS),
-        help="whose masks give --loss sa-icm its edges",
+        help="whose masks give --loss sa-icm its edges; on scenes nano-sam where left out",
     )
     sub.add_argument("--alpha", type=float, default=0.93, help="how sure of a mask it must be")
     sub.add_argument("--patch", type=int, default=128, help="side of the training crops, pixels")

@@ -89,6 +89,11 @@ def test_a_classical_codec_without_a_quality_is_refused(picture, tmp_path):
         run.main(["code", str(picture), "--codec", "webp", "--out", str(tmp_path)])
 
 
+def test_edges_of_photographs_ask_for_a_segment_anything_that_has_seen_some(tmp_path):
+    with pytest.raises(SystemExit, match="sa-icm on coco2017 needs --edges, such as sam-vit-b"):
+        run.main(["codec", "--loss", "sa-icm", "--data", "coco2017", "--out", str(tmp_path / "edges.safetensors")])
+
+
 def test_an_unknown_loss_or_one_without_its_teacher_is_an_error_that_lists_what_there_is():
     with pytest.raises(
         ValueError, match="no loss is called 'mae'; there is mse, object-region, sa-icm, true-edges, task"
