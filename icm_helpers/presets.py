@@ -504,7 +504,7 @@ SA_ABLATIONS = tuple(
     )
     for loss, scale, change in (
         ("true-edges", 8.0, {}),
-        ("sa-icm", 12.0, {"dilate": 1}),
+        ("sa-icm", 4.1, {"dilate": 1}),
         ("sa-icm", 12.0, {"drawing": "smallest-first"}),
         ("sa-icm", 12.0, {"canny_low": 100.0, "canny_high": 200.0}),
     )
@@ -580,8 +580,8 @@ SA_SMOKE = replace(
 
 SA_ICM: dict[str, tuple[Study, ...]] = {
     "smoke": (SA_SMOKE,),
-    "book": (SA_SCENES, SA_COCO_MINI, SA_ABLATIONS[0]),
-    "pending": (*SA_ABLATIONS[1:], SA_TCM, SA_COCO_SAM),
+    "book": (SA_SCENES, SA_COCO_MINI, *SA_ABLATIONS, SA_TCM),
+    "pending": (SA_COCO_SAM,),
     "paper": (SA_PAPER,),
 }
 
