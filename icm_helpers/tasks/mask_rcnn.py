@@ -24,7 +24,7 @@ CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
 
 
 class SmallMaskRCNN(RCNNTeacher):
-    """A Mask R-CNN of about 3.5 million parameters: a half-width ResNet, a 64-channel pyramid p2..p5, light heads.
+    """A Mask R-CNN of four million parameters: a half-width ResNet, a 64-channel pyramid p2..p5, light heads.
 
     He et al., "Mask R-CNN", ICCV 2017; the classes are torchvision's. Labels are the data set's own category ids.
 
@@ -38,14 +38,16 @@ class SmallMaskRCNN(RCNNTeacher):
 
     name = "mask-rcnn-small"
     masks = True
+    widths = (32, 64, 128, 256)  # of the backbone's stages
+    hidden = 256  # units of the box head
 
     def __init__(self, categories: Mapping[int, str], size: int = 256) -> None:
         super().__init__()
         self.categories = dict(categories)
         self.size, self.scale = size, size / 192
         width = 64
-        body = _backbone((32, 64, 128, 256))
-        pyramid = BackboneWithFPN(body, {f"layer{i}": f"p{i + 1}" for i in (1, 2, 3, 4)}, [32, 64, 128, 256], width)
+        body = _backbone(self.widths)
+        pyramid = BackboneWithFPN(body, {f"layer{i}": f"p{i + 1}" for i in (1, 2, 3, 4)}, list(self.widths), width)
         pyramid.fpn.extra_blocks = None  # p2..p5, as the papers use; no pooled fifth level
         anchors = AnchorGenerator(((16,), (32,), (64,), (128,)), ((0.5, 1.0, 2.0),) * 4)
         levels = ["p2", "p3", "p4", "p5"]
@@ -61,8 +63,8 @@ class SmallMaskRCNN(RCNNTeacher):
             rpn_post_nms_top_n_test=200,
             rpn_batch_size_per_image=128,
             box_roi_pool=MultiScaleRoIAlign(levels, 7, 2),
-            box_head=TwoMLPHead(width * 7 * 7, 256),
-            box_predictor=_BoxPredictor(256, len(categories) + 1),
+            box_head=TwoMLPHead(width * 7 * 7, self.hidden),
+            box_predictor=_BoxPredictor(self.hidden, len(categories) + 1),
             box_batch_size_per_image=64,
             box_score_thresh=0.01,
             **(_mask_branch(levels, width, len(categories) + 1) if self.masks else {}),
@@ -147,10 +149,12 @@ class SmallMaskRCNN(RCNNTeacher):
 
 
 class SmallFasterRCNN(SmallMaskRCNN):
-    """The same network without its mask branch: Ren et al., "Faster R-CNN", NeurIPS 2015, with a feature pyramid."""
+    """Ren et al., "Faster R-CNN", NeurIPS 2015, with the same pyramid: no mask branch, and in all a quarter of the parameters."""
 
     name = "faster-rcnn-small"
     masks = False
+    widths = (16, 32, 64, 96)
+    hidden = 64
 
 
 class _BoxPredictor(nn.Module):
