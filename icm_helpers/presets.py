@@ -463,12 +463,10 @@ DISTILL_SMOKE = replace(
 
 OBJECTNESS_DISTILLATION: dict[str, tuple[Study, ...]] = {
     "smoke": (DISTILL_SMOKE,),
-    "book": (DISTILL_SCENES, *ABLATIONS[:3]),
+    "book": (DISTILL_SCENES, *ABLATIONS, DISTILL_CHENG),
     "pending": (
         DISTILL_COCO_MINI,
         MICROSCOPE,
-        *ABLATIONS[3:],
-        DISTILL_CHENG,
     ),  # not measured yet; each joins `book` when it is
     "paper": DISTILL_PAPER,
 }
