@@ -47,6 +47,8 @@ def test_runs_beside_it_are_trained_and_measured_alike(study):
     judging = {"chapter", "finetuned", "finetune_steps", "detectors"}
     if "true-edges" in dict(study.scales) and study.data == "coco-mini":
         judging.add("train_images")  # COCO's panoptic maps cover a hundred of the pictures; the chapter says so
+    if study.chapter == "objectness_distillation" and study.data == "coco-mini":
+        judging.add("lr")  # at that of the others these losses grow; the preset says so
     for recipe in other:
         found = {k: v for k, v in asdict(recipe).items() if k not in OF_THE_LOSS | judging}
         twins = [r for r in mine if (r.lmbda, r.seed) == (recipe.lmbda, recipe.seed)]
@@ -56,13 +58,13 @@ def test_runs_beside_it_are_trained_and_measured_alike(study):
             assert recipe.detectors == twin.detectors
 
 
-def test_an_ablation_changes_one_thing_about_objectness():
-    whole = {r for r in presets.DISTILL_SCENES.recipes() if (r.loss, r.method) == ("distill-objectness", "trained")}
-    for study in presets.ABLATIONS:
+def test_an_ablation_changes_one_thing_about_distillation():
+    whole = {r for r in presets.DISTILL_SCENES.recipes() if r.method == "trained"}
+    for study in (*presets.ABLATIONS, *presets.SLOWER):
         for recipe in study.recipes():
-            (twin,) = (r for r in whole if (r.lmbda, r.seed) == (recipe.lmbda, recipe.seed))
-            changed = {k for k, v in asdict(recipe).items() if v != getattr(twin, k)}
-            assert len(changed - {"scale"}) == 1 and changed - {"scale"} < OF_THE_LOSS
+            (twin,) = (r for r in whole if (r.loss, r.lmbda, r.seed) == (recipe.loss, recipe.lmbda, recipe.seed))
+            changed = {k for k, v in asdict(recipe).items() if v != getattr(twin, k)} - {"scale"}
+            assert len(changed) == 1 and changed < OF_THE_LOSS | {"lr"}
 
 
 def test_the_paper_trains_for_fifty_epochs():
