@@ -548,9 +548,14 @@ SA_COCO_MINI = replace(
     hours=0.7,
 )
 
-# The same with Segment Anything itself, for those who have its weights.
+# The same with Segment Anything itself, which needs no annotation, for those who have its weights.
 SA_COCO_SAM = replace(
-    SA_COCO_MINI, scales=(("sa-icm", 18.0),), edges="sam-vit-b", alphas=(0.98, 0.93, 0.48), beside=(), hours=2.0
+    SA_COCO_MINI,
+    scales=(("sa-icm", 18.0),),
+    train_images=COCO_MINI.train_images,
+    edges="sam-vit-b",
+    alphas=(0.98, 0.93, 0.48),
+    hours=2.0,
 )
 
 # The paper's codec in this pipeline, from random weights and far too short to judge.
