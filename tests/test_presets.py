@@ -47,7 +47,7 @@ def test_runs_beside_it_are_trained_and_measured_alike(study):
     judging = {"chapter", "finetuned", "finetune_steps", "detectors"}
     if "true-edges" in dict(study.scales) and study.data == "coco-mini":
         judging.add("train_images")  # COCO's panoptic maps cover a hundred of the pictures; the chapter says so
-    if study.chapter == "objectness_distillation":
+    if study in (presets.DISTILL_SLOWER, presets.DISTILL_COCO_MINI):
         judging.add("lr")  # at that of the others these losses suffer; the presets say so
     for recipe in other:
         found = {k: v for k, v in asdict(recipe).items() if k not in OF_THE_LOSS | judging}
