@@ -353,19 +353,20 @@ DISTILL_SCENES = replace(
     hours=1.2,
 )
 
+# Two lambdas and one seed, for what is varied.
+_RUNGS = replace(
+    DISTILL_SCENES,
+    lmbdas=DISTILL_SCENES.seed_lmbdas,
+    seeds=(0,),
+    seed_lmbdas=(),
+    spent=False,
+    beside=(),
+    hours=0.12,
+)
+
 # One change each, against the objectness of DISTILL_SCENES at the same lambdas. Scales as above.
 ABLATIONS = tuple(
-    replace(
-        DISTILL_SCENES,
-        scales=(("distill-objectness", scale),),
-        lmbdas=DISTILL_SCENES.seed_lmbdas,
-        seeds=(0,),
-        seed_lmbdas=(),
-        spent=False,
-        beside=(),
-        hours=0.12,
-        **change,
-    )
+    replace(_RUNGS, scales=(("distill-objectness", scale),), **change)
     for scale, change in (
         (5600.0, {"temperature": 0.5}),
         (3600.0, {"temperature": 2.0}),
@@ -379,19 +380,7 @@ ABLATIONS = tuple(
 # The learning rate of the runs beside is five times the paper's. That is too high for a distance of features: two rungs at the
 # paper's show it (objectness gains most), so that the whole grid is to be measured there.
 DISTILL_SLOWER = replace(DISTILL_SCENES, lr=1e-4)
-SLOWER = tuple(
-    replace(
-        DISTILL_SLOWER,
-        scales=(loss,),
-        lmbdas=DISTILL_SCENES.seed_lmbdas,
-        seeds=(0,),
-        seed_lmbdas=(),
-        spent=False,
-        beside=(),
-        hours=0.12,
-    )
-    for loss in DISTILL_SCENES.scales
-)
+SLOWER = tuple(replace(_RUNGS, scales=(loss,), lr=DISTILL_SLOWER.lr) for loss in DISTILL_SCENES.scales)
 
 # Features of YOLOv5n in crops of photographs give a noisy gradient: at the learning rate of the runs beside the loss grows. This
 # one was chosen by the training loss of equal weights and of objectness, before anything was judged; with it rates move less far.
