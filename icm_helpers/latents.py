@@ -29,7 +29,8 @@ def refine(
     r"""Minimise a loss over the latents :math:`y, z` of one image, the codec's weights fixed.
 
     :math:`\hat y, \hat z` pass the decoder rounded (straight-through gradient); the rate is estimated with noise, as in training.
-    After Campos et al., "Content Adaptive Optimization for Neural Image Compression" (CVPRW 2019).
+    After Campos et al., "Content Adaptive Optimization for Neural Image Compression" (CVPRW 2019). Within `torch.autocast` the
+    decoder and the objective compute in its precision, latents and entropy models in float32.
 
     Args:
         codec: a mean-scale hyperprior in eval mode.
@@ -53,7 +54,7 @@ def refine(
     height, width = x.shape[1:]
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
         y = codec.g_a(pad(x[None].to(device), codec.downsampling_factor))
         z = codec.h_a(y)
     y, z = y.requires_grad_(), z.requires_grad_()
@@ -78,12 +79,13 @@ def refine(
 def forward(codec: MeanScaleHyperprior, y: Tensor, z: Tensor) -> dict[str, Tensor | dict[str, Tensor]]:
     """A codec's answer from given latents, differentiable in them: `x_hat` from rounded ones, `likelihoods` from noisy ones."""
     medians = codec.entropy_bottleneck._get_medians().detach()[None].reshape(1, -1, 1, 1)  # (C, 1, 1) -> (1, C, 1, 1)
-    _, z_likelihoods = codec.entropy_bottleneck(z, training=True)
-    z_hat = quantize_ste(z - medians) + medians
-    scales, means = codec.h_s(z_hat).chunk(2, 1)
-    _, y_likelihoods = codec.gaussian_conditional(y, scales, means=means, training=True)
-    y_hat = quantize_ste(y - means) + means
-    return {"x_hat": codec.g_s(y_hat), "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
+    with torch.autocast(y.device.type, enabled=False):
+        _, z_likelihoods = codec.entropy_bottleneck(z, training=True)
+        z_hat = quantize_ste(z - medians) + medians
+        scales, means = codec.h_s(z_hat).chunk(2, 1)
+        _, y_likelihoods = codec.gaussian_conditional(y, scales, means=means, training=True)
+        y_hat = quantize_ste(y - means) + means
+    return {"x_hat": codec.g_s(y_hat).float(), "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
 
 
 @contextmanager

@@ -95,6 +95,7 @@ class Study:
     refine_lmbdas: tuple[float, ...] = ()  # its ladder
     refine_steps: int = 0
     refine_lr: float = 0.1  # of the latents, in rounding intervals
+    refine_precision: str = "32-true"  # 32-true | bf16-mixed
     ledger: bool = True  # False: measured on the spot and written nowhere
     beside: tuple[Recipe, ...] = ()  # runs of another chapter that this one's are compared with
     hours: float = 0.0  # estimated cost of the whole grid on the hardware the preset is meant for
@@ -159,6 +160,7 @@ class Study:
                 start=self.start,
                 steps=self.refine_steps,
                 lr=self.refine_lr,
+                precision=self.refine_precision,
                 **self._taught(loss),
             )
             for lmbda in self.refine_lmbdas
@@ -408,8 +410,9 @@ MICROSCOPE = replace(
     refine_judges=2,
     refine_lmbdas=(0.002, 0.005, 0.01, 0.02),
     refine_steps=15,
+    refine_precision="bf16-mixed",
     beside=(),
-    hours=4.0,
+    hours=2.0,
 )
 
 # The paper's codec in this pipeline: from random weights, as the published ones ask for a network, and so far too short to judge.

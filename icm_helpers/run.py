@@ -468,19 +468,13 @@ def refined_bytes(recipe: Recipe, model: Any, sample: datasets.Sample) -> bytes:
     device = next(model.parameters()).device
     terms = recipe_objective(recipe, device)
     batch = sample.image[None].to(device), sample.object_mask[None].to(device)
-    if isinstance(terms, Distillation):
-        clean = terms.clean(batch[0], [{"boxes": sample.boxes}])  # once an image, not once a step
-        score = lambda out: terms.terms(out, *clean)["loss"]  # noqa: E731
-    else:
-        score = lambda out: terms(lambda _: out, batch)["loss"]  # noqa: E731
-    y, z = latents.refine(
-        model,
-        sample.image,
-        score,
-        steps=recipe.steps,
-        lr=recipe.lr,
-        seed=recipe.seed,
-    )
+    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16-mixed"):
+        if isinstance(terms, Distillation):
+            clean = terms.clean(batch[0], [{"boxes": sample.boxes}])  # once an image, not once a step
+            score = lambda out: terms.terms(out, *clean)["loss"]  # noqa: E731
+        else:
+            score = lambda out: terms(lambda _: out, batch)["loss"]  # noqa: E731
+        y, z = latents.refine(model, sample.image, score, steps=recipe.steps, lr=recipe.lr, seed=recipe.seed)
     with latents.latents(model, y, z):
         return container.encode(model, sample.image)
 

@@ -1,5 +1,7 @@
 """The loss microscope: refined latents cost less in real bytes, and the codec stays as it was."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from compressai.models import JointAutoregressiveHierarchicalPriors
@@ -22,12 +24,10 @@ def scene(tmp_path_factory):
     return datasets.load("scenes", "val", size=64, limit=1, root=tmp_path_factory.mktemp("scenes"))[0]
 
 
-def refined_bytes(codec, scene, loss: str, steps: int = 25) -> bytes:
+def refined_bytes(codec, scene, loss: str, **how) -> bytes:
     scale = 5.0 if loss == "object-region" else 1.0
-    recipe = run.Recipe(
-        "c", "scenes", 1, 64, "mean-scale-small", "refined", (), loss, LMBDA, scale, steps=steps, lr=0.1
-    )
-    return run.refined_bytes(recipe, codec, scene)
+    recipe = run.Recipe("c", "scenes", 1, 64, "mean-scale-small", "refined", (), loss, LMBDA, scale, steps=25, lr=0.1)
+    return run.refined_bytes(replace(recipe, **how), codec, scene)
 
 
 def errors(codec, scene, data: bytes) -> tuple[float, float, float]:
@@ -37,10 +37,11 @@ def errors(codec, scene, data: bytes) -> tuple[float, float, float]:
     return error.mean().item(), error[inside].mean().item(), error[~inside].mean().item()
 
 
-def test_refined_latents_lower_the_loss_in_real_bytes(codec, scene):
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_refined_latents_lower_the_loss_in_real_bytes(codec, scene, precision):
     costs = []
     for steps in (0, 25):
-        data = refined_bytes(codec, scene, "mse", steps)
+        data = refined_bytes(codec, scene, "mse", steps=steps, precision=precision)
         costs.append(8 * len(data) / scene.image[0].numel() + LMBDA * losses.PEAK**2 * errors(codec, scene, data)[0])
     assert costs[1] < costs[0]
 
