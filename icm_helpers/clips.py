@@ -43,8 +43,8 @@ TOLERANCE = 1  # pixels by which an edge may be off
 def load(recipe: Recipe) -> Video:
     """A recipe's clip: the moving scene of a seed, a clip of DAVIS at half its size, or a sequence of SFU-HW-Objects.
 
-    A sequence lies where `python -m icm_helpers.datasets list` says, say ClassD/BasketballPass_416x240_50Hz_8bit_P420.yuv, and its
-    boxes beside it, in COCO's format and called as CompressAI-Vision does: ClassD/BasketballPass_416x240_50_val.json.
+    A sequence lies where `python -m icm_helpers.datasets fetch sfu-hw-objects` asks for it, and its boxes beside it, in COCO's
+    format and called as CompressAI-Vision does: ClassD/BasketballPass_416x240_50Hz_8bit_P420.yuv, BasketballPass_416x240_50_val.json.
 
     Raises:
         ValueError: no such data set or clip.
@@ -60,7 +60,9 @@ def load(recipe: Recipe) -> Video:
             f"no clip {recipe.clip!r} of {recipe.data!r}: scenes-video has one for each seed, davis has {', '.join(DAVIS)}, "
             "sfu names such as BasketballPass_416x240_50"
         )
-    return halved(video.davis(datasets.real_data() / "davis2016", recipe.clip, DAVIS[recipe.clip], recipe.images))
+    fetched = downloads.assets()["davis2016"].home() / "DAVIS"
+    folder = fetched if fetched.is_dir() else datasets.real_data() / "davis2016"
+    return halved(video.davis(folder, recipe.clip, DAVIS[recipe.clip], recipe.images))
 
 
 def halved(whole: Video) -> Video:
@@ -82,7 +84,7 @@ def edges(recipe: Recipe, clip: Video, *, device: str = "auto", progress: bool =
     r"""Where a recipe's loss looks twice, :math:`\mathrm{sam}_x(\alpha)` of every frame, (T, 1, H, W) in {0, 1}; None for `nerv`.
 
     Segment Anything's masks lie in data/cache; those that lack are made now. `sa-nerv-truth` takes the edges of the true object
-    masks, drawn alike: what a perfect segmenter of objects would give.
+    masks, drawn in the order of the annotation: what a perfect segmenter of objects would give.
 
     Raises:
         ValueError: unknown loss, or other weights of Segment Anything than the recipe's.
@@ -147,6 +149,8 @@ def coded(
     for stage, steps in (("whole", recipe.steps), ("pruned", recipe.tune_steps)):
         if stage == "pruned":
             nerv.prune(model, recipe.density)
+        if not steps:
+            continue  # no training after pruning
         overfit.overfit(
             model,
             clip.frames,

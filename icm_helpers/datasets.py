@@ -47,6 +47,14 @@ class Sample:
         return self.masks.any(dim=0, keepdim=True).float()
 
 
+def rgb(image: Image.Image) -> np.ndarray:
+    """A picture's pixels, (H, W, 3) uint8, also of one with 16 bits, which `convert("RGB")` would clip at 255."""
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.stack([grey] * 3, axis=-1)
+    return np.array(image.convert("RGB"))
+
+
 def _read_image(path: Path, width: int, height: int) -> np.ndarray:
     """Pixels (H, W, 3) uint8 of a picture whose annotations were drawn on `width` x `height` pixels.
 
@@ -58,12 +66,7 @@ def _read_image(path: Path, width: int, height: int) -> np.ndarray:
         with Image.open(path) as stored:
             stored.load()
             turned = ImageOps.exif_transpose(stored)
-            image = turned if turned.size == (width, height) else stored
-            if image.mode.startswith("I;16"):  # convert("RGB") would clip 16 bits at 255
-                grey = (np.asarray(image) >> 8).astype(np.uint8)
-                pixels = np.stack([grey] * 3, axis=-1)
-            else:
-                pixels = np.array(image.convert("RGB"))
+            pixels = rgb(turned if turned.size == (width, height) else stored)
     except FileNotFoundError:
         raise DataError(f"image {path} is missing: fetch it again, or remove it from the annotation file") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -447,7 +450,8 @@ class Crops(Dataset):
         length: number of crops, as many as the training will draw.
         augment: "none" or "heavy".
         object_prob: probability that a crop is placed over a pixel of some object, where the picture has one.
-        cache: keep decoded pictures in memory (4 bytes a pixel; each worker process keeps its own): not for COCO 2017.
+        cache: keep decoded pictures in memory (4 bytes a pixel; each worker process keeps its own); where None, if there are
+            fewer than 10,000 of them.
         region: gives the mask of a picture, (1, H, W) in {0, 1}, where it is not the union of its objects; crops are placed
             by objects nevertheless, so that pictures stay the same.
         objects: items bring their objects, for a detector's loss; image and mask stay the same. Numbers of objects
@@ -466,7 +470,7 @@ class Crops(Dataset):
         augment: str = "heavy",
         *,
         object_prob: float = 0.5,
-        cache: bool = True,
+        cache: bool | None = None,
         region: Callable[[Sample], Tensor] | None = None,
         objects: bool = False,
     ) -> None:
@@ -479,7 +483,8 @@ class Crops(Dataset):
             )
         self.dataset, self.patch, self.seed, self.length = dataset, patch, seed, length
         self.augment, self.object_prob, self.region, self.objects = augment, object_prob, region, objects
-        self._kept: dict[int, tuple[np.ndarray, np.ndarray | None, list[_Instance]]] | None = {} if cache else None
+        kept = len(dataset) < 10_000 if cache is None else cache
+        self._kept: dict[int, tuple[np.ndarray, np.ndarray | None, list[_Instance]]] | None = {} if kept else None
 
     def __len__(self) -> int:
         return self.length

@@ -251,11 +251,11 @@ def evaluate(
                 "images": len(ids),
                 "object_share": covered[members].sum() / count[members].sum(),
                 "bpp": 8 * size[members].sum() / count[members].sum(),
-                "box_ap": {name: summary["ap"] for name, (summary, _) in scores.items()},
+                "box_ap": {name: summary["ap"] for name, (summary, _) in scores.items() if "ap" in summary},
             }
             bootstrap["by_cover"][third] = {
                 "bpp": (bits_drawn / pixels_drawn).tolist(),
-                "box_ap": {name: replicates for name, (_, replicates) in scores.items()},
+                "box_ap": {name: replicates for name, (summary, replicates) in scores.items() if "ap" in summary},
             }
     return result, bootstrap
 
@@ -307,7 +307,7 @@ def rate_map(codec: torch.nn.Module, x: Tensor) -> Tensor:
     that has to be padded, what the padding costs is cut off.
     """
     height, width = x.shape[1:]
-    padded = container.pad(x[None].to(next(codec.parameters()).device), codec.downsampling_factor)  # (1, 3, H', W')
+    padded = container.pad(x[None].to(next(codec.parameters()).device), container.multiple(codec))  # (1, 3, H', W')
     total = torch.zeros(1, *padded.shape[2:])
     for p in codec(padded)["likelihoods"].values():
         bits = -p.log2().sum(1).cpu()  # (1, C, h, w) -> (1, h, w)
@@ -453,7 +453,7 @@ def bd_rate(anchor: Curve, test: Curve) -> Interval:
 
 
 def bd_metric(anchor: Curve, test: Curve) -> Interval:
-    """Mean difference of the metric at equal rate, over the range of rates that both curves cover."""
+    """Mean difference of the metric at equal rate, over the logarithm of the rates that both curves cover."""
     return _bd(anchor, test, _bd_metric)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,10 @@ def _real(file: str) -> Path:
 
 def _yolov5n() -> Path:
     fetched = WEIGHTS / "yolov5n.pt"
-    return fetched if fetched.is_file() else _real("weights_yolov5n/yolov5n.safetensors")
+    with suppress(datasets.DataError):  # no such folder: the reader says how to fetch the other file
+        given = _real("weights_yolov5n/yolov5n.safetensors")
+        return given if given.is_file() and not fetched.is_file() else fetched
+    return fetched
 
 
 _SOURCES: Mapping[str, tuple[Callable[[], Path], Callable[[Path], Any]]] = {
@@ -122,7 +126,8 @@ def untrained(name: str, dataset: datasets.CocoDataset) -> nn.Module:
 
 
 class Pictures(Dataset):
-    """A data set's whole images with their objects, shuffled and mirrored, for training a detector: item i depends on (seed, i).
+    """A data set's whole images with their objects but for crowd regions, shuffled and mirrored, for training a detector: item i
+    depends on (seed, i).
 
     With `semantic` the objects come with the category of every pixel.
     """
@@ -138,7 +143,8 @@ class Pictures(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         epoch, place = divmod(index, len(self.dataset))
         sample = self._sample(index)
-        image, boxes, masks = sample.image, sample.boxes, sample.masks
+        own = ~sample.crowd  # a region of many objects is none of them
+        image, boxes, labels, masks = sample.image, sample.boxes[own], sample.labels[own], sample.masks[own]
         extra = {}
         if self.semantic:
             extra["semantic"] = torch.from_numpy(self.dataset.panoptic.semantic(sample.image_id))
@@ -147,7 +153,7 @@ class Pictures(Dataset):
             boxes = torch.stack(
                 [image.shape[2] - boxes[:, 2], boxes[:, 1], image.shape[2] - boxes[:, 0], boxes[:, 3]], dim=1
             )
-        return image, {"boxes": boxes, "labels": sample.labels, "masks": masks.to(torch.uint8), **extra}
+        return image, {"boxes": boxes, "labels": labels, "masks": masks.to(torch.uint8), **extra}
 
     def source(self, index: int) -> str:
         """The file that item `index` shows, for messages about it."""

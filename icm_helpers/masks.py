@@ -15,7 +15,8 @@ One automatic pass at the lowest alpha is stored, and any higher alpha is a filt
     python -m icm_helpers.masks make --data scenes --split train
     python -m icm_helpers.masks info data/cache/masks-scenes-train-192-nano
 
-Nothing here knows where the masks come from, nor what is trained with them.
+Nothing here knows what is trained with the masks, and nothing but :func:`automatic` and :func:`stored` that they are Segment
+Anything's.
 """
 
 from __future__ import annotations
@@ -310,8 +311,8 @@ def automatic(
     weights = sam.present(model, weights)
     passed = {
         "pred_iou_thresh": alpha,
-        "points_per_side": points or sam.POINTS[model],
-        "stability_score_thresh": stability or sam.STABILITY[model],
+        "points_per_side": sam.POINTS[model] if points is None else points,
+        "stability_score_thresh": sam.STABILITY[model] if stability is None else stability,
     }
 
     @cache

@@ -39,6 +39,9 @@ MASKED = ("object-region", "sa-icm", "true-edges")
 """Losses that count distortion on a mask: of the objects, of the edges of Segment Anything's masks, or of those of the data set's
 own panoptic maps: an upper bound, or a stand-in, and always called so."""
 
+REFINABLE = ("mse", "object-region", *DISTILLED)
+"""Losses that latents can be refined under: a picture alone brings what they ask for."""
+
 FINETUNED = "-finetuned"
 """Ends the name, in a record, of a detector that was trained further on what the record's codec decodes."""
 
@@ -165,7 +168,7 @@ class Study:
             )
             for lmbda in self.refine_lmbdas
             for loss, scale in self.refine_scales or self.scales
-            if loss != "task"  # a task loss needs objects as crops bring them
+            if loss in REFINABLE
         ]
         classical = [
             replace(base, method="classical", codec=name, lmbda=float(quality))
@@ -326,7 +329,7 @@ SMOKE = replace(
 )
 
 # A detector's loss has a noisier gradient than a distance of pixels: does it suffer from the learning rate?
-TASK_SLOWER = replace(
+TASK_LOW_LR = replace(
     SCENES,
     scales=(SCENES.scales[-1],),
     lmbdas=(0.001, 0.004),
@@ -341,7 +344,7 @@ TASK_SLOWER = replace(
 OBJECT_REGION_MSE: dict[str, tuple[Study, ...]] = {
     "smoke": (SMOKE,),
     "book": (SCENES, COCO_MINI),
-    "pending": (TASK_SLOWER,),  # not measured yet
+    "pending": (TASK_LOW_LR,),  # not measured yet
     "paper": (PAPER,),
 }
 
@@ -536,7 +539,7 @@ SA_ABLATIONS = tuple(
 )
 
 # And the learning rate: is it too high for a distortion that counts on few pixels? A fifth of it, for three losses.
-SA_SLOWER = tuple(
+SA_LOW_LR = tuple(
     replace(SA_ABLATIONS[0], scales=(loss,), lr=1e-4)
     for loss in (("mse", 1.0), ("object-region", 5.0), ("sa-icm", 12.0))
 )
@@ -616,7 +619,7 @@ SA_SMOKE = replace(
 
 SA_ICM: dict[str, tuple[Study, ...]] = {
     "smoke": (SA_SMOKE,),
-    "book": (SA_SCENES, SA_COCO_MINI, *SA_ABLATIONS, *SA_SLOWER, SA_TCM),
+    "book": (SA_SCENES, SA_COCO_MINI, *SA_ABLATIONS, *SA_LOW_LR, SA_TCM),
     "pending": (SA_COCO_SAM,),
     "paper": (SA_PAPER,),
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import tempfile
@@ -184,8 +185,10 @@ def write(
 ) -> Record:
     """Add a record to the ledger, atomically; with `ledger=False` write nothing, and only give it.
 
+    `seconds` are those of coding and judging, without any training of the codec.
+
     Raises:
-        LedgerError: there is one already; delete it first if it is to be measured again.
+        LedgerError: there is one already; delete it first if it is to be measured again. Or a result is not finite.
         OSError: the disk is full, or may not be written to; nothing is left of the attempt.
     """
     record = {
@@ -197,6 +200,10 @@ def write(
     record["checksum"] = _checksum(record)
     if not ledger:
         return record
+    if broken := [name for kind in ("result", "bootstrap") for name in _not_finite(record[kind], kind)]:
+        raise LedgerError(
+            f"{recipe.run_id} has {', '.join(broken[:3])} that are not finite: too few evaluation images hold what they measure"
+        )
     path = recipe.path
     text = _inline_lists(json.dumps(record, indent=1, allow_nan=False))
     try:
@@ -265,6 +272,15 @@ def table(records: Iterable[Record]) -> list[dict[str, Any]]:
                 row[name] = value
         rows.append(row)
     return rows
+
+
+def _not_finite(value: Any, name: str) -> list[str]:
+    """The names of all numbers within `value` that are infinite or NaN."""
+    if isinstance(value, dict):
+        return [found for k, v in value.items() for found in _not_finite(v, f"{name}.{k}")]
+    if isinstance(value, list):
+        return [name] if any(_not_finite(v, name) for v in value) else []
+    return [name] if isinstance(value, float) and not math.isfinite(value) else []
 
 
 def _create(path: Path, text: str) -> None:

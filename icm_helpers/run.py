@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from icm_helpers import clips, datasets, evaluate, grid, judges, latents, losses, masks, presets, probe, results, train
@@ -226,6 +227,7 @@ def _teacher(name: str, device: torch.device) -> Any:
     return judges.load(name).to(device)
 
 
+@cache
 @torch.no_grad()
 def scale(recipe: Recipe, crops: int = 200, device: torch.device | None = None) -> float:
     """What makes a recipe's distortion equal that of MSE at its start, in the mean over the first training crops of seed 0.
@@ -260,7 +262,6 @@ def training_crops(recipe: Recipe, images: datasets.CocoDataset, length: int) ->
         recipe.seed,
         length,
         recipe.augment,
-        cache=len(images) < 10_000,
         region=region,
         objects=needs_objects(recipe.loss),
     )
@@ -356,12 +357,13 @@ def trained_codec(
             return _architecture(recipe)(weights=path)
     if not keep and recipe.codec_id in _FLEETING:
         return _FLEETING[recipe.codec_id]
-    model, folder = codec(recipe), RUNS / recipe.codec_id
+    model, folder, place = codec(recipe), RUNS / recipe.codec_id, train.fabric(device).device
     images = data(recipe, "train", recipe.train_images)
+    found = recipe.scale or scale(recipe, device=place)
     curve = train.fit(
         model,
         training_crops(recipe, images, recipe.steps * recipe.batch),
-        recipe_objective(recipe, train.fabric(device).device, remember),
+        recipe_objective(replace(recipe, scale=found), place, remember),
         train.Schedule(steps=recipe.steps, batch=recipe.batch, lr=recipe.lr),
         folder=folder if keep else None,
         seed=recipe.seed,
@@ -372,12 +374,13 @@ def trained_codec(
         collate=collate,
         progress=progress,
         describe=recipe.codec_id,
-        identity=recipe.codec_id,
+        identity=recipe.codec_id if recipe.scale else f"{recipe.codec_id}, scale {found:.6g}",
     )
     model.cpu()
     if keep:
-        # The loss curve travels with the weights.
-        zoo.save(model, folder / "codec.safetensors", {"codec_id": recipe.codec_id, "curve": json.dumps(curve)})
+        # The loss curve travels with the weights, and so does a scale that was found at the start.
+        told = {"codec_id": recipe.codec_id, "scale": f"{found:.6g}", "curve": json.dumps(curve)}
+        zoo.save(model, folder / "codec.safetensors", told)
         (folder / "training.ckpt").unlink(missing_ok=True)
     else:
         model.update(force=True)
@@ -428,8 +431,8 @@ def measure(
 
 def finetuned(recipe: Recipe, codec: Any, *, keep: bool = True, device: str = "auto", progress: bool = True) -> Any:
     """The detector `recipe.finetuned`, trained further on what the recipe's codec decodes: finished in runs/, or trained now."""
-    name = recipe.finetuned.partition("@")[0]
     base, folder = judges.load(recipe.finetuned), RUNS / recipe.codec_id
+    name = recipe.finetuned.replace("@", "-")  # other weights to begin with make another detector
     path = folder / f"{name}-{recipe.finetune_steps}.safetensors"
     if not path.exists():
         model = judges.finetune(
@@ -464,13 +467,20 @@ def records(study: presets.Study | presets.VideoStudy, *, rerun: bool = False, d
 
 
 def refined_bytes(recipe: Recipe, model: Any, sample: datasets.Sample) -> bytes:
-    """One image coded with latents refined under a recipe's loss."""
+    """One image coded with latents refined under a recipe's loss.
+
+    Raises:
+        ValueError: the loss asks for what only training crops bring.
+    """
+    if recipe.loss not in presets.REFINABLE:
+        raise ValueError(f"latents are refined under {', '.join(presets.REFINABLE)}; not under {recipe.loss}")
     device = next(model.parameters()).device
     terms = recipe_objective(recipe, device)
     batch = sample.image[None].to(device), sample.object_mask[None].to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16-mixed"):
         if isinstance(terms, Distillation):
-            clean = terms.clean(batch[0], [{"boxes": sample.boxes}])  # once an image, not once a step
+            boxes = sample.boxes[~sample.crowd]
+            clean = terms.clean(batch[0], [{"boxes": boxes}])  # once an image, not once a step
             score = lambda out: terms.terms(out, *clean)["loss"]  # noqa: E731
         else:
             score = lambda out: terms(lambda _: out, batch)["loss"]  # noqa: E731
@@ -568,8 +578,9 @@ def _written(out: Path, *legs: object) -> None:
 
 
 def _identity(args: argparse.Namespace) -> str:
-    """What a command trains: its arguments, but for where it computes and what it writes."""
-    return ", ".join(f"{k} {v}" for k, v in vars(args).items() if k not in ("action", "compile", "device", "out"))
+    """What a command trains: its arguments, but for where and how fast it computes, and what it writes and says."""
+    incidental = ("action", "compile", "device", "judged", "out", "remember")
+    return ", ".join(f"{k} {v}" for k, v in vars(args).items() if k not in incidental)
 
 
 def _sam(args: argparse.Namespace) -> None:
@@ -629,6 +640,8 @@ def _codec(args: argparse.Namespace) -> None:
     dataset = datasets.load(args.data, "train", size=args.size, limit=args.images)
     taught = args.loss == "task" or args.loss in presets.DISTILLED
     teacher = judges.load(args.teacher).to(train.fabric(args.device).device) if taught else None
+    if args.loss == "task":
+        datasets.require_categories(dataset, teacher.categories, args.teacher)
     length = args.steps * args.batch
     objects = needs_objects(args.loss)
     if args.remember and args.loss in presets.DISTILLED:
@@ -666,8 +679,13 @@ def _codec(args: argparse.Namespace) -> None:
 
 def _grid(args: argparse.Namespace) -> None:
     studies = presets.studies(args.chapter, args.preset)
-    wanted = [recipe for study in studies if args.data in (None, study.data) for recipe in study.recipes()]
-    wanted = [recipe for recipe in wanted if args.only is None or args.only in recipe.run_id]
+    hours_of = {  # two studies may hold the same run
+        recipe: study.hours / len(study.recipes())
+        for study in studies
+        for recipe in study.recipes()
+        if args.data in (None, study.data) and (args.only is None or args.only in recipe.run_id)
+    }
+    wanted = list(hours_of)
     if not wanted:
         raise ValueError(f"no run matches --data {args.data} --only {args.only}: see --list")
     if train.world() > 1:
@@ -682,7 +700,7 @@ def _grid(args: argparse.Namespace) -> None:
     print(f"{len(wanted)} runs, {len(wanted) - len(missing)} in the ledger, {len(missing)} to measure")
     if args.list:
         return
-    hours = sum(study.hours for study in studies) * len(missing) / sum(len(study.recipes()) for study in studies)
+    hours = sum(hours_of[recipe] for recipe in missing)
     print(f"estimated cost of these: {hours:.1f} hours on {'one GPU' if args.preset == 'paper' else 'two CPU cores'}")
     share, shares = args.part
 
@@ -731,7 +749,11 @@ _SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp", "avif": "avif"}
 
 def _named_codec(args: argparse.Namespace) -> Any:
     """The codec that --codec, --quality and --weights name, ready to code."""
+    if args.weights and (args.codec == "png" or args.codec in CLASSICAL):
+        raise ValueError(f"{args.codec} has no weights: leave --weights out, or name a learned --codec")
     if args.codec == "png":
+        if args.quality is not None:
+            raise ValueError("png loses nothing: leave --quality out")
         return classical.Png()
     if args.codec in CLASSICAL:
         if args.quality is None:
@@ -745,11 +767,14 @@ def _named_codec(args: argparse.Namespace) -> Any:
 
 def _code(args: argparse.Namespace) -> None:
     model = _named_codec(args)
+    twice = [name for name, count in Counter(path.stem for path in args.images).items() if count > 1]
+    if twice:
+        raise ValueError(f"several images are called {', '.join(twice)}: give them --out folders of their own")
     args.out.mkdir(parents=True, exist_ok=True)
     for path in args.images:
         try:
             with Image.open(path) as picture:
-                pixels = np.array(picture.convert("RGB"))
+                pixels = datasets.rgb(ImageOps.exif_transpose(picture))
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's errors seldom name the file
             raise ValueError(f"{path} cannot be read as an image ({error}): give a whole image file") from error
         x = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255  # (H, W, 3) -> (3, H, W)
@@ -889,7 +914,7 @@ def main(arguments: list[str] | None = None) -> None:
         args.action(args)
     except KeyboardInterrupt:
         sys.exit("stopped; what was finished is kept, and the same command goes on from the last checkpoint")
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -189,7 +189,9 @@ def _yuv(path: Path, width: int, height: int, first: int, count: int) -> list[np
     """Frames (H, W, 3) uint8 of a raw file of 8 bits, 4:2:0."""
     size = width * height * 3 // 2
     if not path.is_file():
-        raise DataError(f"sequence {path} is missing: `icm_helpers.downloads` says where to ask for it")
+        raise DataError(
+            f"sequence {path} is missing: `python -m icm_helpers.datasets fetch sfu-hw-objects` says where to ask"
+        )
     if path.stat().st_size % size or path.stat().st_size < (first + count) * size:
         raise DataError(
             f"{path} has {path.stat().st_size} bytes: that is no whole number, at least {first + count}, of frames of {size} bytes "

@@ -108,6 +108,12 @@ def test_a_clip_that_was_coded_is_not_trained_again(scratch, monkeypatch):
     assert clips.coded(NERV) == data
 
 
+def test_a_network_need_not_be_trained_after_pruning():
+    untuned = replace(NERV, density=1.0, tune_steps=0)
+    data = clips.coded(untuned, keep=False, device="cpu", progress=False)
+    assert clips.decoded(untuned, data).shape == (2, 3, 64, 64)
+
+
 def test_an_interrupted_training_goes_on_to_the_same_file(scratch, monkeypatch, tmp_path):
     whole = clips.coded(NERV, keep=False, device="cpu", progress=False)
     prune = clips.nerv.prune
@@ -222,7 +228,13 @@ def test_a_claim_without_records_is_not_measured():
     assert claims.cards("sa_nerv", findings).count("**not measured**") == len(claims.CLAIMS["sa_nerv"])
 
 
-def test_davis_is_halved_with_its_boxes_and_masks(real_data):
+@pytest.mark.parametrize("fetched", [False, True])
+def test_davis_is_halved_with_its_boxes_and_masks(fetched, real_data, monkeypatch, tmp_path):
+    if fetched:  # where `icm_helpers.datasets fetch davis2016` unpacks it
+        monkeypatch.setattr(downloads, "DATA", tmp_path)
+        monkeypatch.setenv("ICM_REAL_DATA", str(tmp_path / "none"))
+        (tmp_path / "davis2016").mkdir()
+        (tmp_path / "davis2016" / "DAVIS").symlink_to(real_data / "davis2016")
     recipe = presets.VIDEOS_DAVIS.recipes()[0]
     dog = clips.load(replace(recipe, images=2))
     assert dog.frames.shape == (2, 3, 240, 427)

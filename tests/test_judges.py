@@ -31,6 +31,14 @@ def test_pictures_mirror_image_boxes_and_masks_together(scenes):
     assert 0 < sum(mirrored) < 9
 
 
+def test_a_crowd_region_is_no_object_to_learn(scenes):
+    sample = next(s for s in scenes if len(s.labels) > 1)
+    crowded = dataclasses.replace(sample, crowd=torch.arange(len(sample.labels)) == 0)
+    _, target = judges.Pictures([crowded], seed=0, length=1)[0]
+    assert torch.equal(target["labels"], sample.labels[1:])
+    assert len(target["boxes"]) == len(target["masks"]) == len(sample.labels) - 1
+
+
 def test_decoded_pictures_are_the_codecs_and_keep_their_objects(scenes):
     lossless, lossy = (judges.Decoded(scenes, codec, progress=False) for codec in (Png(), Jpeg(10)))
     for sample, same, worse in zip(scenes, lossless, lossy, strict=True):
@@ -62,10 +70,15 @@ def test_a_detector_with_other_weights_than_asked_for_is_an_error():
         judges.load("mask-rcnn")
 
 
-def test_a_detector_that_was_not_fetched_says_how_to_get_it(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("mask-rcnn-r50", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"), ("yolov5n", "yolov5n.pt")],
+)
+def test_a_detector_that_was_not_fetched_says_how_to_get_it(name, file, monkeypatch, tmp_path):
     monkeypatch.setattr(judges, "WEIGHTS", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth.*icm_helpers.datasets fetch"):
-        judges.load("mask-rcnn-r50")
+    monkeypatch.setenv("ICM_REAL_DATA", str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError, match=rf"{file}.*icm_helpers.datasets fetch"):
+        judges.load(name)
 
 
 @pytest.mark.parametrize(("name", "least"), [("mask-rcnn-small", 0.7), ("yolov5n-scenes", 0.5)])

@@ -65,6 +65,12 @@ def test_the_object_region_loss_moves_error_out_of_the_objects(codec, scene):
     assert object_outside > outside
 
 
+@pytest.mark.parametrize("loss", ["sa-icm", "true-edges", "task"])
+def test_a_loss_that_needs_more_than_a_picture_is_refused(loss, codec, scene):
+    with pytest.raises(ValueError, match=f"latents are refined under mse, object-region, .*; not under {loss}"):
+        refined_bytes(codec, scene, loss)
+
+
 def test_no_steps_give_the_bytes_of_the_encoder(codec, scene):
     assert refined_bytes(codec, scene, "mse", steps=0) == container.encode(codec, scene.image)
 

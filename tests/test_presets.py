@@ -21,6 +21,14 @@ def test_every_run_has_a_name_of_its_own(study):
     assert len({r.run_id for r in recipes}) == len(recipes)
 
 
+@pytest.mark.parametrize("chapter", presets.CHAPTERS)
+def test_a_grid_lists_a_run_once_whatever_studies_hold_it(chapter, capsys):
+    run.main(["grid", chapter, "--list"])
+    *runs, total = capsys.readouterr().out.splitlines()
+    wanted = {r for study in presets.studies(chapter) for r in study.recipes()}
+    assert len(runs) == len(set(runs)) == len(wanted) and total.startswith(f"{len(wanted)} runs, ")
+
+
 @each_study
 def test_losses_are_compared_under_equal_conditions(study):
     conditions = defaultdict(list)

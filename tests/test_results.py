@@ -49,6 +49,13 @@ def test_reading_gives_what_was_written():
     assert results.read(RECIPE)["bootstrap"] == BOOTSTRAP
 
 
+def test_a_number_that_is_not_finite_is_refused_by_its_name():
+    broken = {"box_ap": {"judge": [0.4, float("nan")]}}
+    with pytest.raises(LedgerError, match=r"has bootstrap.box_ap.judge that are not finite"):
+        results.write(RECIPE, RESULT, broken, device="cpu", seconds=1.0)
+    assert not RECIPE.path.exists()
+
+
 def test_a_record_has_a_line_for_each_list():
     write()
     lines = [line.strip() for line in RECIPE.path.read_text().splitlines()]

@@ -50,6 +50,27 @@ def test_code_never_overwrites_the_picture_it_codes(picture):
     assert photo.read_bytes() == before
 
 
+def test_code_shows_a_photograph_as_its_exif_says(picture, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # show it turned by a quarter, clockwise
+    Image.open(picture).save(picture, exif=exif)
+    run.main(["code", str(picture), "--out", str(tmp_path / "out"), "--codec", "png"])
+    assert Image.open(tmp_path / "out" / "photo.decoded.png").size == (40, 56)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--codec", "jpeg", "--quality", "50", "--weights", "a.safetensors"], "error: jpeg has no weights"),
+        (["--codec", "png", "--quality", "50"], "error: png loses nothing"),
+        (["elsewhere/photo.jpg", "--codec", "png"], "error: several images are called photo"),
+    ],
+)
+def test_code_refuses_what_it_would_have_to_ignore_or_overwrite(words, message, picture, tmp_path):
+    with pytest.raises(SystemExit, match=message):
+        run.main(["code", str(picture), *words, "--out", str(tmp_path)])
+
+
 @pytest.mark.parametrize("damage", ["text", "truncated", "missing"])
 def test_a_corrupt_picture_is_one_clear_line(damage, picture, tmp_path):
     whole = picture.read_bytes()

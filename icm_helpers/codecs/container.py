@@ -153,6 +153,11 @@ def decode_many(
     return _many(decode, codec, data, workers)
 
 
+def multiple(codec: CompressionModel) -> int:
+    """What the sides of a picture are padded to multiples of: the codec's downsampling factor, or what it asks for instead."""
+    return getattr(codec, "multiple", codec.downsampling_factor)
+
+
 def pad(x: Tensor, multiple: int) -> Tensor:
     """Repeat the last row and column of (N, 3, H, W) until both sides are multiples of `multiple`.
 
@@ -246,9 +251,9 @@ def _parse(codec: CompressionModel, data: bytes) -> tuple[int, int, int, list[by
 
 
 def _latent_shape(codec: CompressionModel, height: int, width: int) -> tuple[int, int]:
-    """Of a picture padded to the sides that the codec takes: multiples of its downsampling factor, or what it asks for instead."""
-    multiple = getattr(codec, "multiple", codec.downsampling_factor)
-    return tuple(-(-side // multiple) * multiple // codec.downsampling_factor for side in (height, width))
+    """Of a picture padded to the sides that the codec takes."""
+    whole = multiple(codec)
+    return tuple(-(-side // whole) * whole // codec.downsampling_factor for side in (height, width))
 
 
 def _check_image(image: Tensor) -> None:

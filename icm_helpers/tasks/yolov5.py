@@ -139,7 +139,9 @@ class YOLOv5(nn.Module):
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"weight file {path} is missing: fetch it, or correct the path")
+            raise FileNotFoundError(
+                f"weight file {path} is missing: `python -m icm_helpers.datasets fetch yolov5n`, or correct the path"
+            )
         try:
             state = load_file(path) if path.suffix == ".safetensors" else _read_official(path)
             depth = sum(name.startswith("model.2.m.") and name.endswith("cv1.conv.weight") for name in state)
