@@ -7,11 +7,8 @@ encodes it. `measure` decodes that file, as it does those of HEVC and VVC: all a
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +20,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from icm_helpers import datasets, downloads, evaluate, judges, losses, masks, overfit, results, scenes, train, video
+from icm_helpers import (
+    datasets,
+    downloads,
+    evaluate,
+    files,
+    judges,
+    losses,
+    masks,
+    overfit,
+    results,
+    scenes,
+    train,
+    video,
+)
 from icm_helpers.codecs import classical, container, ffmpeg, nerv
 from icm_helpers.results import ROOT, Recipe, Record
 from icm_helpers.video import Video
@@ -43,8 +53,9 @@ TOLERANCE = 1  # pixels by which an edge may be off
 def load(recipe: Recipe) -> Video:
     """A recipe's clip: the moving scene of a seed, a clip of DAVIS at half its size, or a sequence of SFU-HW-Objects.
 
-    A sequence lies where `python -m icm_helpers.datasets fetch sfu-hw-objects` asks for it, and its boxes beside it, in COCO's
-    format and called as CompressAI-Vision does: ClassD/BasketballPass_416x240_50Hz_8bit_P420.yuv, BasketballPass_416x240_50_val.json.
+    A sequence lies where `python -m icm_helpers.datasets fetch sfu-hw-objects` asks for it, say
+    ClassD/BasketballPass_416x240_50Hz_8bit_P420.yuv; its boxes beside it, in COCO's format, are called as CompressAI-Vision calls
+    them: ClassD/BasketballPass_416x240_50_val.json.
 
     Raises:
         ValueError: no such data set or clip.
@@ -170,7 +181,8 @@ def coded(
         )
     data = nerv.encode_video(clip.frames, model.cpu(), bits=recipe.bits)
     if keep:
-        _write(places(recipe)[1], data)
+        with files.atomically(places(recipe)[1]) as temporary:
+            temporary.write_bytes(data)
         for stage in ("whole", "pruned"):
             (folder / stage / "training.ckpt").unlink(missing_ok=True)
     return data
@@ -300,18 +312,3 @@ def canny(picture: Tensor) -> np.ndarray:
 
 def _widened(binary: np.ndarray, by: int) -> np.ndarray:
     return cv2.dilate(binary, np.ones((2 * by + 1,) * 2, np.uint8))
-
-
-def _write(path: Path, data: bytes) -> None:
-    """The file appears at once when complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f"cannot write {path} ({error}): free space on its disk, and run again") from error
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)

@@ -18,10 +18,8 @@ import os
 import resource
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +33,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from tqdm import tqdm
 
-from icm_helpers import downloads, results
+from icm_helpers import downloads, files, results
 from icm_helpers.codecs import classical, container, ffmpeg, zoo
 
 TABLE = results.LEDGER / "codecs" / "kodak.json"
@@ -251,20 +249,6 @@ def _rows(path: Path) -> dict[str, Row]:
         raise results.LedgerError(f"{path} cannot be read ({error}): restore it with git, or delete it") from error
 
 
-def _write(path: Path, rows: Mapping[str, Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(rows, file, indent=1, allow_nan=False)
-            file.write("\n")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
 def kodak(folder: Path | None = None) -> dict[str, Tensor]:
     """The Kodak pictures in a folder by name, (3, H, W) in [0, 1]: as many of the 24 as are there.
 
@@ -302,7 +286,9 @@ def _add(entry: Entry, pictures: Mapping[str, Tensor], out: Path) -> None:
     row = {"codec": entry.codec, "setting": entry.setting, "weights": entry.weights}
     row |= measure(codec, crop, {} if entry.weights == "random" else pictures)
     row["provenance"] = results.provenance("cpu, one thread")
-    _write(out, _rows(out) | {entry.key: results.rounded(row)})
+    rows = _rows(out) | {entry.key: results.rounded(row)}
+    with files.atomically(out) as temporary:
+        temporary.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def main(arguments: Iterable[str] | None = None) -> None:

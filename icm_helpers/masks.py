@@ -41,7 +41,7 @@ from faster_coco_eval.core import mask as rle
 from torch import Tensor
 from tqdm import tqdm
 
-from icm_helpers import datasets, grid
+from icm_helpers import datasets, files, grid
 from icm_helpers.datasets import DataError
 
 ORDERS = ("largest-first", "smallest-first", "surest-last")
@@ -213,7 +213,8 @@ def write(folder: Path | str, image_id: int, found: MaskSet) -> Path:
     }
     path = file(folder, image_id)
     packed = gzip.compress(json.dumps(content, separators=(",", ":")).encode(), compresslevel=9, mtime=0)
-    _put(path, packed, os.replace)
+    with files.atomically(path, hint="start again: what is stored is kept") as temporary:
+        temporary.write_bytes(packed)
     return path
 
 
@@ -388,30 +389,13 @@ def _settle(folder: Path, recipe: dict[str, Any]) -> None:
     """Write down what a folder holds, once, or make sure that it is this."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "masks.json"
-    with suppress(FileExistsError):
-        # A hard link fails where the file exists, also when another process wrote it a moment ago; a rename would not.
-        _put(path, json.dumps(recipe, indent=1).encode(), os.link)
+    with suppress(FileExistsError), files.atomically(path, replace=False) as temporary:
+        temporary.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
     found = json.loads(path.read_text())
     if found != recipe:
         differing = [k for k in sorted({*found, *recipe}) if found.get(k) != recipe.get(k)]
         told = "; ".join(f"{k} {found.get(k)!r} there, {recipe.get(k)!r} here" for k in differing)
         raise DataError(f"{folder} holds masks made otherwise ({told}): name another folder, or delete it")
-
-
-def _put(path: Path, content: bytes, publish: Callable[[Path, Path], None]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        publish(temporary, path)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise OSError(
-            f"cannot write {path} ({error}): free space on its disk, or make its folder writable, and start again: what is stored "
-            "is kept"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # --- the commands --------------------------------------------------------------------------------------------------------

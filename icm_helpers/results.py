@@ -8,9 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -18,6 +16,8 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from icm_helpers import files
 
 ROOT = Path(__file__).resolve().parent.parent
 LEDGER = ROOT / "data" / "results"
@@ -204,16 +204,11 @@ def write(
         raise LedgerError(
             f"{recipe.run_id} has {', '.join(broken[:3])} that are not finite: too few evaluation images hold what they measure"
         )
-    path = recipe.path
-    text = _inline_lists(json.dumps(record, indent=1, allow_nan=False))
     try:
-        _create(path, text)
+        with files.atomically(recipe.path, replace=False, hint="measure again") as temporary:
+            temporary.write_text(_inline_lists(json.dumps(record, indent=1)), encoding="utf-8")
     except FileExistsError:
-        raise LedgerError(f"{path} exists already: delete it first if you want to measure it again") from None
-    except OSError as error:
-        raise OSError(
-            f"cannot write the record {path} ({error}): free space on its disk, or make its folder writable, and measure again"
-        ) from error
+        raise LedgerError(f"{recipe.path} exists already: delete it first if you want to measure it again") from None
     return read(recipe)
 
 
@@ -281,23 +276,6 @@ def _not_finite(value: Any, name: str) -> list[str]:
     if isinstance(value, list):
         return [name] if any(_not_finite(v, name) for v in value) else []
     return [name] if isinstance(value, float) and not math.isfinite(value) else []
-
-
-def _create(path: Path, text: str) -> None:
-    """Write a new file that appears at once when complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        # A hard link fails where the record exists, also when another process wrote it a moment ago; a rename would not.
-        os.link(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
 
 
 def _checksum(record: Record) -> str:

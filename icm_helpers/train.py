@@ -31,6 +31,8 @@ from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from icm_helpers import files
+
 Objective = Callable[[nn.Module, Any], dict[str, Tensor]]
 
 
@@ -233,7 +235,7 @@ def fit(
         due = done % (every * math.ceil(schedule.save_every / every)) == 0 or done == schedule.steps
         if checkpoint is not None and due and rank() == 0:
             state = {"recipe": recipe, "step": done, "curve": curve, "model": model.state_dict()}
-            save_atomically({**state, "optimiser": optimiser.state_dict(), "aux": aux and aux.state_dict()}, checkpoint)
+            save({**state, "optimiser": optimiser.state_dict(), "aux": aux and aux.state_dict()}, checkpoint)
     bar.close()
     if aux is not None:
         for group in aux.param_groups:
@@ -244,32 +246,15 @@ def fit(
     return curve
 
 
-def save_atomically(state: dict, path: Path) -> None:
-    """torch.save to a temporary file beside `path`, flushed to disk, then renamed: a reader sees the old file or the new one.
+def save(state: dict, path: Path) -> None:
+    """torch.save, so that a reader sees the old file or the new one.
 
     Raises:
         OSError: the disk is full, or may not be written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        # torch.save hides what the file said behind an error of its own.
-        reason = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(reason, OSError):
-            raise
-        raise OSError(
-            f"cannot write {path} ({reason}): free space on its disk, or make its folder writable. What the file held before is "
-            "kept, and the same command goes on from there"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    hint = "start again: what the file held before is kept, and the same command goes on from there"
+    with files.atomically(path, hint=hint) as temporary, open(temporary, "wb") as file:
+        torch.save(state, file)
 
 
 def _checkpoint(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +33,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from icm_helpers import files
 from icm_helpers.codecs import tcm
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
@@ -154,18 +154,10 @@ def save(codec: CompressionModel, path: Path | str, metadata: Mapping[str, str] 
     if not hasattr(codec, "name"):
         raise ValueError(f"{type(codec).__name__} has no name to write into {path}: make it with zoo.load.")
     update_tables(codec, force=True)
-    path = Path(path)
     header = dict(metadata or {}) | {"codec": codec.name, "quality": str(codec.quality)}
     state = _packed({key: value.detach().cpu().contiguous() for key, value in codec.state_dict().items()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with files.atomically(path) as temporary:
         save_file(state, temporary, metadata=header)
-        os.replace(temporary, path)
-    except SafetensorError as error:  # how the library reports a full disk, among other things
-        raise OSError(f"{path} could not be written ({error}): make room, or name another place") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def fingerprint(codec: CompressionModel) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+
+from icm_helpers import files
 
 STRIDE = 32
 """Pictures come with sides that are multiples of it, so that every level of the pyramid covers the whole picture, and no more."""
@@ -117,7 +118,8 @@ class Remembered:
             answers = dict(zip(("features", "objectness"), self.teacher.features_and_objectness(images), strict=True))
             for i, path in enumerate(paths):
                 maps[i] = {f"{kind} {k}": v[i : i + 1] for kind, found in answers.items() for k, v in found.items()}
-                _write(path, maps[i])
+                with files.atomically(path, hint="train again, if need be without --remember") as temporary:
+                    save_file({name: found.contiguous() for name, found in maps[i].items()}, temporary)
         kinds: dict[str, dict[str, Tensor]] = {"features": {}, "objectness": {}}
         for name in maps[0]:
             kind, level = name.split()
@@ -140,19 +142,6 @@ def _read(path: Path, device: torch.device) -> dict[str, Tensor] | None:
     except SafetensorError as error:
         logging.warning("%s is damaged (%s): the teacher looks again", path, error)
         return None
-
-
-def _write(path: Path, maps: dict[str, Tensor]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file({name: found.contiguous() for name, found in maps.items()}, temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"cannot keep what the teacher said in {path} ({error}): make room on its disk, or train without --remember"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class RCNNTeacher(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,21 +10,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from icm_helpers import files
+
 
 def save(path: Path | str, model: str, state: Mapping[str, Tensor], categories: Mapping[int, str], size: int) -> None:
     """Write a detector's weights atomically, floats in half precision, with its `categories` and input `size`."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     halved = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     named = json.dumps({str(k): v for k, v in categories.items()})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with files.atomically(path) as temporary:
         save_file(halved, temporary, metadata={"model": model, "categories": named, "size": str(size)})
-        temporary.replace(path)
-    except SafetensorError as error:  # how the library reports a full disk, among other things
-        raise OSError(f"{path} could not be written ({error}): make room, or name another place") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read(path: Path | str, model: str) -> tuple[dict[str, Tensor], dict[int, str], int]:

@@ -1,0 +1,55 @@
+"""Files that appear whole and at once, or not at all, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+@contextmanager
+def atomically(path: Path | str, *, replace: bool = True, hint: str = "run the same command again") -> Iterator[Path]:
+    """Gives the path of a temporary file to write; after the block, flushed to disk, it takes the place of `path`.
+
+    Until then, and where the block fails or the process is killed, `path` keeps what it held. Missing folders are made.
+
+    Args:
+        path: what is to be written.
+        replace: whether a file that exists is replaced; if not, it stays, also where another process wrote it a moment ago.
+        hint: ends the message of an error: what to do once there is space.
+
+    Raises:
+        FileExistsError: `path` exists, and is not to be replaced.
+        OSError: the disk is full, or may not be written to.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "a.txt")
+    >>> with atomically(path) as temporary:
+    ...     _ = temporary.write_text("whole")
+    >>> path.read_text(), len(list(path.parent.iterdir()))
+    ('whole', 1)
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        # A hard link fails where the file exists; a rename would not.
+        (os.replace if replace else os.link)(temporary, path)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch.save hides what the file said behind an error of its own, and safetensors has one of its own.
+        reason = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(error, FileExistsError) or not isinstance(reason, OSError | SafetensorError):
+            raise
+        raise OSError(
+            f"cannot write {path} ({reason}): free space on its disk, or make its folder writable, and {hint}"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
