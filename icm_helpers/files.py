@@ -40,6 +40,7 @@ def atomically(path: Path | str, *, replace: bool = True, hint: str = "run the s
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # safetensors makes files that nobody else may read
         # A hard link fails where the file exists; a rename would not.
         (os.replace if replace else os.link)(temporary, path)
     except (OSError, SafetensorError, RuntimeError) as error:

@@ -55,7 +55,7 @@ def test_runs_beside_it_are_trained_and_measured_alike(study):
     judging = {"chapter", "finetuned", "finetune_steps", "detectors"}
     if "true-edges" in dict(study.scales) and study.data == "coco-mini":
         judging.add("train_images")  # COCO's panoptic maps cover a hundred of the pictures; the chapter says so
-    if study in (presets.DISTILL_SLOWER, presets.DISTILL_COCO_MINI):
+    if study in (presets.DISTILL_SCENES, presets.DISTILL_COCO_MINI):
         judging.add("lr")  # at that of the others these losses suffer; the presets say so
     for recipe in other:
         found = {k: v for k, v in asdict(recipe).items() if k not in OF_THE_LOSS | judging}
@@ -67,10 +67,12 @@ def test_runs_beside_it_are_trained_and_measured_alike(study):
 
 
 def test_an_ablation_changes_one_thing_about_distillation():
-    whole = {r for r in presets.DISTILL_SCENES.recipes() if r.method == "trained"}
-    for study in (*presets.ABLATIONS, *presets.SLOWER):
-        for recipe in study.recipes():
-            (twin,) = (r for r in whole if (r.loss, r.lmbda, r.seed) == (recipe.loss, recipe.lmbda, recipe.seed))
+    grid, high_lr = presets.DISTILL_SCENES, presets.DISTILL_HIGH_LR
+    trained = {r for study in (grid, *high_lr) for r in study.recipes() if r.method == "trained"}
+    for lr, studies in ((grid.lr, high_lr), (high_lr[0].lr, presets.ABLATIONS)):
+        for recipe in (r for study in studies for r in study.recipes()):
+            like = (recipe.loss, recipe.lmbda, recipe.seed, lr)
+            (twin,) = (r for r in trained if (r.loss, r.lmbda, r.seed, r.lr) == like)
             changed = {k for k, v in asdict(recipe).items() if v != getattr(twin, k)} - {"scale"}
             assert len(changed) == 1 and changed < OF_THE_LOSS | {"lr"}
 

@@ -294,7 +294,7 @@ def test_a_damaged_memory_is_told_and_made_again_and_a_full_disk_is_an_error(tmp
         assert torch.equal(remembered.features(x)["p5"], right["p5"]) and "is damaged" in caplog.text
         path.unlink()
         monkeypatch.setattr(os, "replace", full)
-        with pytest.raises(OSError, match="free space on its disk.*without --remember"):
+        with pytest.raises(OSError, match=r"free space on its disk.*without --remember"):
             remembered.features(x)
     assert not list(tmp_path.iterdir())
 
