@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from tqdm import tqdm
 
-from icm_helpers import downloads, files, results
+from icm_helpers import downloads, evaluate, files, results
 from icm_helpers.codecs import classical, container, ffmpeg, zoo
 
 TABLE = results.LEDGER / "codecs" / "kodak.json"
@@ -172,7 +172,7 @@ def measure(codec: Codec, crop: Tensor, pictures: Mapping[str, Tensor], *, repea
         for x in pictures.values():
             coded = container.encode(codec, x)
             x_hat = (container.decode(codec, coded) * 255).round() / 255
-            psnr = -10 * (x - x_hat).square().mean().clamp(min=1e-12).log10().item()
+            psnr = evaluate.psnr((x - x_hat).square().mean().item())
             found.append(_rate(codec, x, coded, overhead) | {"psnr": psnr})
         row["kodak"] = {name: statistics.fmean(f[name] for f in found) for name in found[0]}
         row["pictures"] = list(pictures)
@@ -183,10 +183,7 @@ def _rate(codec: Codec, x: Tensor, coded: bytes, overhead: int) -> dict[str, flo
     """Bits per pixel of `coded`, with the container and without it, and what the likelihoods promised."""
     pixels = x.shape[1] * x.shape[2]
     rate = {"bpp": 8 * len(coded) / pixels}
-    if isinstance(codec, nn.Module):
-        with torch.no_grad():
-            padded = container.pad(x[None], codec.downsampling_factor)
-            bits = -sum(likelihood.log2().sum().item() for likelihood in codec(padded)["likelihoods"].values())
+    if (bits := evaluate.likelihood_bits(codec, x)) is not None:
         rate |= {"bpp_strings": 8 * (len(coded) - overhead) / pixels, "bpp_likelihood": bits / pixels}
     return rate
 

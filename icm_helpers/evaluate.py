@@ -546,6 +546,7 @@ def _rising(rate: np.ndarray, metric: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def psnr(mse: Any) -> Any:
+    """Peak signal-to-noise ratio [dB] of mean squared errors on [0, 1], a number or an array."""
     psnr = -10 * np.log10(np.maximum(mse, 1e-12))  # 120 dB where nothing is lost: JSON knows no infinity
     return psnr if np.ndim(mse) else float(psnr)
 

@@ -242,13 +242,18 @@ def provenance(device: str) -> dict[str, Any]:
     }
 
 
+_SAME = {"e1784706": "aa2ff663", "2be22ced": "edbb1b8d", "4f180cf2": "ff6f13e9"}
+"""Files that hold the same tensors as others, which recipes name: two start codecs, packed since, and YOLOv5n's official file."""
+
+
 def fingerprint(path: Path | str) -> str:
-    """The first eight hexadecimal digits of a file's SHA-256.
+    """The first eight hexadecimal digits of a file's SHA-256; or, where recipes know its tensors from another file, that file's.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
+    found = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
+    return _SAME.get(found, found)
 
 
 def table(records: Iterable[Record]) -> list[dict[str, Any]]:

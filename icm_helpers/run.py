@@ -46,12 +46,6 @@ def data(recipe: Recipe, split: str, limit: int | None = None) -> datasets.CocoD
     return datasets.load(recipe.data, split, size=recipe.size, limit=limit)
 
 
-_SAME = {
-    "e1784706": "aa2ff663",
-    "2be22ced": "edbb1b8d",
-}  # packed since recipes named them: the same tensors in a smaller file
-
-
 def codec(recipe: Recipe) -> Any:
     """A recipe's codec as it starts: classical, from its start weights, or random."""
     if recipe.codec == "png":
@@ -67,7 +61,7 @@ def codec(recipe: Recipe) -> Any:
         return build()  # CompressAI's own, whose loader checks their fingerprint
     path = CHECKPOINTS / f"{start}.safetensors"
     model, found = build(weights=path), results.fingerprint(path)
-    if _SAME.get(found, found) != wanted:
+    if found != wanted:
         raise ValueError(f"{path} has fingerprint {found}, the recipe starts from {wanted}: other weights")
     return model
 
@@ -383,7 +377,7 @@ def trained_codec(
         zoo.save(model, folder / "codec.safetensors", told)
         (folder / "training.ckpt").unlink(missing_ok=True)
     else:
-        model.update(force=True)
+        zoo.update_tables(model, force=True)
         _FLEETING[recipe.codec_id] = model
     return model
 
@@ -785,7 +779,7 @@ def _code(args: argparse.Namespace) -> None:
         Image.fromarray((x_hat * 255).round().byte().permute(1, 2, 0).numpy()).save(
             args.out / f"{path.stem}.decoded.png"
         )
-        psnr = -10 * (x - x_hat).square().mean().clamp(min=1e-12).log10().item()
+        psnr = evaluate.psnr((x - x_hat).square().mean().item())
         print(f"{path}: {len(coded)} bytes, {8 * len(coded) / (x.shape[1] * x.shape[2]):.3f} bpp, {psnr:.2f} dB")
 
 
@@ -866,7 +860,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--teacher", default="mask-rcnn-small", help="detector whose loss --loss task adds, or whose features distill"
     )
-    sub.add_argument("--task-weight", type=float, default=0.2, help="weight of that loss")
+    sub.add_argument(
+        "--task-weight", type=float, default=0.2, help="weight of that loss as it is; a preset's is multiplied by lmbda"
+    )
     sub.add_argument(
         "--edges",
         default=None,
