@@ -343,8 +343,7 @@ TASK_LOW_LR = replace(
 
 OBJECT_REGION_MSE: dict[str, tuple[Study, ...]] = {
     "smoke": (SMOKE,),
-    "book": (SCENES, COCO_MINI),
-    "pending": (TASK_LOW_LR,),  # not measured yet
+    "book": (SCENES, COCO_MINI, TASK_LOW_LR),
     "paper": (PAPER,),
 }
 

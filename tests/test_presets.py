@@ -110,7 +110,7 @@ def test_a_real_detector_is_the_file_that_its_fingerprint_says(name, path, real_
 
 
 def test_an_override_reaches_every_study():
-    assert [s.images for s in presets.studies("object_region_mse", images=3)] == [3, 3]
+    assert {s.images for s in presets.studies("object_region_mse", images=3)} == {3}
 
 
 @pytest.mark.parametrize(
