@@ -447,7 +447,6 @@ DISTILL_CHENG = replace(
     seeds=(0,),
     seed_lmbdas=(),
     steps=400,
-    lr=1e-4,
     spent=False,
     beside=(),
     hours=0.4,
