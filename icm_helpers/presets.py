@@ -847,8 +847,8 @@ def studies(chapter: str, preset: str = "book", **overrides: Any) -> tuple[Study
     Raises:
         ValueError: unknown chapter or preset, or an override that names no field or has another type than the preset's value.
 
-    >>> [s.data for s in studies("object_region_mse", "book")]
-    ['scenes', 'coco-mini']
+    >>> [s.data for s in studies("object_region_mse", "paper")]
+    ['coco2017']
     >>> studies("object_region_mse", "smoke", steps=1.5)
     Traceback (most recent call last):
     ...
