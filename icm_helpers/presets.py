@@ -422,6 +422,11 @@ DISTILL_COCO_MINI = replace(
     hours=2.5,
 )
 
+# MSE at that learning rate, or nobody could tell the loss from its pace.
+COCO_MINI_MSE_LOW_LR = replace(
+    DISTILL_COCO_MINI, scales=(("mse", 1.0),), lmbdas=(0.002, 0.005), spent=False, beside=(), hours=0.2
+)
+
 # The loss microscope: latents of the common start, refined picture by picture, judged by the teacher and by a stranger.
 MICROSCOPE = replace(
     DISTILL_COCO_MINI,
@@ -491,8 +496,8 @@ DISTILL_SMOKE = replace(
 
 OBJECTNESS_DISTILLATION: dict[str, tuple[Study, ...]] = {
     "smoke": (DISTILL_SMOKE,),
-    "book": (DISTILL_SCENES, *DISTILL_HIGH_LR, *ABLATIONS, DISTILL_CHENG),
-    "pending": (DISTILL_COCO_MINI, MICROSCOPE),  # not measured yet; each joins `book` when it is
+    "book": (DISTILL_SCENES, DISTILL_COCO_MINI, *DISTILL_HIGH_LR, COCO_MINI_MSE_LOW_LR, *ABLATIONS, DISTILL_CHENG),
+    "pending": (MICROSCOPE,),  # not measured yet; joins `book` when it is
     "paper": DISTILL_PAPER,
 }
 
