@@ -386,7 +386,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         Claim(
             id="sa-nerv/4",
             quote="With the outlines of the true objects in the place of Segment Anything's edges, the detector finds more.",
-            where="our own question: the most that better masks could bring",
+            where="our own question: what perfect masks of the objects would bring",
             test="at equal file size, box AP under the true outlines minus NeRV's, mean over the videos: above zero",
             sign=+1,
             measure="bd_metric",

@@ -782,7 +782,7 @@ VIDEOS_DAVIS = replace(
     hours=0.5,
 )
 
-# The paper states beta, the sequences and YOLOv7; 300 epochs, 50 after pruning, and 8 bits are NeRV's own. It states neither the
+# The paper states the sequences and YOLOv7; beta, 300 epochs, 50 after pruning, and 8 bits are NeRV's own. It states neither the
 # network's size, nor the rate, nor which Segment Anything and alpha: these are ours, as YOLOv5n is, and 65 frames, which all have.
 _SFU = replace(
     VIDEOS,
