@@ -387,7 +387,6 @@ def info(folder: Path | str, alphas: Iterable[float] = (0.98, 0.93, 0.48)) -> di
 
 def _settle(folder: Path, recipe: dict[str, Any]) -> None:
     """Write down what a folder holds, once, or make sure that it is this."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "masks.json"
     with suppress(FileExistsError), files.atomically(path, replace=False) as temporary:
         temporary.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
