@@ -41,10 +41,12 @@ def _real(file: str) -> Path:
 
 def _yolov5n() -> Path:
     fetched = WEIGHTS / "yolov5n.pt"
-    with suppress(datasets.DataError):  # no such folder: the reader says how to fetch the other file
-        given = _real("weights_yolov5n/yolov5n.safetensors")
-        return given if given.is_file() and not fetched.is_file() else fetched
-    return fetched
+    if not fetched.is_file():
+        with suppress(datasets.DataError):  # no such folder
+            given = _real("weights_yolov5n/yolov5n.safetensors")
+            if given.is_file():
+                return given
+    return fetched  # where it is missing too, its reader says how to fetch it
 
 
 _SOURCES: Mapping[str, tuple[Callable[[], Path], Callable[[Path], Any]]] = {

@@ -673,13 +673,11 @@ def _codec(args: argparse.Namespace) -> None:
 
 def _grid(args: argparse.Namespace) -> None:
     studies = presets.studies(args.chapter, args.preset)
-    hours_of = {  # two studies may hold the same run
-        recipe: study.hours / len(study.recipes())
-        for study in studies
-        for recipe in study.recipes()
-        if args.data in (None, study.data) and (args.only is None or args.only in recipe.run_id)
-    }
-    wanted = list(hours_of)
+    hours_of: dict[Recipe, float] = {}  # two studies may hold the same run
+    for study in studies if args.data is None else [s for s in studies if s.data == args.data]:
+        recipes = study.recipes()
+        hours_of |= dict.fromkeys(recipes, study.hours / len(recipes))
+    wanted = [recipe for recipe in hours_of if args.only is None or args.only in recipe.run_id]
     if not wanted:
         raise ValueError(f"no run matches --data {args.data} --only {args.only}: see --list")
     if train.world() > 1:

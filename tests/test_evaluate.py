@@ -250,10 +250,12 @@ def test_a_detector_must_know_every_annotated_category(scenes):
         evaluate(Jpeg(30), scenes, {"judge": judge}, {"judge": []}, progress=False)
 
 
-@pytest.mark.parametrize(("name", "size"), [("mean-scale-small", (64, 128)), ("tcm-tiny", (128, 256))])
-def test_a_rate_map_holds_every_bit_that_the_likelihoods_promise(name, size):
+@pytest.mark.parametrize(
+    ("name", "weights", "size"), [("mean-scale-small", "default", (64, 128)), ("tcm-tiny", None, (128, 256))]
+)
+def test_a_rate_map_holds_every_bit_that_the_likelihoods_promise(name, weights, size):
     torch.manual_seed(0)
-    codec, x = zoo.load(name, weights=None).eval(), torch.rand(3, *size)
+    codec, x = zoo.load(name, weights=weights).eval(), torch.rand(3, *size)
     assert rate_map(codec, x).sum().item() == pytest.approx(likelihood_bits(codec, x), rel=1e-5)
     assert rate_map(codec, x[:, :50, :70]).shape == (1, 50, 70)
 

@@ -56,7 +56,7 @@ def test_runs_beside_it_are_trained_and_measured_alike(study):
     if "true-edges" in dict(study.scales) and study.data == "coco-mini":
         judging.add("train_images")  # COCO's panoptic maps cover a hundred of the pictures; the chapter says so
     if study in (presets.DISTILL_SCENES, presets.DISTILL_COCO_MINI):
-        judging.add("lr")  # at that of the others these losses suffer; the presets say so
+        judging.add("lr")  # the paper's, or what YOLOv5n's features bear; the presets say so
     for recipe in other:
         found = {k: v for k, v in asdict(recipe).items() if k not in OF_THE_LOSS | judging}
         twins = [r for r in mine if (r.lmbda, r.seed) == (recipe.lmbda, recipe.seed)]
@@ -110,14 +110,14 @@ def test_a_real_detector_is_the_file_that_its_fingerprint_says(name, path, real_
 
 
 def test_an_override_reaches_every_study():
-    assert {s.images for s in presets.studies("object_region_mse", images=3)} == {3}
+    assert [s.images for s in presets.studies("object_region_mse", images=3)] == [3, 3, 3]
 
 
 @pytest.mark.parametrize(
     ("arguments", "overrides", "message"),
     [
         (("no_such",), {}, "no chapter is called 'no_such'; there is object_region_mse"),
-        (("object_region_mse", "huge"), {}, "preset must be one of smoke, book, .*paper, not 'huge'"),
+        (("object_region_mse", "huge"), {}, "preset must be one of smoke, book, paper, not 'huge'"),
         (("object_region_mse",), {"step": 3}, "no field 'step'; it has chapter, data"),
         (("object_region_mse",), {"steps": "3"}, "steps must be of type int"),
         (("object_region_mse",), {"seeds": 3}, "seeds must be of type tuple"),
