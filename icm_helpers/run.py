@@ -20,7 +20,21 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from icm_helpers import clips, datasets, evaluate, grid, judges, latents, losses, masks, presets, probe, results, train
+from icm_helpers import (
+    claims,
+    clips,
+    datasets,
+    evaluate,
+    grid,
+    judges,
+    latents,
+    losses,
+    masks,
+    presets,
+    probe,
+    results,
+    train,
+)
 from icm_helpers.codecs import classical, container, ffmpeg, zoo
 from icm_helpers.results import ROOT, Recipe, Record
 from icm_helpers.tasks import sam
@@ -781,6 +795,60 @@ def _code(args: argparse.Namespace) -> None:
         print(f"{path}: {len(coded)} bytes, {8 * len(coded) / (x.shape[1] * x.shape[2]):.3f} bpp, {psnr:.2f} dB")
 
 
+def _judged(args: argparse.Namespace) -> None:
+    rungs = [(weights, quality) for weights in args.weights or [None] for quality in args.quality or [None]]
+    models = {
+        " ".join(str(word) for word in (args.codec, *rung) if word is not None): _named_codec(
+            argparse.Namespace(codec=args.codec, weights=rung[0], quality=rung[1], device=args.device)
+        )
+        for rung in rungs
+    }
+    dataset = datasets.load(args.data, "val", size=args.size, limit=args.images)
+    place = train.fabric(args.device).device
+    panel = {name: judges.load(name).to(place) for name in args.detector}
+    for name, detector in panel.items():
+        datasets.require_categories(dataset, detector.categories, name)
+    clean = {name: evaluate.clean_detections(dataset, detector) for name, detector in panel.items()}
+    records = []
+    for k, (told, model) in enumerate(models.items()):
+        result, bootstrap = evaluate.evaluate(model, dataset, panel, clean)
+        records.append({"recipe": {"lmbda": k}, "result": result, "bootstrap": bootstrap})
+        print(f"{told}: {result['bpp']:.4f} bpp, {result['psnr']:.2f} dB, {len(dataset)} pictures of {args.data}")
+        for metric, name in _accuracies(result):
+            low, high = np.percentile(bootstrap[metric][name], [2.5, 97.5])
+            print(f"  {claims.NAMES[metric]} of {name} {result[metric][name]:.3f} [{low:.3f}, {high:.3f}]", flush=True)
+    for metric, name in _accuracies(records[0]["result"]) if len(records) > 1 else ():
+        print(f"BD-rate by {claims.NAMES[metric]} of {name} against what the book measured on these pictures:")
+        found = rivals(records, metric, name, args.data, args.size)
+        print(
+            "\n".join(f"  {rival:15} {change} %" for rival, change in found.items()) or "  it measured nothing on them"
+        )
+
+
+def _accuracies(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """(metric, detector) of what was measured of detectors."""
+    return [(m, name) for m in ("box_ap", "mask_ap", "agreement", "pq") for name in result.get(m, {})]
+
+
+def rivals(
+    records: list[dict[str, Any]], metric: str, judge: str, data: str, size: int
+) -> dict[str, evaluate.Interval]:
+    """BD-rate [%] of a codec's `records`, at two rates or more, against each method that the book measured on the same pictures.
+
+    Its methods are those of the chapter on object regions, as :func:`icm_helpers.claims.methods` names them: the other chapters on
+    pictures compare with them too. {} where none was measured on just so many pictures, by this detector.
+    """
+    mine, images = evaluate.curve(records, metric, judge), records[0]["result"]["images"]
+    wanted = [
+        recipe
+        for study in presets.studies("object_region_mse")
+        for recipe in (study.recipes() if study.anchors else ())  # others ask what a change of training does
+        if (recipe.data, recipe.images) == (data, images) and recipe.size in (0, size) and recipe.path.exists()
+    ]
+    drawn = claims.curves(results.load_or_run(wanted), metric, judge)
+    return {name: evaluate.bd_rate(anchor, mine) for name, anchor in drawn.items() if not name.startswith("refined")}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m icm_helpers.run", description="Train, code and measure.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -804,16 +872,19 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"], help="arithmetic")
         sub.add_argument("--out", type=Path, required=True, help="where the weights go (.safetensors)")
 
-    def naming(sub: argparse.ArgumentParser) -> None:
+    def naming(sub: argparse.ArgumentParser, many: str | None = None) -> None:
         names = f"a learned codec by the zoo's name, or png, {', '.join(CLASSICAL)}"
         sub.add_argument("--codec", default="mean-scale-small", help=names)
         sub.add_argument(
             "--quality",
             type=int,
             default=None,
+            nargs=many,
             help="a CompressAI model's size, 1 to 8; a classical codec's quality or QP",
         )
-        sub.add_argument("--weights", type=Path, default=None, help="weights file; the shipped ones where left out")
+        sub.add_argument(
+            "--weights", type=Path, default=None, nargs=many, help="weights file; the shipped ones where left out"
+        )
 
     remember = (
         "keep a distilling teacher's features of the original crops in runs/teachers (0.6 MB a crop of 128 pixels with "
@@ -872,6 +943,23 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--augment", default="none", choices=["none", "heavy"], help="augmentation of the crops")
     sub.add_argument("--compile", action="store_true", help="use torch.compile")
     sub.add_argument("--remember", action="store_true", help=remember)
+    sub = command(
+        "judge",
+        _judged,
+        "Code a data set with a codec, of yours or not, and state rate, PSNR and AP, with intervals.",
+    )
+    naming(sub, many="+")
+    sub.add_argument(
+        "--data",
+        default="scenes",
+        choices=["scenes", "coco-mini", "coco2017", "visdrone", "cityscapes"],
+        help="data set; coco2017 may be pictures of your own, in COCO's layout and in the folder that ICM_COCO names",
+    )
+    sub.add_argument("--size", type=int, default=192, help="side of scenes, pixels")
+    sub.add_argument("--images", type=int, default=200, help="how many of its evaluation pictures")
+    sub.add_argument(
+        "--detector", nargs="+", default=["mask-rcnn-small"], help=f"who judges: {', '.join(presets.DETECTORS)}"
+    )
     sub = command("grid", _grid, "Measure the runs of a chapter that the ledger lacks.")
     sub.add_argument("chapter", choices=sorted(presets.CHAPTERS), help="chapter")
     sub.add_argument("--preset", default="book", choices=["book", "pending", "paper"], help="which preset's runs")

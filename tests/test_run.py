@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icm_helpers import datasets, grid, results, run
+from icm_helpers import datasets, grid, presets, results, run
 from icm_helpers.codecs.classical import Jpeg
 
 WEIGHTS = str(run.CHECKPOINTS / "start-coco-mini.safetensors")
@@ -20,7 +20,9 @@ def picture(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["detector"], ["finetune"], ["codec"], ["grid"], ["code"]], ids=lambda c: "".join(c) or "run"
+    "command",
+    [[], ["detector"], ["finetune"], ["codec"], ["grid"], ["code"], ["judge"]],
+    ids=lambda c: "".join(c) or "run",
 )
 def test_every_command_has_a_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -86,6 +88,25 @@ def test_a_corrupt_picture_is_one_clear_line(damage, picture, tmp_path):
 def test_a_jpeg_quality_of_zero_is_refused(picture, tmp_path):
     with pytest.raises(SystemExit, match="JPEG quality is a whole number from 1 to 100, not 0"):
         run.main(["code", str(picture), "--codec", "jpeg", "--quality", "0", "--out", str(tmp_path)])
+
+
+def test_judge_states_what_each_rate_costs_and_is_worth(capsys):
+    run.main(["judge", "--codec", "jpeg", "--quality", "10", "80", "--images", "2", "--size", "64"])
+    low, high = (line for line in capsys.readouterr().out.splitlines() if line.startswith("jpeg "))
+    for quality, line in ((10, low), (80, high)):
+        assert line.startswith(f"jpeg {quality}: ") and line.endswith(" dB, 2 pictures of scenes")
+    bpp, db = zip(*([float(word) for word in line.split() if "." in word] for line in (low, high)), strict=True)
+    assert bpp[0] < bpp[1] and db[0] < db[1]
+
+
+def test_a_codec_of_the_book_needs_as_many_bits_as_itself():
+    """The rivals are those of the same pictures, and a BD-rate against them is paired."""
+    study = presets.SCENES
+    mine = [results.read(r) for r in study.recipes() if r.codec == "jpeg"]
+    found = run.rivals(mine, "box_ap", "mask-rcnn-small", study.data, study.size)
+    assert found["jpeg"].value == pytest.approx(0, abs=1e-6) and found["jpeg"].high == pytest.approx(0, abs=1e-6)
+    assert found["hevc"].low > 0 and {"mse", "object-region", "task"} <= found.keys()
+    assert not run.rivals(mine, "box_ap", "mask-rcnn-small", study.data, 128)
 
 
 def test_grid_lists_the_runs_and_says_which_are_missing(tmp_path, monkeypatch, capsys):
