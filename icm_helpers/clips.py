@@ -44,6 +44,7 @@ DAVIS = {"dog": "dog", "car-shadow": "car"}
 """Clips of DAVIS 2016, and what the annotated object of each is to COCO."""
 INTER = {"hevc-inter": ffmpeg.Hevc, "vvc-inter": ffmpeg.Vvc}
 LOSSES = ("nerv", "sa-nerv", "sa-nerv-truth")
+STAGES = ("whole", "pruned")  # of a network's training
 TOLERANCE = 1  # pixels by which an edge may be off
 
 
@@ -156,36 +157,65 @@ def coded(
         if path.exists():
             return path.read_bytes()
     clip, folder = load(recipe), RUNS / recipe.codec_id
-    model, twice = network(recipe), edges(recipe, clip, device=device, progress=progress)
-    for stage, steps in (("whole", recipe.steps), ("pruned", recipe.tune_steps)):
-        if stage == "pruned":
-            nerv.prune(model, recipe.density)
-        if not steps:
-            continue  # no training after pruning
-        overfit.overfit(
-            model,
-            clip.frames,
-            objective(recipe),
-            masks=twice,
-            epochs=round(steps * recipe.batch / len(clip)),
-            batch=recipe.batch,
-            lr=recipe.lr,
-            folder=folder / stage if keep else None,
-            seed=recipe.seed,
-            device=device,
-            precision=recipe.precision,
-            compiled=compiled,
-            progress=progress,
-            describe=f"{recipe.codec_id}, {stage}",
-            identity=f"{recipe.codec_id}, {stage}",
-        )
-    data = nerv.encode_video(clip.frames, model.cpu(), bits=recipe.bits)
+    data = overfitted(
+        network(recipe),
+        clip.frames,
+        objective(recipe),
+        masks=edges(recipe, clip, device=device, progress=progress),
+        epochs=tuple(round(steps * recipe.batch / len(clip)) for steps in (recipe.steps, recipe.tune_steps)),
+        density=recipe.density,
+        bits=recipe.bits,
+        folder=folder if keep else None,
+        batch=recipe.batch,
+        lr=recipe.lr,
+        seed=recipe.seed,
+        device=device,
+        precision=recipe.precision,
+        compiled=compiled,
+        progress=progress,
+        name=recipe.codec_id,
+    )
     if keep:
         with files.atomically(places(recipe)[1]) as temporary:
             temporary.write_bytes(data)
-        for stage in ("whole", "pruned"):
-            (folder / stage / "training.ckpt").unlink(missing_ok=True)
+        forget(folder)
     return data
+
+
+def overfitted(
+    model: nerv.NeRV,
+    frames: Tensor,
+    loss: Callable[..., Tensor],
+    *,
+    epochs: tuple[int, int],
+    density: float,
+    bits: int,
+    folder: Path | None,
+    name: str,
+    **how: Any,
+) -> bytes:
+    """The file of a video: a network trained to its frames, pruned, trained on, and encoded.
+
+    Args:
+        epochs: before pruning, and after it.
+        density, bits: as in `nerv.prune` and `nerv.encode_video`.
+        folder: where a training that is stopped goes on from; :func:`forget` clears it.
+        name: what the progress bar and the checkpoints are called.
+        how: as in `overfit.overfit`.
+    """
+    for stage, count in zip(STAGES, epochs, strict=True):
+        if stage == "pruned":
+            nerv.prune(model, density)
+        if count:
+            where, told = folder and folder / stage, f"{name}, {stage}"
+            overfit.overfit(model, frames, loss, epochs=count, folder=where, describe=told, identity=told, **how)
+    return nerv.encode_video(frames, model.cpu(), bits=bits)
+
+
+def forget(folder: Path) -> None:
+    """Delete the checkpoints of a training that is done."""
+    for stage in STAGES:
+        (folder / stage / "training.ckpt").unlink(missing_ok=True)
 
 
 def decoded(recipe: Recipe, data: bytes) -> Tensor:

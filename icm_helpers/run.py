@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn import functional
 
 from icm_helpers import (
     claims,
@@ -30,12 +32,14 @@ from icm_helpers import (
     latents,
     losses,
     masks,
+    overfit,
     presets,
     probe,
     results,
     train,
+    video,
 )
-from icm_helpers.codecs import classical, container, ffmpeg, zoo
+from icm_helpers.codecs import classical, container, ffmpeg, nerv, zoo
 from icm_helpers.results import ROOT, Recipe, Record
 from icm_helpers.tasks import sam
 from icm_helpers.tasks.teacher import STRIDE, Remembered, Teacher
@@ -751,6 +755,7 @@ def _alone(args: argparse.Namespace, recipe: Recipe) -> list[str]:
 
 
 _SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp", "avif": "avif"}
+_SUFFIXES |= {"nerv": "nrv", "hevc-inter": "hevc", "vvc-inter": "vvc"}
 
 
 def _named_codec(args: argparse.Namespace) -> Any:
@@ -793,6 +798,57 @@ def _code(args: argparse.Namespace) -> None:
         )
         psnr = evaluate.psnr((x - x_hat).square().mean().item())
         print(f"{path}: {len(coded)} bytes, {8 * len(coded) / (x.shape[1] * x.shape[2]):.3f} bpp, {psnr:.2f} dB")
+
+
+def _video(args: argparse.Namespace) -> None:
+    inter = args.codec in clips.INTER
+    if inter and args.quality is None:
+        raise ValueError(f"{args.codec} needs --quality, a QP such as 37")
+    clip = video.read(args.video, args.frames)
+    if args.height:
+        factor = args.height / clip.frames.shape[2]
+        clip = replace(clip, frames=functional.interpolate(clip.frames, scale_factor=factor, mode="area"))
+    coder = clips.INTER[args.codec](args.quality) if inter else nerv
+    data = coder.encode_video(clip.frames) if inter else _overfitted(args, clip)
+    x_hat = coder.decode_video(data)
+    folder = args.out / f"{clip.name}.decoded"
+    folder.mkdir(parents=True, exist_ok=True)
+    (args.out / f"{clip.name}.coded.{_SUFFIXES[args.codec]}").write_bytes(data)
+    for k, frame in enumerate(x_hat):
+        Image.fromarray((frame * 255).round().byte().permute(1, 2, 0).numpy()).save(folder / f"{k:05d}.png")
+    count, _, height, width = clip.frames.shape
+    told, scores = 8 * len(data) / (count * height * width), overfit.quality(clip.frames, x_hat)
+    print(f"{args.video}: {count} frames of {height} x {width}, {len(data)} bytes, {told:.4f} bpp", end=", ")
+    print(f"{scores['psnr']:.2f} dB, MS-SSIM {scores['ms_ssim']:.4f}")
+
+
+def _overfitted(args: argparse.Namespace, clip: video.Video) -> bytes:
+    """The file of a NeRV of a video or, with edges, of an SA-NeRV; where it is stopped, the same arguments go on."""
+    asked = f"{results.fingerprint(args.video)}, {_identity(args)}"
+    name = f"{clip.name}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+    folder, twice = RUNS / "video" / name, None
+    if args.edges:
+        segment, passed = masks.automatic(judges.segmenter(presets.fingerprinted(args.edges)), device=args.device)
+        masks.make(folder / "masks", clip, segment, {"video": name} | passed)
+        found = (masks.read(folder / "masks", k) for k in clip.ids)
+        twice = torch.stack([masks.sam_edges(f, args.alpha) for f in found])
+    torch.manual_seed(args.seed)
+    data = clips.overfitted(
+        nerv.fitting(*clip.frames.shape[2:], args.channels),
+        clip.frames,
+        losses.sa_nerv_loss if args.edges else losses.nerv_loss,
+        masks=twice,
+        epochs=(args.epochs, args.tune_epochs),
+        density=args.density,
+        bits=args.bits,
+        folder=folder,
+        name=name,
+        lr=args.lr,
+        seed=args.seed,
+        device=args.device,
+    )
+    clips.forget(folder)
+    return data
 
 
 def _judged(args: argparse.Namespace) -> None:
@@ -943,6 +999,28 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--augment", default="none", choices=["none", "heavy"], help="augmentation of the crops")
     sub.add_argument("--compile", action="store_true", help="use torch.compile")
     sub.add_argument("--remember", action="store_true", help=remember)
+    sub = command(
+        "video", _video, "Code a video of yours to one real file and back, with a network that is trained to be it."
+    )
+    sub.add_argument("video", type=Path, help="video file")
+    sub.add_argument("--codec", default="nerv", choices=["nerv", *clips.INTER], help="NeRV, or a classical codec")
+    sub.add_argument("--quality", type=int, help="QP of a classical codec")
+    sub.add_argument("--frames", type=int, default=100, help="only the first so many")
+    sub.add_argument("--height", type=int, help="scale frames to so many rows; as they are where left out")
+    sub.add_argument(
+        "--edges", choices=sorted(presets.SEGMENTERS), help="SA-NeRV: whose masks have the edges that count twice"
+    )
+    sub.add_argument("--alpha", type=float, default=0.93, help="how sure of a mask it must be")
+    sub.add_argument(
+        "--channels", type=int, default=12, help="width of the network, which decides the size of the file"
+    )
+    sub.add_argument("--epochs", type=int, default=100, help="how often each frame is seen")
+    sub.add_argument("--tune-epochs", type=int, default=15, help="how often after pruning")
+    sub.add_argument("--density", type=float, default=0.6, help="part of the weights that pruning leaves")
+    sub.add_argument("--bits", type=int, default=6, help="of a weight, 2 to 8")
+    sub.add_argument("--lr", type=float, default=5e-3, help="Adam's learning rate; large networks take 5e-4")
+    sub.add_argument("--seed", type=int, default=0, help="seed")
+    sub.add_argument("--out", type=Path, default=Path("coded"), help="folder for the file and the decoded frames")
     sub = command(
         "judge",
         _judged,

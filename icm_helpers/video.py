@@ -94,6 +94,26 @@ def scene(seed: int, count: int, size: int | tuple[int, int] = 192) -> Video:
     )
 
 
+def read(path: Path | str, limit: int | None = None) -> Video:
+    """A video file as OpenCV decodes it, or its first `limit` frames, with no object annotated.
+
+    Raises:
+        DataError: there is no such file, or no frame in it that can be decoded.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"video {path} is missing: correct the path")
+    capture, pictures = cv2.VideoCapture(str(path)), []
+    while len(pictures) != limit and (picture := capture.read()[1]) is not None:
+        pictures.append(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+    capture.release()
+    if not pictures:
+        raise DataError(f"{path} cannot be decoded as a video: it is damaged, or of a format that OpenCV does not know")
+    count = len(pictures)
+    boxes, labels = [torch.zeros(0, 4)] * count, [torch.zeros(0, dtype=torch.int64)] * count
+    return Video(path.stem, _tensor(pictures), boxes, labels, None, {})
+
+
 def davis(folder: Path | str, name: str, category: str, limit: int | None = None) -> Video:
     """A clip of DAVIS 2016 at 480p, whose one annotated object is a `category` of COCO; its box is the extent of its mask.
 

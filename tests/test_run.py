@@ -1,10 +1,12 @@
 """The command line: every command explains itself, codes real pictures, and answers a bad one with one line."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from icm_helpers import datasets, grid, presets, results, run
+from icm_helpers.codecs import nerv
 from icm_helpers.codecs.classical import Jpeg
 
 WEIGHTS = str(run.CHECKPOINTS / "start-coco-mini.safetensors")
@@ -21,7 +23,7 @@ def picture(tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["detector"], ["finetune"], ["codec"], ["grid"], ["code"], ["judge"]],
+    [[], ["detector"], ["finetune"], ["codec"], ["grid"], ["code"], ["video"], ["judge"]],
     ids=lambda c: "".join(c) or "run",
 )
 def test_every_command_has_a_help(command, capsys):
@@ -88,6 +90,55 @@ def test_a_corrupt_picture_is_one_clear_line(damage, picture, tmp_path):
 def test_a_jpeg_quality_of_zero_is_refused(picture, tmp_path):
     with pytest.raises(SystemExit, match="JPEG quality is a whole number from 1 to 100, not 0"):
         run.main(["code", str(picture), "--codec", "jpeg", "--quality", "0", "--out", str(tmp_path)])
+
+
+@pytest.fixture
+def film(tmp_path):
+    """A video file of 5 frames of 48 x 64, in which a square moves."""
+    path = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
+    for k in range(5):
+        frame = np.full((48, 64, 3), 80, np.uint8)
+        frame[10:30, 5 + 4 * k : 25 + 4 * k] = (40, 160, 220)
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["--codec", "hevc-inter", "--quality", "30"],
+        ["--epochs", "20", "--tune-epochs", "5", "--channels", "6"],
+        ["--epochs", "2", "--tune-epochs", "0", "--channels", "6", "--edges", "nano-sam"],
+    ],
+    ids=["hevc", "nerv", "sa-nerv"],
+)
+def test_video_writes_one_file_and_the_frames_decoded_from_it(how, film, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
+    run.main(["video", str(film), "--frames", "4", "--height", "36", "--out", str(tmp_path), *how])
+    (coded,) = tmp_path.glob("film.coded.*")
+    frames = [np.asarray(Image.open(p)) for p in sorted((tmp_path / "film.decoded").iterdir())]
+    assert f"4 frames of 36 x 48, {coded.stat().st_size} bytes, " in capsys.readouterr().out
+    assert len(frames) == 4 and all(frame.shape == (36, 48, 3) for frame in frames)
+    if coded.suffix == ".nrv":  # the file alone is the video
+        drawn = (nerv.decode_video(coded.read_bytes()) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        assert np.array_equal(drawn, np.stack(frames))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["no.mp4"], "error: video no.mp4 is missing"),
+        (["text.mp4"], "error: .*text.mp4 cannot be decoded as a video"),
+        (["text.mp4", "--codec", "vvc-inter"], "error: vvc-inter needs --quality"),
+    ],
+)
+def test_a_video_that_cannot_be_coded_is_one_clear_line(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(SystemExit, match=message):
+        run.main(["video", *words])
 
 
 def test_judge_states_what_each_rate_costs_and_is_worth(capsys):

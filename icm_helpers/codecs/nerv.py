@@ -157,6 +157,20 @@ class NeRV(nn.Module):
         return (functional.pixel_shuffle(x, stride).tanh() + 1) * 0.5
 
 
+def fitting(height: int, width: int, channels: int) -> NeRV:
+    """A network with random weights for frames of this size: its picture is larger by less than a cell of the small map.
+
+    Args:
+        channels: of the small map; no block has fewer. Bytes grow with its square.
+
+    >>> fitting(180, 320, 12).size
+    (192, 320)
+    """
+    strides = (2,) * max(1, round(math.log2(min(height, width) / 8)))  # a small map of about 6 to 11 rows
+    scale = math.prod(strides)
+    return NeRV((-(-height // scale), -(-width // scale), channels), strides, channels, 4 * channels)
+
+
 def prune(network: NeRV, density: float) -> None:
     """Set all weights of linear and convolution layers but the largest to zero, in place; `density` is the part that stays.
 
