@@ -326,6 +326,18 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             method="probed-sa-icm-0.93",
         ),
         Claim(
+            id="sa-icm/4c",
+            quote="The proposed method reduces more textures than existing RL-based approaches",
+            where="section 1",
+            test="at equal rate, what the probe reads of patterns from SA-ICM's pictures (alpha .93), minus what it reads from those of "
+            "object region: below zero",
+            sign=-1,
+            measure="bd_metric",
+            metrics=("texture_auc",),
+            anchor="probed-object-region",
+            method="probed-sa-icm-0.93",
+        ),
+        Claim(
             id="sa-icm/5",
             quote="SA-ICM is an effective image compression method for image recognition models of various tasks, robust to "
             "changes in use cases.",
@@ -623,7 +635,8 @@ def cards(chapter: str, found: Sequence[Finding]) -> str:
 def describe(finding: Finding) -> str:
     """One finding as a line of text: `scenes, mask-rcnn-small box AP: -17 % rate [-24, -9], reproduced`."""
     interval = finding.interval
-    what = f"{finding.data}, {finding.judge} {NAMES[finding.metric]}" if finding.metric in NAMES else finding.data
+    judge = "" if finding.judge == "none" else f"{finding.judge} "
+    what = f"{finding.data}, {judge}{NAMES[finding.metric]}" if finding.metric in NAMES else finding.data
     if finding.verdict == "not testable":
         return f"{what}: not testable ({100 * interval.defined:.0f} % of the replicates have curves that overlap)"
     digits = {"% rate": ".0f", "dB": ".2f", "": ".3f", "of the videos": ".2f"}[finding.unit]
