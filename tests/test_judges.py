@@ -81,7 +81,9 @@ def test_a_detector_that_was_not_fetched_says_how_to_get_it(name, file, monkeypa
         judges.load(name)
 
 
-@pytest.mark.parametrize(("name", "least"), [("mask-rcnn-small", 0.7), ("yolov5n-scenes", 0.5)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("mask-rcnn-small", 0.7), ("faster-rcnn-small", 0.7), ("yolov5n-scenes", 0.5)]
+)
 def test_a_shipped_detector_finds_what_scenes_show(name, least):
     dataset = datasets.load("scenes", "val", limit=40)
     found = evaluate.clean_detections(dataset, judges.load(presets.fingerprinted(name)), progress=False)

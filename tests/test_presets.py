@@ -55,7 +55,7 @@ def test_runs_beside_it_are_trained_and_measured_alike(study):
     judging = {"chapter", "finetuned", "finetune_steps", "detectors"}
     if "true-edges" in dict(study.scales) and study.data == "coco-mini":
         judging.add("train_images")  # COCO's panoptic maps cover a hundred of the pictures; the chapter says so
-    if study in (presets.DISTILL_SCENES, presets.DISTILL_COCO_MINI):
+    if study in (presets.DISTILL_SCENES, presets.DISTILL_FASTER, presets.DISTILL_COCO_MINI):
         judging.add("lr")  # the paper's, or what YOLOv5n's features bear; the presets say so
     for recipe in other:
         found = {k: v for k, v in asdict(recipe).items() if k not in OF_THE_LOSS | judging}
@@ -96,7 +96,7 @@ def test_a_start_is_the_file_that_its_fingerprint_says(study):
     run.codec(next(r for r in study.recipes() if r.start == study.start))  # which refuses other weights
 
 
-@pytest.mark.parametrize("name", ["mask-rcnn-small", "yolov5n-scenes"])
+@pytest.mark.parametrize("name", ["mask-rcnn-small", "faster-rcnn-small", "yolov5n-scenes"])
 def test_a_shipped_detector_is_the_file_that_its_fingerprint_says(name):
     assert presets.DETECTORS[name] == results.fingerprint(run.CHECKPOINTS / f"{name}.safetensors")
 
