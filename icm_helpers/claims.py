@@ -329,8 +329,8 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             id="sa-icm/4c",
             quote="The proposed method reduces more textures than existing RL-based approaches",
             where="section 1",
-            test="at equal rate, what the probe reads of patterns from SA-ICM's pictures (alpha .93), minus what it reads from those of "
-            "object region: below zero",
+            test="at equal rate, what the probe reads of patterns from SA-ICM's pictures (alpha .93), minus what it reads from "
+            "those of object region: below zero",
             sign=-1,
             measure="bd_metric",
             metrics=("texture_auc",),
@@ -600,6 +600,31 @@ def _measured(
         return None
     measure, unit = (bd_rate, "% rate") if claim.measure == "bd_rate" else (bd_metric, UNITS[metric])
     return measure(anchors[claim.anchor], tests[claim.method]), unit
+
+
+def measured_alike(data: str, size: int, pictures: Sequence[int]) -> list[list[dict[str, Any]]]:
+    """What the book measured of codecs on just these pictures: the records of each study that compares codecs, so no ablations.
+
+    Args:
+        data, size: as in `datasets.load`.
+        pictures: their ids, in order.
+    """
+    groups = []
+    for chapter in CLAIMS:
+        for study in presets.studies(chapter, "book"):
+            if isinstance(study, presets.Study) and study.data == data and (study.anchors or study.beside):
+                wanted = [r for r in study.recipes() if r.method in ("trained", "classical") and r.size in (0, size)]
+                found = results.load_or_run(wanted)
+                groups.append([r for r in found if r["result"]["per_image"]["id"] == list(pictures)])
+    return groups
+
+
+def rivals(mine: Curve, groups: Sequence[Sequence[dict[str, Any]]], metric: str, judge: str) -> dict[str, Interval]:
+    """BD-rate [%] of a codec's curve against every method of :func:`measured_alike`, of the first group that has it."""
+    drawn: dict[str, Curve] = {}
+    for group in groups:
+        drawn = curves(group, metric, judge) | drawn
+    return {name: bd_rate(anchor, mine) for name, anchor in drawn.items()}
 
 
 def scoreboard() -> list[Finding]:

@@ -68,6 +68,8 @@ _SOURCES: Mapping[str, tuple[Callable[[], Path], Callable[[Path], Any]]] = {
         CityscapesPanopticDeepLab.from_weights,
     ),
 }
+NAMES = tuple(_SOURCES)
+"""What :func:`load` knows."""
 FINETUNE = train.Schedule(steps=200, batch=16, lr=3e-4, warmup=20, milestones=(0.6, 0.85), clip=5.0)
 """How a detector is trained on decoded pictures; a recipe says for how many steps."""
 FINETUNE_IMAGES = 400

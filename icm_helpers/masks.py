@@ -6,8 +6,7 @@ parameter:
 
 - the confidence is Segment Anything's predicted IoU, the threshold of its automatic mask generator;
 - the map: masks are painted over each other, the largest first, so that small ones stay visible (:func:`segmentation_map`);
-- Canny takes grey values, so segments that touch get greys far apart: no border is lost because two look alike, and the thresholds
-  matter little (:func:`edges`);
+- Canny takes grey values, so segments that touch get greys far apart: no border is lost because two look alike (:func:`edges`);
 - edges are one pixel wide, and not dilated.
 
 One automatic pass at the lowest alpha is stored, and any higher alpha is a filter:
@@ -45,6 +44,8 @@ from icm_helpers import datasets, files, grid
 from icm_helpers.datasets import DataError
 
 ORDERS = ("largest-first", "smallest-first", "surest-last")
+LEAST = 0.48
+"""The papers' lowest alpha, from which masks are stored."""
 _GREYS = np.linspace(0, 255, 8)
 _SUFFIX = ".json.gz"
 
@@ -287,7 +288,7 @@ def automatic(
     weights: Path | None = None,
     *,
     bf16: bool = False,
-    alpha: float = 0.48,
+    alpha: float = LEAST,
     points: int | None = None,
     stability: float | None = None,
     points_per_batch: int = 64,
@@ -356,8 +357,12 @@ def stored(
 
     dataset = datasets.load(data, split, size=size, limit=limit)
     segment, decided = automatic(model, **how)
-    kind = {"size": size, "scenes": scenes.VERSION} if data == "scenes" else {}
-    name = "-".join(["masks", data, split, *([str(size)] if kind else []), model])
+    if data == "scenes":
+        kind, name = {"size": size, "scenes": scenes.VERSION}, f"masks-scenes-{split}-{size}-{model}"
+    else:
+        kind, name = {}, f"masks-{data}-{split}-{model}"
+    if data == "coco2017":  # which is whatever ICM_COCO names: of another data set the masks would be others
+        kind = {"annotations": results.fingerprint(dataset.annotations)}
     folder = out or results.ROOT / "data" / "cache" / name
     make(folder, dataset, segment, {"data": data, "split": split, **kind, **decided}, part=part, progress=progress)
     return folder
@@ -426,7 +431,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--model", default="nano", choices=["nano", "vit_b", "vit_l", "vit_h"], help="Segment Anything's size"
     )
     sub.add_argument("--weights", type=Path, default=None, help="weights file; where left out, the model's own")
-    sub.add_argument("--alpha", type=float, default=0.48, help="lowest predicted IoU that is stored")
+    sub.add_argument("--alpha", type=float, default=LEAST, help="lowest predicted IoU that is stored")
     sub.add_argument("--points", type=int, default=None, help="points a side; where left out 16 for nano, else 32")
     sub.add_argument(
         "--stability", type=float, default=None, help="least stability score; left out, .15 for nano, else .95"

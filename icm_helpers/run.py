@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -20,13 +21,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.nn import functional
 
 from icm_helpers import (
     claims,
     clips,
     datasets,
     evaluate,
+    files,
     grid,
     judges,
     latents,
@@ -556,7 +557,7 @@ def _judge(
 
 def _finetune(args: argparse.Namespace) -> None:
     held_out = datasets.load(args.data, "val", size=args.size)
-    codec = _named_codec(args)
+    codec = _named_codec(args.codec, args.quality, args.weights, args.device)
     dataset = datasets.load(args.data, "train", size=args.size, limit=args.images)
     base = judges.load(args.detector)
     if not isinstance(base, tuple(judges.TRAINABLE.values())):
@@ -758,26 +759,23 @@ _SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp", "avif": "avif"}
 _SUFFIXES |= {"nerv": "nrv", "hevc-inter": "hevc", "vvc-inter": "vvc"}
 
 
-def _named_codec(args: argparse.Namespace) -> Any:
+def _named_codec(name: str, quality: int | None, weights: Path | None, device: str) -> Any:
     """The codec that --codec, --quality and --weights name, ready to code."""
-    if args.weights and (args.codec == "png" or args.codec in CLASSICAL):
-        raise ValueError(f"{args.codec} has no weights: leave --weights out, or name a learned --codec")
-    if args.codec == "png":
-        if args.quality is not None:
+    if weights and (name == "png" or name in CLASSICAL):
+        raise ValueError(f"{name} has no weights: leave --weights out, or name a learned --codec")
+    if name == "png":
+        if quality is not None:
             raise ValueError("png loses nothing: leave --quality out")
         return classical.Png()
-    if args.codec in CLASSICAL:
-        if args.quality is None:
-            raise ValueError(
-                f"{args.codec} needs --quality: from 1 (smallest) to 100, or for hevc and vvc a QP such as 32"
-            )
-        return CLASSICAL[args.codec](args.quality)
-    model = zoo.load(args.codec, args.quality, weights=args.weights or "default")
-    return model.to(train.fabric(args.device).device)
+    if name in CLASSICAL:
+        if quality is None:
+            raise ValueError(f"{name} needs --quality: from 1 (smallest) to 100, or for hevc and vvc a QP such as 32")
+        return CLASSICAL[name](quality)
+    return zoo.load(name, quality, weights=weights or "default").to(train.fabric(device).device)
 
 
 def _code(args: argparse.Namespace) -> None:
-    model = _named_codec(args)
+    model = _named_codec(args.codec, args.quality, args.weights, args.device)
     twice = [name for name, count in Counter(path.stem for path in args.images).items() if count > 1]
     if twice:
         raise ValueError(f"several images are called {', '.join(twice)}: give them --out folders of their own")
@@ -801,108 +799,148 @@ def _code(args: argparse.Namespace) -> None:
 
 
 def _video(args: argparse.Namespace) -> None:
-    inter = args.codec in clips.INTER
+    inter = clips.INTER.get(args.codec)
     if inter and args.quality is None:
         raise ValueError(f"{args.codec} needs --quality, a QP such as 37")
-    clip = video.read(args.video, args.frames)
-    if args.height:
-        factor = args.height / clip.frames.shape[2]
-        clip = replace(clip, frames=functional.interpolate(clip.frames, scale_factor=factor, mode="area"))
-    coder = clips.INTER[args.codec](args.quality) if inter else nerv
-    data = coder.encode_video(clip.frames) if inter else _overfitted(args, clip)
-    x_hat = coder.decode_video(data)
-    folder = args.out / f"{clip.name}.decoded"
-    folder.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{clip.name}.coded.{_SUFFIXES[args.codec]}").write_bytes(data)
+    if inter and args.edges:
+        raise ValueError(f"{args.codec} knows no edges: leave --edges out")
+    if not inter and args.quality is not None:
+        raise ValueError("--quality is a QP of hevc-inter or vvc-inter: name one by --codec, or leave it out")
+    clip = video.read(args.video, args.frames, args.height)
+    decoded = args.out / f"{clip.name}.decoded"
+    decoded.mkdir(parents=True, exist_ok=True)  # before any work: a wrong --out shows at once
+    path = args.out / f"{clip.name}.coded.{_SUFFIXES[args.codec]}"
+    coder = inter(args.quality) if inter else nerv
+    data, folder = (coder.encode_video(clip.frames), None) if inter else _overfitted(args, clip)
+    with files.atomically(path, hint="the training is kept: the same command goes on") as temporary:
+        temporary.write_bytes(data)
+    if folder:
+        clips.forget(folder)
+    x_hat = coder.decode_video(path.read_bytes())
+    for frame in decoded.glob("[0-9]*.png"):  # of another run
+        frame.unlink()
     for k, frame in enumerate(x_hat):
-        Image.fromarray((frame * 255).round().byte().permute(1, 2, 0).numpy()).save(folder / f"{k:05d}.png")
+        Image.fromarray((frame * 255).round().byte().permute(1, 2, 0).numpy()).save(decoded / f"{k:05d}.png")
     count, _, height, width = clip.frames.shape
-    told, scores = 8 * len(data) / (count * height * width), overfit.quality(clip.frames, x_hat)
-    print(f"{args.video}: {count} frames of {height} x {width}, {len(data)} bytes, {told:.4f} bpp", end=", ")
-    print(f"{scores['psnr']:.2f} dB, MS-SSIM {scores['ms_ssim']:.4f}")
+    bpp, scores = 8 * len(data) / (count * height * width), overfit.quality(clip.frames, x_hat)
+    similar = "" if math.isnan(scores["ms_ssim"]) else f", MS-SSIM {scores['ms_ssim']:.4f}"
+    print(f"{args.video}: {count} frames of {height} x {width}, {len(data)} bytes, ", end="")
+    print(f"{bpp:.4f} bpp, {scores['psnr']:.2f} dB{similar}")
 
 
-def _overfitted(args: argparse.Namespace, clip: video.Video) -> bytes:
-    """The file of a NeRV of a video or, with edges, of an SA-NeRV; where it is stopped, the same arguments go on."""
-    asked = f"{results.fingerprint(args.video)}, {_identity(args)}"
+def _overfitted(args: argparse.Namespace, clip: video.Video) -> tuple[bytes, Path]:
+    """The file of a NeRV of a video or, with edges, of an SA-NeRV, and where its training is kept until that is written."""
+    film, (height, width) = results.fingerprint(args.video), clip.frames.shape[2:]
+    asked = f"{film}, {_identity(args)}"
     name = f"{clip.name}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
-    folder, twice = RUNS / "video" / name, None
+    twice = None
     if args.edges:
-        segment, passed = masks.automatic(judges.segmenter(presets.fingerprinted(args.edges)), device=args.device)
-        masks.make(folder / "masks", clip, segment, {"video": name} | passed)
-        found = (masks.read(folder / "masks", k) for k in clip.ids)
-        twice = torch.stack([masks.sam_edges(f, args.alpha) for f in found])
+        model = judges.segmenter(presets.fingerprinted(args.edges))
+        segment, passed = masks.automatic(model, device=args.device)
+        # Whatever is trained with them: the masks of a film are made once.
+        stored = ROOT / "data" / "cache" / f"masks-film-{film}-{len(clip)}-{height}-{model}"
+        masks.make(stored, clip, segment, {"film": film, "frames": len(clip), "height": height} | passed)
+        twice = torch.stack([masks.sam_edges(masks.read(stored, k), args.alpha) for k in clip.ids])
     torch.manual_seed(args.seed)
     data = clips.overfitted(
-        nerv.fitting(*clip.frames.shape[2:], args.channels),
+        nerv.fitting(height, width, args.channels),
         clip.frames,
         losses.sa_nerv_loss if args.edges else losses.nerv_loss,
         masks=twice,
         epochs=(args.epochs, args.tune_epochs),
         density=args.density,
         bits=args.bits,
-        folder=folder,
+        folder=RUNS / "video" / name,
         name=name,
         lr=args.lr,
         seed=args.seed,
         device=args.device,
     )
-    clips.forget(folder)
-    return data
+    return data, RUNS / "video" / name
 
 
 def _judged(args: argparse.Namespace) -> None:
-    rungs = [(weights, quality) for weights in args.weights or [None] for quality in args.quality or [None]]
-    models = {
-        " ".join(str(word) for word in (args.codec, *rung) if word is not None): _named_codec(
-            argparse.Namespace(codec=args.codec, weights=rung[0], quality=rung[1], device=args.device)
+    named = args.detector or ["mask-rcnn-small" if args.data == "scenes" else "yolov5n"]
+    rates = max(len(args.weights or [None]), len(args.quality or [None]))
+    pairs = [v if len(v) == rates else v * rates for v in (args.weights or [None], args.quality or [None])]
+    if any(len(v) != rates for v in pairs):
+        raise ValueError(
+            f"{len(args.weights)} --weights and {len(args.quality)} --quality: give one of each for every rate, or one for all"
         )
-        for rung in rungs
-    }
     dataset = datasets.load(args.data, "val", size=args.size, limit=args.images)
     place = train.fabric(args.device).device
-    panel = {name: judges.load(name).to(place) for name in args.detector}
+    panel = {name: _detector_named(name).to(place) for name in named}
     for name, detector in panel.items():
         datasets.require_categories(dataset, detector.categories, name)
-    clean = {name: evaluate.clean_detections(dataset, detector) for name, detector in panel.items()}
+    kept = _kept(args.out)
+    clean: dict[str, list[dict[str, Any]]] = {}
     records = []
-    for k, (told, model) in enumerate(models.items()):
-        result, bootstrap = evaluate.evaluate(model, dataset, panel, clean)
-        records.append({"recipe": {"lmbda": k}, "result": result, "bootstrap": bootstrap})
+    for k, (weights, quality) in enumerate(zip(*pairs, strict=True)):
+        told = " ".join(str(word) for word in (args.codec, weights, quality) if word is not None)
+        model = _named_codec(args.codec, quality, weights, args.device)
+        asked = {"codec": args.codec, "weights": weights and results.fingerprint(weights), "quality": quality}
+        asked |= {"data": args.data, "size": args.size, "ids": list(map(int, dataset.ids)), "detectors": named}
+        found = next((record for record in kept if record["asked"] == asked), None)
+        if found is None:
+            clean = clean or {name: evaluate.clean_detections(dataset, detector) for name, detector in panel.items()}
+            result, bootstrap = evaluate.evaluate(model, dataset, panel, clean)
+            found = {"asked": asked, "result": result, "bootstrap": bootstrap}
+            if args.out:
+                kept.append(found)
+                with files.atomically(args.out) as temporary:
+                    temporary.write_text(json.dumps(kept), encoding="utf-8")
+        records.append({**found, "recipe": {"lmbda": k}})
+        result, bootstrap = found["result"], found["bootstrap"]
         print(f"{told}: {result['bpp']:.4f} bpp, {result['psnr']:.2f} dB, {len(dataset)} pictures of {args.data}")
-        for metric, name in _accuracies(result):
+        for metric, name in _accuracies([found]):
             low, high = np.percentile(bootstrap[metric][name], [2.5, 97.5])
             print(f"  {claims.NAMES[metric]} of {name} {result[metric][name]:.3f} [{low:.3f}, {high:.3f}]", flush=True)
-    for metric, name in _accuracies(records[0]["result"]) if len(records) > 1 else ():
-        print(f"BD-rate by {claims.NAMES[metric]} of {name} against what the book measured on these pictures:")
-        found = rivals(records, metric, name, args.data, args.size)
-        print(
-            "\n".join(f"  {rival:15} {change} %" for rival, change in found.items()) or "  it measured nothing on them"
-        )
+    for name, detections in clean.items():
+        summary, _ = evaluate.average_precision(dataset.ground_truth(), detections)
+        print(f"uncompressed: box AP of {name} {summary['ap']:.3f}")
+    if rates == 1:
+        print("give two rates or more, such as several --weights, for a BD-rate against the codecs of the book")
+    alike = claims.measured_alike(args.data, args.size, dataset.ids) if rates > 1 else []
+    for metric, name in _accuracies(records) if rates > 1 else ():
+        mine, known = evaluate.curve(records, metric, name), alike if name in presets.DETECTORS else []
+        found = claims.rivals(mine, known, metric, name)
+        print(f"BD-rate [%] by {claims.NAMES[metric]} of {name}, below zero where yours needs fewer bits:")
+        for rival, change in found.items():
+            print(f"  {rival:20} {change if change.defined >= claims.DEFINED else 'no common range of accuracy'}")
+        if not found:
+            print(f"  the book measured nothing on these {len(dataset)} pictures with this detector")
 
 
-def _accuracies(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """(metric, detector) of what was measured of detectors."""
-    return [(m, name) for m in ("box_ap", "mask_ap", "agreement", "pq") for name in result.get(m, {})]
+def _kept(out: Path | None) -> list[dict[str, Any]]:
+    """What an earlier `judge` wrote."""
+    if out is None or not out.exists():
+        return []
+    try:
+        kept = json.loads(out.read_text(encoding="utf-8"))
+        if all({"asked", "result", "bootstrap"} <= set(record) for record in kept):
+            return kept
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"{out} was not written by `judge`, or is damaged: name another --out, or delete it")
 
 
-def rivals(
-    records: list[dict[str, Any]], metric: str, judge: str, data: str, size: int
-) -> dict[str, evaluate.Interval]:
-    """BD-rate [%] of a codec's `records`, at two rates or more, against each method that the book measured on the same pictures.
+def _detector_named(text: str) -> Any:
+    """A judge by its name, or one of that kind with weights of one's own: `mask-rcnn-small=judge.safetensors`."""
+    kind, _, file = text.partition("=")
+    if file and kind not in judges.TRAINABLE:
+        raise ValueError(f"{text}: weights of your own may be those of {', '.join(judges.TRAINABLE)}")
+    if file:
+        return judges.TRAINABLE[kind].from_weights(file)
+    return judges.load(presets.fingerprinted(text) if text in presets.DETECTORS else text)
 
-    Its methods are those of the chapter on object regions, as :func:`icm_helpers.claims.methods` names them: the other chapters on
-    pictures compare with them too. {} where none was measured on just so many pictures, by this detector.
-    """
-    mine, images = evaluate.curve(records, metric, judge), records[0]["result"]["images"]
-    wanted = [
-        recipe
-        for study in presets.studies("object_region_mse")
-        for recipe in (study.recipes() if study.anchors else ())  # others ask what a change of training does
-        if (recipe.data, recipe.images) == (data, images) and recipe.size in (0, size) and recipe.path.exists()
+
+def _accuracies(records: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """(metric, detector) of the accuracies that all records have."""
+    of = [
+        {(m, name) for m in ("box_ap", "mask_ap", "agreement", "pq") for name in record["result"].get(m, {})}
+        for record in records
     ]
-    drawn = claims.curves(results.load_or_run(wanted), metric, judge)
-    return {name: evaluate.bd_rate(anchor, mine) for name, anchor in drawn.items() if not name.startswith("refined")}
+    return sorted(set.intersection(*of))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -928,7 +966,20 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"], help="arithmetic")
         sub.add_argument("--out", type=Path, required=True, help="where the weights go (.safetensors)")
 
+    def sure(text: str) -> float:
+        if not masks.LEAST <= float(text) < 1:
+            raise argparse.ArgumentTypeError(
+                f"{text} is no number from {masks.LEAST}, where masks are stored from, to 1"
+            )
+        return float(text)
+
+    def positive(text: str) -> int:
+        if int(text) < 1:
+            raise argparse.ArgumentTypeError(f"{text} is not above zero")
+        return int(text)
+
     def naming(sub: argparse.ArgumentParser, many: str | None = None) -> None:
+        several = "; several are rates of one codec, which make a curve" if many else ""
         names = f"a learned codec by the zoo's name, or png, {', '.join(CLASSICAL)}"
         sub.add_argument("--codec", default="mean-scale-small", help=names)
         sub.add_argument(
@@ -936,10 +987,14 @@ def _parser() -> argparse.ArgumentParser:
             type=int,
             default=None,
             nargs=many,
-            help="a CompressAI model's size, 1 to 8; a classical codec's quality or QP",
+            help=f"a CompressAI model's size, 1 to 8; a classical codec's quality or QP{several}",
         )
         sub.add_argument(
-            "--weights", type=Path, default=None, nargs=many, help="weights file; the shipped ones where left out"
+            "--weights",
+            type=Path,
+            default=None,
+            nargs=many,
+            help=f"weights file; the shipped ones where left out{several}",
         )
 
     remember = (
@@ -994,7 +1049,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=sorted(presets.SEGMENTERS),
         help="whose masks give --loss sa-icm its edges; on scenes nano-sam where left out",
     )
-    sub.add_argument("--alpha", type=float, default=0.93, help="how sure of a mask it must be")
+    sub.add_argument("--alpha", type=sure, default=0.93, help="how sure of a mask it must be")
     sub.add_argument("--patch", type=int, default=128, help="side of the training crops, pixels")
     sub.add_argument("--augment", default="none", choices=["none", "heavy"], help="augmentation of the crops")
     sub.add_argument("--compile", action="store_true", help="use torch.compile")
@@ -1005,12 +1060,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("video", type=Path, help="video file")
     sub.add_argument("--codec", default="nerv", choices=["nerv", *clips.INTER], help="NeRV, or a classical codec")
     sub.add_argument("--quality", type=int, help="QP of a classical codec")
-    sub.add_argument("--frames", type=int, default=100, help="only the first so many")
-    sub.add_argument("--height", type=int, help="scale frames to so many rows; as they are where left out")
+    sub.add_argument("--frames", type=positive, default=100, help="only the first so many")
+    sub.add_argument("--height", type=positive, help="scale frames to so many rows; as they are where left out")
     sub.add_argument(
         "--edges", choices=sorted(presets.SEGMENTERS), help="SA-NeRV: whose masks have the edges that count twice"
     )
-    sub.add_argument("--alpha", type=float, default=0.93, help="how sure of a mask it must be")
+    sub.add_argument("--alpha", type=sure, default=0.93, help="how sure of a mask it must be")
     sub.add_argument(
         "--channels", type=int, default=12, help="width of the network, which decides the size of the file"
     )
@@ -1031,12 +1086,18 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         default="scenes",
         choices=["scenes", "coco-mini", "coco2017", "visdrone", "cityscapes"],
-        help="data set; coco2017 may be pictures of your own, in COCO's layout and in the folder that ICM_COCO names",
+        help="data set; coco2017 may be pictures of your own, with COCO's layout and categories, in the folder that ICM_COCO names",
     )
-    sub.add_argument("--size", type=int, default=192, help="side of scenes, pixels")
-    sub.add_argument("--images", type=int, default=200, help="how many of its evaluation pictures")
+    sub.add_argument("--size", type=positive, default=192, help="side of scenes, pixels")
+    sub.add_argument("--images", type=positive, default=200, help="how many of its evaluation pictures, at most")
     sub.add_argument(
-        "--detector", nargs="+", default=["mask-rcnn-small"], help=f"who judges: {', '.join(presets.DETECTORS)}"
+        "--detector",
+        nargs="+",
+        help="who judges, mask-rcnn-small on scenes and yolov5n elsewhere where left out: "
+        f"{', '.join(judges.NAMES)}; or KIND=FILE with weights of your own, of {', '.join(judges.TRAINABLE)}",
+    )
+    sub.add_argument(
+        "--out", type=Path, help="JSON file for all that is measured; what it holds already is not measured again"
     )
     sub = command("grid", _grid, "Measure the runs of a chapter that the ledger lacks.")
     sub.add_argument("chapter", choices=sorted(presets.CHAPTERS), help="chapter")
@@ -1073,7 +1134,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         args.action(args)
     except KeyboardInterrupt:
-        sys.exit("stopped; what was finished is kept, and the same command goes on from the last checkpoint")
+        sys.exit(
+            "stopped; what was written is kept, and a training goes on from its last checkpoint by the same command"
+        )
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         sys.exit(f"error: {error}")
 

@@ -94,8 +94,12 @@ def scene(seed: int, count: int, size: int | tuple[int, int] = 192) -> Video:
     )
 
 
-def read(path: Path | str, limit: int | None = None) -> Video:
-    """A video file as OpenCV decodes it, or its first `limit` frames, with no object annotated.
+def read(path: Path | str, limit: int | None = None, height: int | None = None) -> Video:
+    """A video file as OpenCV decodes it, with no object annotated.
+
+    Args:
+        limit: read only the first so many frames.
+        height: scale each to so many rows, keeping the ratio of its sides.
 
     Raises:
         DataError: there is no such file, or no frame in it that can be decoded.
@@ -105,12 +109,14 @@ def read(path: Path | str, limit: int | None = None) -> Video:
         raise DataError(f"video {path} is missing: correct the path")
     capture, pictures = cv2.VideoCapture(str(path)), []
     while len(pictures) != limit and (picture := capture.read()[1]) is not None:
+        if height:
+            size = (max(1, round(picture.shape[1] * height / picture.shape[0])), height)
+            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
         pictures.append(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
     capture.release()
     if not pictures:
         raise DataError(f"{path} cannot be decoded as a video: it is damaged, or of a format that OpenCV does not know")
-    count = len(pictures)
-    boxes, labels = [torch.zeros(0, 4)] * count, [torch.zeros(0, dtype=torch.int64)] * count
+    boxes, labels = [torch.zeros(0, 4)] * len(pictures), [torch.zeros(0, dtype=torch.int64)] * len(pictures)
     return Video(path.stem, _tensor(pictures), boxes, labels, None, {})
 
 

@@ -1,13 +1,16 @@
 """The command line: every command explains itself, codes real pictures, and answers a bad one with one line."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from icm_helpers import datasets, grid, presets, results, run
+from icm_helpers import datasets, grid, losses, presets, results, run
 from icm_helpers.codecs import nerv
 from icm_helpers.codecs.classical import Jpeg
+from icm_helpers.losses import nerv_loss, sa_nerv_loss
 
 WEIGHTS = str(run.CHECKPOINTS / "start-coco-mini.safetensors")
 
@@ -105,25 +108,56 @@ def film(tmp_path):
     return path
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        ["--codec", "hevc-inter", "--quality", "30"],
-        ["--epochs", "20", "--tune-epochs", "5", "--channels", "6"],
-        ["--epochs", "2", "--tune-epochs", "0", "--channels", "6", "--edges", "nano-sam"],
-    ],
-    ids=["hevc", "nerv", "sa-nerv"],
-)
-def test_video_writes_one_file_and_the_frames_decoded_from_it(how, film, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def coded_film(film, tmp_path, monkeypatch, capsys):
+    """Codes the film with some words, and gives the file, the frames decoded from it, and what was said."""
     monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
-    run.main(["video", str(film), "--frames", "4", "--height", "36", "--out", str(tmp_path), *how])
-    (coded,) = tmp_path.glob("film.coded.*")
-    frames = [np.asarray(Image.open(p)) for p in sorted((tmp_path / "film.decoded").iterdir())]
-    assert f"4 frames of 36 x 48, {coded.stat().st_size} bytes, " in capsys.readouterr().out
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+
+    def code(*words: str) -> tuple[bytes, list[np.ndarray], str]:
+        out = tmp_path / "out"
+        run.main(["video", str(film), "--frames", "4", "--height", "36", "--out", str(out), *words])
+        (coded,) = out.glob(f"film.coded.{'hevc' if 'hevc-inter' in words else 'nrv'}")
+        frames = [np.asarray(Image.open(p)) for p in sorted((out / "film.decoded").iterdir())]
+        return coded.read_bytes(), frames, capsys.readouterr().out
+
+    return code
+
+
+SHORT = ["--epochs", "60", "--tune-epochs", "5", "--channels", "6"]
+
+
+@pytest.mark.parametrize("how", [["--codec", "hevc-inter", "--quality", "30"], SHORT], ids=["hevc", "nerv"])
+def test_video_writes_one_file_and_the_frames_decoded_from_it(how, coded_film):
+    data, frames, said = coded_film(*how)
+    assert f"4 frames of 36 x 48, {len(data)} bytes, " in said
     assert len(frames) == 4 and all(frame.shape == (36, 48, 3) for frame in frames)
-    if coded.suffix == ".nrv":  # the file alone is the video
-        drawn = (nerv.decode_video(coded.read_bytes()) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    assert float(said.split(" bpp, ")[1].split(" dB")[0]) > 20  # a grey picture has 16
+    if "hevc-inter" not in how:  # the file alone is the video
+        drawn = (nerv.decode_video(data) * 255).round().byte().permute(0, 2, 3, 1).numpy()
         assert np.array_equal(drawn, np.stack(frames))
+
+
+def test_edges_change_what_a_network_learns(coded_film, tmp_path, monkeypatch):
+    few = ["--epochs", "2", "--tune-epochs", "0", "--channels", "6"]
+    looked_twice = []
+    monkeypatch.setattr(losses, "sa_nerv_loss", lambda *a, **k: looked_twice.append(a) or sa_nerv_loss(*a, **k))
+    edged, plain = (coded_film(*few, *more)[0] for more in (["--edges", "nano-sam"], []))
+    assert edged != plain and looked_twice[0][2].shape == (1, 1, 36, 48)
+    assert len(list((tmp_path / "data" / "cache").glob("masks-film-*-nano/*.json.gz"))) == 4
+
+
+def test_a_network_that_could_not_be_written_is_not_trained_again(coded_film, tmp_path, monkeypatch):
+    real = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda self, data: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(SystemExit, match=r"no space left.*the same command goes on"):
+        coded_film(*SHORT)
+    assert list((tmp_path / "runs").rglob("training.ckpt"))
+    monkeypatch.setattr(Path, "write_bytes", real)
+    steps = []
+    monkeypatch.setattr(losses, "nerv_loss", lambda *a, **k: steps.append(a) or nerv_loss(*a, **k))
+    coded_film(*SHORT)
+    assert not steps and not list((tmp_path / "runs").rglob("training.ckpt"))
 
 
 @pytest.mark.parametrize(
@@ -132,6 +166,11 @@ def test_video_writes_one_file_and_the_frames_decoded_from_it(how, film, tmp_pat
         (["no.mp4"], "error: video no.mp4 is missing"),
         (["text.mp4"], "error: .*text.mp4 cannot be decoded as a video"),
         (["text.mp4", "--codec", "vvc-inter"], "error: vvc-inter needs --quality"),
+        (
+            ["text.mp4", "--codec", "vvc-inter", "--quality", "40", "--edges", "nano-sam"],
+            "error: vvc-inter knows no edges",
+        ),
+        (["text.mp4", "--quality", "40"], "error: --quality is a QP of hevc-inter or vvc-inter"),
     ],
 )
 def test_a_video_that_cannot_be_coded_is_one_clear_line(words, message, tmp_path, monkeypatch):
@@ -141,23 +180,50 @@ def test_a_video_that_cannot_be_coded_is_one_clear_line(words, message, tmp_path
         run.main(["video", *words])
 
 
-def test_judge_states_what_each_rate_costs_and_is_worth(capsys):
-    run.main(["judge", "--codec", "jpeg", "--quality", "10", "80", "--images", "2", "--size", "64"])
-    low, high = (line for line in capsys.readouterr().out.splitlines() if line.startswith("jpeg "))
-    for quality, line in ((10, low), (80, high)):
-        assert line.startswith(f"jpeg {quality}: ") and line.endswith(" dB, 2 pictures of scenes")
+def test_judge_states_what_each_rate_costs_and_is_worth_and_measures_nothing_twice(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "judged.json"
+    words = ["judge", "--codec", "jpeg", "--quality", "10", "80", "--images", "2", "--size", "64", "--out", str(out)]
+    run.main(words)
+    said = capsys.readouterr().out.splitlines()
+    low, high = (line for line in said if line.startswith("jpeg "))
     bpp, db = zip(*([float(word) for word in line.split() if "." in word] for line in (low, high)), strict=True)
     assert bpp[0] < bpp[1] and db[0] < db[1]
+    assert sum("box AP of mask-rcnn-small" in line for line in said) == 4  # at each rate, uncompressed, and the BD-rate
+    assert said[-1] == "  the book measured nothing on these 2 pictures with this detector"
+    monkeypatch.setattr(run.evaluate, "evaluate", None)
+    run.main(words)
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("jpeg ")] == [low, high]
 
 
-def test_a_codec_of_the_book_needs_as_many_bits_as_itself():
-    """The rivals are those of the same pictures, and a BD-rate against them is paired."""
-    study = presets.SCENES
-    mine = [results.read(r) for r in study.recipes() if r.codec == "jpeg"]
-    found = run.rivals(mine, "box_ap", "mask-rcnn-small", study.data, study.size)
-    assert found["jpeg"].value == pytest.approx(0, abs=1e-6) and found["jpeg"].high == pytest.approx(0, abs=1e-6)
-    assert found["hevc"].low > 0 and {"mse", "object-region", "task"} <= found.keys()
-    assert not run.rivals(mine, "box_ap", "mask-rcnn-small", study.data, 128)
+def test_judge_compares_with_the_book_on_its_own_pictures(tmp_path, monkeypatch, capsys):
+    """As if the book's own JPEG were somebody's codec: it needs as many bits as itself, and more than HEVC."""
+    mine = [results.read(r) for r in presets.SCENES.recipes() if r.codec == "jpeg"]
+    monkeypatch.setattr(run.evaluate, "clean_detections", lambda *_: [])
+    monkeypatch.setattr(run.evaluate, "average_precision", lambda *_: ({"ap": 0.0}, []))
+    given = iter(mine)
+    monkeypatch.setattr(run.evaluate, "evaluate", lambda *_: [(r := next(given))["result"], r["bootstrap"]])
+    run.main(["judge", "--codec", "jpeg", "--quality", *(str(int(r["recipe"]["lmbda"])) for r in mine)])
+    said = capsys.readouterr().out.split("BD-rate [%] by box AP of mask-rcnn-small")[1].splitlines()
+    told = dict(line.split(maxsplit=1) for line in said[1:] if line.startswith("  "))
+    assert float(told["jpeg"].split()[0]) == pytest.approx(0, abs=1e-6) and told["hevc"].startswith("+")
+    assert {"mse", "object-region", "sa-icm-0.93", "distill-objectness"} <= told.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--weights", "a", "b", "--quality", "1", "2", "3"], "2 --weights and 3 --quality: give one of each"),
+        (
+            ["--codec", "png", "--detector", "yolov5n=mine.pt"],
+            "yolov5n=mine.pt: weights of your own may be those of mask-rcnn",
+        ),
+        (["--codec", "png", "--detector", "nobody"], "no detector is called 'nobody'; there is mask-rcnn-small"),
+        (["--codec", "png", "--out", __file__], "was not written by `judge`, or is damaged"),
+    ],
+)
+def test_judge_refuses_what_it_cannot_compare(words, message):
+    with pytest.raises(SystemExit, match=message):
+        run.main(["judge", "--images", "2", "--size", "64", *words])
 
 
 def test_grid_lists_the_runs_and_says_which_are_missing(tmp_path, monkeypatch, capsys):
