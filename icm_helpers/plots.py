@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from icm_helpers.evaluate import Curve
@@ -39,7 +40,7 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "sa-nerv-truth": ("#e69f00", "D", "SA-NeRV, true outlines"),
     "hevc-inter": ("#cc79a7", "<", "HEVC"),
     "vvc-inter": ("#8a63b0", ">", "VVC"),
-    "refined-mse": ("#56b4e9", "o", "MSE, latents refined"),
+    "refined-mse": ("#0072b2", "o", "MSE, latents refined"),
     "refined-object-region": ("#e69f00", "s", "object region, latents refined"),
     "refined-distill": ("#56b4e9", "v", "equal weights, latents refined"),
     "refined-distill-boxes": ("#e69f00", "P", "true boxes, latents refined"),
@@ -121,6 +122,9 @@ def rate_accuracy(
             fontsize=9,
         )
     ax.set_xscale("log", base=2)  # a step to the right is twice the bits, wherever one stands
+    rates = np.concatenate([curve.bpp for curve in curves.values()]) if curves else np.ones(1)
+    if rates.max() < 3 * rates.min():  # there may be no power of two in it to label
+        ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.xaxis.set_major_formatter("{x:.3g}")
     ax.set_xlabel("rate [bits per pixel, all bytes counted]")
     ax.set_ylabel(ylabel)
