@@ -1135,7 +1135,7 @@ def main(arguments: list[str] | None = None) -> None:
         args.action(args)
     except KeyboardInterrupt:
         sys.exit(
-            "stopped; what was written is kept, and a training goes on from its last checkpoint by the same command"
+            "stopped; what was written is kept, and with a training the same command goes on from the last checkpoint"
         )
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         sys.exit(f"error: {error}")
