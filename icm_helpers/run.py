@@ -900,10 +900,11 @@ def _judged(args: argparse.Namespace) -> None:
         print(f"uncompressed: box AP of {name} {summary['ap']:.3f}")
     if rates == 1:
         print("give two rates or more, such as several --weights, for a BD-rate against the codecs of the book")
-    elif rates < 4:
+        return
+    if rates < 4:
         print(f"between {rates} rates a curve is cut short, and BD-rates come out too high: give four or more")
-    alike = claims.measured_alike(args.data, args.size, dataset.ids) if rates > 1 else []
-    for metric, name in _accuracies(records) if rates > 1 else ():
+    alike = claims.measured_alike(args.data, args.size, dataset.ids)
+    for metric, name in _accuracies(records):
         mine, known = evaluate.curve(records, metric, name), alike if name in presets.DETECTORS else []
         found = claims.rivals(mine, known, metric, name)
         print(f"BD-rate [%] by {claims.NAMES[metric]} of {name}, below zero where yours needs fewer bits:")
