@@ -116,11 +116,24 @@ def edges(recipe: Recipe, clip: Video, *, device: str = "auto", progress: bool =
 
 
 def _segmented(recipe: Recipe, clip: Video, device: str, progress: bool) -> Path:
-    """The folder of Segment Anything's masks of a clip, after making those that it lacks."""
-    model = judges.segmenter(recipe.edges)
-    segment, passed = masks.automatic(model, device=device)
     made = {"data": recipe.data, "clip": recipe.clip, "size": recipe.size, "scenes": scenes.VERSION}
-    folder = ROOT / "data" / "cache" / "-".join(["masks", recipe.data, recipe.clip, str(recipe.size), model])
+    name = f"masks-{recipe.data}-{recipe.clip}-{recipe.size}"
+    return segmented(clip, recipe.edges, name, made, device=device, progress=progress)
+
+
+def segmented(
+    clip: Video, segmenter: str, name: str, made: dict[str, Any], *, device: str = "auto", progress: bool = True
+) -> Path:
+    """The folder of Segment Anything's masks of a video in data/cache, after making those that it lacks.
+
+    Args:
+        segmenter: the name of a Segment Anything with the fingerprint of its weights, which ends the folder's name.
+        name: of the folder otherwise.
+        made: what video it is, so that masks of another are refused.
+    """
+    model = judges.segmenter(segmenter)
+    segment, passed = masks.automatic(model, device=device)
+    folder = ROOT / "data" / "cache" / f"{name}-{model}"
     masks.make(folder, clip, segment, made | passed, progress=progress)
     return folder
 

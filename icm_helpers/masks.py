@@ -357,12 +357,12 @@ def stored(
 
     dataset = datasets.load(data, split, size=size, limit=limit)
     segment, decided = automatic(model, **how)
+    kind: dict[str, Any] = {}
     if data == "scenes":
-        kind, name = {"size": size, "scenes": scenes.VERSION}, f"masks-scenes-{split}-{size}-{model}"
-    else:
-        kind, name = {}, f"masks-{data}-{split}-{model}"
-    if data == "coco2017":  # which is whatever ICM_COCO names: of another data set the masks would be others
+        kind = {"size": size, "scenes": scenes.VERSION}
+    elif data == "coco2017":  # which is whatever ICM_COCO names: of another data set the masks would be others
         kind = {"annotations": results.fingerprint(dataset.annotations)}
+    name = "-".join(["masks", data, split, *([str(size)] if data == "scenes" else []), model])
     folder = out or results.ROOT / "data" / "cache" / name
     make(folder, dataset, segment, {"data": data, "split": split, **kind, **decided}, part=part, progress=progress)
     return folder

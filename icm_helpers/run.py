@@ -835,11 +835,9 @@ def _overfitted(args: argparse.Namespace, clip: video.Video) -> tuple[bytes, Pat
     name = f"{clip.name}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
     twice = None
     if args.edges:
-        model = judges.segmenter(presets.fingerprinted(args.edges))
-        segment, passed = masks.automatic(model, device=args.device)
         # Whatever is trained with them: the masks of a film are made once.
-        stored = ROOT / "data" / "cache" / f"masks-film-{film}-{len(clip)}-{height}-{model}"
-        masks.make(stored, clip, segment, {"film": film, "frames": len(clip), "height": height} | passed)
+        made, place = {"film": film, "frames": len(clip), "height": height}, f"masks-film-{film}-{len(clip)}-{height}"
+        stored = clips.segmented(clip, presets.fingerprinted(args.edges), place, made, device=args.device)
         twice = torch.stack([masks.sam_edges(masks.read(stored, k), args.alpha) for k in clip.ids])
     torch.manual_seed(args.seed)
     data = clips.overfitted(
@@ -873,13 +871,14 @@ def _judged(args: argparse.Namespace) -> None:
     for name, detector in panel.items():
         datasets.require_categories(dataset, detector.categories, name)
     kept = _kept(args.out)
+    judged = {"data": args.data, "size": args.size, "ids": list(map(int, dataset.ids))}
+    judged["detectors"] = list(map(_fingerprinted, named))
     clean: dict[str, list[dict[str, Any]]] = {}
     records = []
     for k, (weights, quality) in enumerate(zip(*pairs, strict=True)):
         told = " ".join(str(word) for word in (args.codec, weights, quality) if word is not None)
         model = _named_codec(args.codec, quality, weights, args.device)
-        asked = {"codec": args.codec, "weights": weights and results.fingerprint(weights), "quality": quality}
-        asked |= {"data": args.data, "size": args.size, "ids": list(map(int, dataset.ids)), "detectors": named}
+        asked = {"codec": args.codec, "weights": weights and results.fingerprint(weights), "quality": quality, **judged}
         found = next((record for record in kept if record["asked"] == asked), None)
         if found is None:
             clean = clean or {name: evaluate.clean_detections(dataset, detector) for name, detector in panel.items()}
@@ -932,9 +931,14 @@ def _detector_named(text: str) -> Any:
     kind, _, file = text.partition("=")
     if file and kind not in judges.TRAINABLE:
         raise ValueError(f"{text}: weights of your own may be those of {', '.join(judges.TRAINABLE)}")
-    if file:
-        return judges.TRAINABLE[kind].from_weights(file)
-    return judges.load(presets.fingerprinted(text) if text in presets.DETECTORS else text)
+    return judges.TRAINABLE[kind].from_weights(file) if file else judges.load(_fingerprinted(text))
+
+
+def _fingerprinted(text: str) -> str:
+    """What `_detector_named` takes, with the fingerprint of its weights where it is known."""
+    if file := text.partition("=")[2]:
+        return f"{text}@{results.fingerprint(file)}"
+    return presets.fingerprinted(text) if text in presets.DETECTORS else text
 
 
 def _accuracies(records: list[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -112,7 +112,7 @@ def film(tmp_path):
 def coded_film(film, tmp_path, monkeypatch, capsys):
     """Codes the film with some words, and gives the file, the frames decoded from it, and what was said."""
     monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(run.clips, "ROOT", tmp_path)
 
     def code(*words: str) -> tuple[bytes, list[np.ndarray], str]:
         out = tmp_path / "out"
