@@ -33,10 +33,14 @@ UNITS = {  # of a metric's mean difference
 NAMES = {
     "box_ap": "box AP",
     "mask_ap": "mask AP",
-    "agreement": "agreement",
+    "agreement": "agreement AP",
     "missed_to_found": "missed over found",
     "texture_auc": "texture",
     "shape_ap": "AP of shapes",
+    "boundary_f": "boundary F-score",
+    "psnr": "PSNR",
+    "psnr_inside": "PSNR inside objects",
+    "psnr_outside": "PSNR outside objects",
     "pq": "PQ",
     "pq_things": "PQ of things",
     "pq_stuff": "PQ of stuff",
@@ -457,20 +461,44 @@ def methods(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]
     return groups
 
 
-def judges(records: Sequence[dict[str, Any]], metric: str) -> list[str | None]:
-    """The detectors that a metric was measured with; [None] for a metric of the picture alone; [] where it was not measured."""
+def judges(records: Sequence[dict[str, Any]], metric: str, *, finetuned: bool = True) -> list[str | None]:
+    """The detectors that a metric was measured with; [None] for a metric of the picture alone; [] where it was not measured.
+
+    Args:
+        finetuned: also those that were trained further on what a codec decodes.
+    """
     found = [r["result"][metric] for r in records if metric in r["result"]]
-    return sorted(set().union(*found)) if found and isinstance(found[0], dict) else [None] * bool(found)
+    if not found or not isinstance(found[0], dict):
+        return [None] * bool(found)
+    return sorted(name for name in set().union(*found) if finetuned or not name.endswith(presets.FINETUNED))
 
 
-def curves(records: Sequence[dict[str, Any]], metric: str, judge: str | None = None) -> dict[str, Curve]:
-    """One curve for each method that was measured so, with at least two points; of videos, one over all clips (:func:`pooled`)."""
+def curves(
+    records: Sequence[dict[str, Any]], metric: str, judge: str | None = None, names: Sequence[str] | None = None
+) -> dict[str, Curve]:
+    """One curve for each method that was measured so, with at least two points; of videos, one over all clips (:func:`pooled`).
+
+    Args:
+        names: of the methods that are wanted; all where None.
+    """
     measured = pooled([r for r in records if judge in judges([r], metric)])
     return {
         name: curve(group, metric, judge, name)
         for name, group in methods(measured).items()
-        if len({r["recipe"]["lmbda"] for r in group}) > 1
+        if len({r["recipe"]["lmbda"] for r in group}) > 1 and (names is None or name in names)
     }
+
+
+def panel(
+    records: Sequence[dict[str, Any]], metric: str, judge: str | None = None, names: Sequence[str] | None = None
+) -> tuple[str, dict[str, Curve], float | None]:
+    """What `plots.rate_accuracy_panels` draws: the axis's label, the :func:`curves`, and, where a detector found it, the value of
+    the uncompressed pictures."""
+    unit = f" [{UNITS[metric]}]" if UNITS.get(metric) else ""
+    label = f"{NAMES[metric]} of {judge}" if judge else NAMES[metric] + unit
+    clean = [r["result"] for r in methods(pooled(records)).get("png", [])]
+    top = clean[0].get(metric, {}).get(judge) if clean and judge else None
+    return label, curves(records, metric, judge, names), top
 
 
 def clips(records: Sequence[dict[str, Any]]) -> list[str]:

@@ -274,6 +274,16 @@ def table(records: Iterable[Record]) -> list[dict[str, Any]]:
     return rows
 
 
+def origins(records: Iterable[Record]) -> list[dict[str, str]]:
+    """Rows that say of each record on which data, with what, when and at which commit it was measured."""
+    return [
+        {"data": record["recipe"]["data"]}
+        | {k: record["provenance"][k] for k in ("device", "date", "commit")}
+        | {"torch": record["provenance"]["packages"]["torch"]}
+        for record in records
+    ]
+
+
 def _not_finite(value: Any, name: str) -> list[str]:
     """The names of all numbers within `value` that are infinite or NaN."""
     if isinstance(value, dict):

@@ -205,6 +205,18 @@ def test_the_scoreboard_is_what_the_ledger_says(board):
     assert {(f.claim.id, f.data, f.metric, f.judge): f.verdict for f in board} == golden
 
 
+def test_a_panel_has_the_curves_that_are_asked_for_and_what_uncompressed_pictures_reach():
+    found = results.load_or_run(presets.SCENES.recipes())
+    label, drawn, clean = claims.panel(found, "box_ap", "mask-rcnn-small", ("mse", "jpeg", "nobody"))
+    assert (label, set(drawn)) == ("box AP of mask-rcnn-small", {"mse", "jpeg"})
+    assert clean == claims.methods(found)["png"][0]["result"]["box_ap"]["mask-rcnn-small"]
+    label, drawn, clean = claims.panel(found, "psnr_inside")
+    assert (label, clean) == ("PSNR inside objects [dB]", None)
+    assert {"mse", "hevc"} <= drawn.keys()
+    everybody, as_they_are = (claims.judges(found, "box_ap", finetuned=also) for also in (True, False))
+    assert set(everybody) - set(as_they_are) == {f"yolov5n-scenes{presets.FINETUNED}"}
+
+
 def test_a_description_names_data_judge_interval_and_verdict(board):
     for finding in board:
         text = describe(finding)
