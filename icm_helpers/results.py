@@ -145,7 +145,7 @@ def read(recipe: Recipe) -> Record:
     except FileNotFoundError:
         raise LedgerError(
             f"the ledger has no record {path.name} in {path.parent}: measure it with "
-            f"`python -m icm_helpers.run grid {recipe.chapter} --only {recipe.run_id}`, or run the chapter with rerun=True"
+            f"`python -m icm_helpers grid {recipe.chapter} --only {recipe.run_id}`, or run the chapter with rerun=True"
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise LedgerError(

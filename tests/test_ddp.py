@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from icm_helpers import __main__ as icm
 from icm_helpers import datasets, run, train
 from icm_helpers.codecs import zoo
 
@@ -74,7 +75,7 @@ def main(folder: Path) -> None:
         found["refused"] = str(error)
     run.RUNS, run.datasets.load = folder / "runs", partial(datasets.load, root=folder)
     small = ["--images", "2", "--size", "64", "--patch", "64", "--steps", "2", "--batch", "2", "--device", "cpu"]
-    run.main(["codec", *small, "--out", str(folder / "mine.safetensors")])
+    icm.main(["codec", *small, "--out", str(folder / "mine.safetensors")])
     (folder / f"{train.rank()}.json").write_text(json.dumps(found))
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from icm_helpers import __main__ as icm
 from icm_helpers import datasets, judges, presets, run
 from icm_helpers.codecs import zoo
 from icm_helpers.tasks.mask_rcnn import SmallMaskRCNN
@@ -154,7 +155,7 @@ def test_distillation_trains_a_codec_from_the_command_line(monkeypatch, tmp_path
     monkeypatch.setattr(run.train, "Schedule", lambda **found: train_schedule(**found, aux_steps=1))
     out = tmp_path / "mine.safetensors"
     how = ["--loss", "distill-boxes", "--lmbda", "20", "--steps", "2", "--patch", "64", "--batch", "2", "--remember"]
-    run.main(["codec", *how, "--device", "cpu", "--out", str(out)])
+    icm.main(["codec", *how, "--device", "cpu", "--out", str(out)])
     assert isinstance(zoo.load(weights=out), nn.Module)
     assert any((tmp_path / "runs" / "teachers" / presets.fingerprinted("mask-rcnn-small")).glob("*.safetensors"))
 

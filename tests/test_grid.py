@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from icm_helpers import __main__ as icm
 from icm_helpers import grid, results
 from icm_helpers.results import Recipe
 
@@ -198,7 +199,7 @@ def test_jobs_of_a_cluster_measure_and_a_failing_one_is_tried_again(folder):
 
 @pytest.fixture
 def tiny(folder, monkeypatch):
-    """The command line, with a grid of two JPEG qualities on two small scenes."""
+    """The module `run`, with a grid of two JPEG qualities on two small scenes."""
     from icm_helpers import datasets, run
 
     recipes = [Recipe("object_region_mse", "scenes", 2, 64, "jpeg", "classical", (), lmbda=q) for q in (20.0, 60.0)]
@@ -209,13 +210,13 @@ def tiny(folder, monkeypatch):
 
 
 def test_the_command_measures_here_and_skips_what_is_finished(tiny, capsys):
-    run, recipes = tiny
-    run.main(["grid", "object_region_mse", "--only", recipes[1].run_id])
-    run.main(["grid", "object_region_mse"])
+    _, recipes = tiny
+    icm.main(["grid", "object_region_mse", "--only", recipes[1].run_id])
+    icm.main(["grid", "object_region_mse"])
     assert "1 of 1 done" in capsys.readouterr().out
     small, large = map(results.read, recipes)
     assert small["result"]["bpp"] < large["result"]["bpp"]
-    run.main(["grid", "object_region_mse"])
+    icm.main(["grid", "object_region_mse"])
     assert capsys.readouterr().out.count("start:") == 0
 
 
@@ -226,13 +227,13 @@ def test_the_command_ends_with_an_error_where_a_run_failed(tiny, monkeypatch):
     with pytest.raises(
         SystemExit, match=f"error: 1 of 2 runs failed, the others are done: see .*{recipes[1].run_id}.log"
     ):
-        run.main(["grid", "object_region_mse", "--retries", "0"])
+        icm.main(["grid", "object_region_mse", "--retries", "0"])
     assert results.read(recipes[0])
     assert "AttributeError" in grid.log(recipes[1]).read_text()
 
 
 def test_the_command_of_one_run_means_that_run_as_the_grid_would_do_it(tiny):
-    run, recipes = tiny
+    _, recipes = tiny
     words = [
         "grid",
         "object_region_mse",
@@ -245,10 +246,10 @@ def test_the_command_of_one_run_means_that_run_as_the_grid_would_do_it(tiny):
         "--jobs",
         "4",
     ]
-    args = run._parser().parse_args(words)
-    python, flag, module, *rest = run._alone(args, recipes[0])
-    assert (python, flag, module) == (sys.executable, "-m", "icm_helpers.run")
-    again = run._parser().parse_args(rest)
+    args = icm._parser().parse_args(words)
+    python, flag, module, *rest = icm._alone(args, recipes[0])
+    assert (python, flag, module) == (sys.executable, "-m", "icm_helpers")
+    again = icm._parser().parse_args(rest)
     assert again.only == recipes[0].run_id and again.claimed
     for name in ("command", "chapter", "preset", "device", "compile", "train_only"):
         assert getattr(again, name) == getattr(args, name), name

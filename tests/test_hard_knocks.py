@@ -19,6 +19,7 @@ import torch
 from test_notebooks import CHAPTER
 from test_train import codec, equal, fit
 
+from icm_helpers import __main__ as icm
 from icm_helpers import datasets, results, run, train
 from icm_helpers.results import Recipe
 
@@ -135,7 +136,7 @@ def stopped(tmp_path, monkeypatch):
 
     monkeypatch.setattr(run.zoo, "save", interrupt)
     with pytest.raises(SystemExit, match="the same command goes on from the last checkpoint"):
-        run.main(words)
+        icm.main(words)
     monkeypatch.setattr(run.zoo, "save", save)
     return words
 
@@ -143,13 +144,13 @@ def stopped(tmp_path, monkeypatch):
 @pytest.mark.parametrize("other", ["--lmbda 0.02", "--loss object-region", "--augment heavy", "--images 3"])
 def test_another_command_never_goes_on_with_a_stopped_training_of_the_same_name(other, stopped, tmp_path):
     with pytest.raises(SystemExit, match=r"written by another recipe .*give another folder or name, or delete it"):
-        run.main([*stopped, *other.split()])
+        icm.main([*stopped, *other.split()])
     assert not (tmp_path / "mine.safetensors").exists()
 
 
 def test_the_same_command_goes_on_with_a_stopped_training(stopped, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.Crops, "__getitem__", None)  # nothing is left to train
-    run.main(stopped)
+    icm.main(stopped)
     assert (tmp_path / "mine.safetensors").exists()
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 import pytest
 from compressai.zoo.image import model_urls
 
+from icm_helpers import __main__ as icm
 from icm_helpers import presets, results, run
 
 EVERY = [(c, p, s) for c, found in presets.CHAPTERS.items() for p, studies in found.items() for s in studies]
@@ -23,7 +24,7 @@ def test_every_run_has_a_name_of_its_own(study):
 
 @pytest.mark.parametrize("chapter", presets.CHAPTERS)
 def test_a_grid_lists_a_run_once_whatever_studies_hold_it(chapter, capsys):
-    run.main(["grid", chapter, "--list"])
+    icm.main(["grid", chapter, "--list"])
     *runs, total = capsys.readouterr().out.splitlines()
     wanted = {r for study in presets.studies(chapter) for r in study.recipes()}
     assert len(runs) == len(set(runs)) == len(wanted) and total.startswith(f"{len(wanted)} runs, ")

@@ -1,5 +1,6 @@
 """The command line: every command explains itself, codes real pictures, and answers a bad one with one line."""
 
+import argparse
 from pathlib import Path
 
 import cv2
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from icm_helpers import __main__ as icm
 from icm_helpers import datasets, grid, losses, presets, results, run
 from icm_helpers.codecs import nerv
 from icm_helpers.codecs.classical import Jpeg
@@ -31,9 +33,9 @@ def picture(tmp_path):
 )
 def test_every_command_has_a_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
-        run.main([*command, "--help"])
+        icm.main([*command, "--help"])
     assert stop.value.code == 0
-    assert "usage: python -m icm_helpers.run" in capsys.readouterr().out
+    assert "usage: python -m icm_helpers" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,7 @@ def test_every_command_has_a_help(command, capsys):
     ids=["jpeg", "codec"],
 )
 def test_code_writes_the_bytes_and_the_decoded_picture(how, suffix, picture, tmp_path, capsys):
-    run.main(["code", str(picture), "--out", str(tmp_path), *how])
+    icm.main(["code", str(picture), "--out", str(tmp_path), *how])
     coded, decoded = tmp_path / f"photo.coded.{suffix}", tmp_path / "photo.decoded.png"
     assert f"photo.png: {coded.stat().st_size} bytes, " in capsys.readouterr().out
     original, found = (np.asarray(Image.open(p)).astype(float) for p in (picture, decoded))
@@ -53,7 +55,7 @@ def test_code_never_overwrites_the_picture_it_codes(picture):
     photo = picture.with_suffix(".jpg")
     Image.open(picture).save(photo, quality=95)
     before = photo.read_bytes()
-    run.main(["code", str(photo), "--out", str(photo.parent), "--codec", "jpeg", "--quality", "20"])
+    icm.main(["code", str(photo), "--out", str(photo.parent), "--codec", "jpeg", "--quality", "20"])
     assert photo.read_bytes() == before
 
 
@@ -61,7 +63,7 @@ def test_code_shows_a_photograph_as_its_exif_says(picture, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # show it turned by a quarter, clockwise
     Image.open(picture).save(picture, exif=exif)
-    run.main(["code", str(picture), "--out", str(tmp_path / "out"), "--codec", "png"])
+    icm.main(["code", str(picture), "--out", str(tmp_path / "out"), "--codec", "png"])
     assert Image.open(tmp_path / "out" / "photo.decoded.png").size == (40, 56)
 
 
@@ -75,7 +77,7 @@ def test_code_shows_a_photograph_as_its_exif_says(picture, tmp_path):
 )
 def test_code_refuses_what_it_would_have_to_ignore_or_overwrite(words, message, picture, tmp_path):
     with pytest.raises(SystemExit, match=message):
-        run.main(["code", str(picture), *words, "--out", str(tmp_path)])
+        icm.main(["code", str(picture), *words, "--out", str(tmp_path)])
 
 
 @pytest.mark.parametrize("damage", ["text", "truncated", "missing"])
@@ -85,14 +87,14 @@ def test_a_corrupt_picture_is_one_clear_line(damage, picture, tmp_path):
     if damage == "missing":
         picture.unlink()
     with pytest.raises(SystemExit) as stop:
-        run.main(["code", str(picture), "--codec", "jpeg", "--quality", "50", "--out", str(tmp_path / "out")])
+        icm.main(["code", str(picture), "--codec", "jpeg", "--quality", "50", "--out", str(tmp_path / "out")])
     assert str(stop.value).startswith("error: ") and str(picture) in str(stop.value)
     assert "\n" not in str(stop.value)
 
 
 def test_a_jpeg_quality_of_zero_is_refused(picture, tmp_path):
     with pytest.raises(SystemExit, match="JPEG quality is a whole number from 1 to 100, not 0"):
-        run.main(["code", str(picture), "--codec", "jpeg", "--quality", "0", "--out", str(tmp_path)])
+        icm.main(["code", str(picture), "--codec", "jpeg", "--quality", "0", "--out", str(tmp_path)])
 
 
 @pytest.fixture
@@ -116,7 +118,7 @@ def coded_film(film, tmp_path, monkeypatch, capsys):
 
     def code(*words: str) -> tuple[bytes, list[np.ndarray], str]:
         out = tmp_path / "out"
-        run.main(["video", str(film), "--frames", "4", "--height", "36", "--out", str(out), *words])
+        icm.main(["video", str(film), "--frames", "4", "--height", "36", "--out", str(out), *words])
         (coded,) = out.glob(f"film.coded.{'hevc' if 'hevc-inter' in words else 'nrv'}")
         frames = [np.asarray(Image.open(p)) for p in sorted((out / "film.decoded").iterdir())]
         return coded.read_bytes(), frames, capsys.readouterr().out
@@ -177,13 +179,13 @@ def test_a_video_that_cannot_be_coded_is_one_clear_line(words, message, tmp_path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(SystemExit, match=message):
-        run.main(["video", *words])
+        icm.main(["video", *words])
 
 
 def test_judge_states_what_each_rate_costs_and_is_worth_and_measures_nothing_twice(tmp_path, monkeypatch, capsys):
     out = tmp_path / "judged.json"
     words = ["judge", "--codec", "jpeg", "--quality", "10", "80", "--images", "2", "--size", "64", "--out", str(out)]
-    run.main(words)
+    icm.main(words)
     said = capsys.readouterr().out.splitlines()
     low, high = (line for line in said if line.startswith("jpeg "))
     bpp, db = zip(*([float(word) for word in line.split() if "." in word] for line in (low, high)), strict=True)
@@ -191,7 +193,7 @@ def test_judge_states_what_each_rate_costs_and_is_worth_and_measures_nothing_twi
     assert sum("box AP of mask-rcnn-small" in line for line in said) == 4  # at each rate, uncompressed, and the BD-rate
     assert said[-1] == "  the book measured nothing on these 2 pictures with this detector"
     monkeypatch.setattr(run.evaluate, "evaluate", None)
-    run.main(words)
+    icm.main(words)
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("jpeg ")] == [low, high]
 
 
@@ -202,7 +204,7 @@ def test_judge_compares_with_the_book_on_its_own_pictures(tmp_path, monkeypatch,
     monkeypatch.setattr(run.evaluate, "average_precision", lambda *_: ({"ap": 0.0}, []))
     given = iter(mine)
     monkeypatch.setattr(run.evaluate, "evaluate", lambda *_: [(r := next(given))["result"], r["bootstrap"]])
-    run.main(["judge", "--codec", "jpeg", "--quality", *(str(int(r["recipe"]["lmbda"])) for r in mine)])
+    icm.main(["judge", "--codec", "jpeg", "--quality", *(str(int(r["recipe"]["lmbda"])) for r in mine)])
     said = capsys.readouterr().out.split("BD-rate [%] by box AP of mask-rcnn-small")[1].splitlines()
     told = dict(line.split(maxsplit=1) for line in said[1:] if line.startswith("  "))
     assert float(told["jpeg"].split()[0]) == pytest.approx(0, abs=1e-6) and told["hevc"].startswith("+")
@@ -223,34 +225,34 @@ def test_judge_compares_with_the_book_on_its_own_pictures(tmp_path, monkeypatch,
 )
 def test_judge_refuses_what_it_cannot_compare(words, message):
     with pytest.raises(SystemExit, match=message):
-        run.main(["judge", "--images", "2", "--size", "64", *words])
+        icm.main(["judge", "--images", "2", "--size", "64", *words])
 
 
 def test_grid_lists_the_runs_and_says_which_are_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(results, "LEDGER", tmp_path)
-    run.main(["grid", "object_region_mse", "--data", "coco-mini", "--list"])
+    icm.main(["grid", "object_region_mse", "--data", "coco-mini", "--list"])
     *lines, last = capsys.readouterr().out.splitlines()
     assert all(line.startswith("missing ") and "coco-mini" in line for line in lines)
     assert last == f"{len(lines)} runs, 0 in the ledger, {len(lines)} to measure"
     with pytest.raises(SystemExit, match=r"--only no_such"):
-        run.main(["grid", "object_region_mse", "--only", "no_such"])
+        icm.main(["grid", "object_region_mse", "--only", "no_such"])
 
 
 def test_grid_takes_a_share_of_the_runs():
     assert grid.part("2/3") == (2, 3)
     for text in ("3/2", "0/2", "half", "1"):
-        with pytest.raises(run.argparse.ArgumentTypeError, match="is no part"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is no part"):
             grid.part(text)
 
 
 def test_a_classical_codec_without_a_quality_is_refused(picture, tmp_path):
     with pytest.raises(SystemExit, match="webp needs --quality: from 1"):
-        run.main(["code", str(picture), "--codec", "webp", "--out", str(tmp_path)])
+        icm.main(["code", str(picture), "--codec", "webp", "--out", str(tmp_path)])
 
 
 def test_edges_of_photographs_ask_for_a_segment_anything_that_has_seen_some(tmp_path):
     with pytest.raises(SystemExit, match="sa-icm on coco2017 needs --edges, such as sam-vit-b"):
-        run.main(["codec", "--loss", "sa-icm", "--data", "coco2017", "--out", str(tmp_path / "edges.safetensors")])
+        icm.main(["codec", "--loss", "sa-icm", "--data", "coco2017", "--out", str(tmp_path / "edges.safetensors")])
 
 
 def test_an_unknown_loss_or_one_without_its_teacher_is_an_error_that_lists_what_there_is():
@@ -286,6 +288,6 @@ def test_a_finished_training_leaves_no_checkpoint_for_the_next_of_its_name(scene
     monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(run.train, "fit", fit)
     monkeypatch.setattr(run.datasets, "load", lambda *_, **__: scenes)
-    run.main(["codec", "--out", str(tmp_path / "mine.safetensors"), "--steps", "1"])
+    icm.main(["codec", "--out", str(tmp_path / "mine.safetensors"), "--steps", "1"])
     assert (tmp_path / "mine.safetensors").exists()
     assert not list((tmp_path / "runs").rglob("*.ckpt"))

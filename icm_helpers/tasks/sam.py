@@ -123,7 +123,7 @@ def present(name: str, path: Path | str | None = None) -> Path:
     path = weights_path(name) if path is None else Path(path)
     if not path.is_file():
         cure = (
-            f"train it with `python -m icm_helpers.run sam --out {path}`"
+            f"train it with `python -m icm_helpers sam --out {path}`"
             if name == "nano"
             else f"fetch it with `python -m icm_helpers.datasets fetch {_asset(name)}`, or correct the path"
         )

@@ -31,7 +31,7 @@ def read(path: Path | str, model: str) -> tuple[dict[str, Tensor], dict[int, str
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is missing: train one with `python -m icm_helpers.run detector --model {model} --out {path}`"
+            f"{path} is missing: train one with `python -m icm_helpers detector --model {model} --out {path}`"
         )
     try:
         with safe_open(path, framework="pt") as file:
