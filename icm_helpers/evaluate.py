@@ -409,7 +409,8 @@ class Interval:
     defined: float = 1.0
 
     def __str__(self) -> str:
-        return f"{self.value:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
+        told = f"{self.value:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
+        return "no overlap" if np.isnan(self.value) else told
 
 
 def curve(records: Sequence[dict[str, Any]], metric: str, detector: str | None = None, name: str = "") -> Curve:

@@ -148,6 +148,7 @@ def test_a_dent_in_a_curve_does_not_count():
 
 def test_an_interval_reads_as_value_and_bounds():
     assert str(Interval(-17.04, -24.0, 9.5)) == "-17 [-24, +9.5]"
+    assert str(Interval(float("nan"), float("nan"), float("nan"), 0.0)) == "no overlap"
 
 
 def test_a_curve_averages_seeds_and_names_what_a_record_lacks():
