@@ -62,7 +62,7 @@ def test_losses_are_finite_and_reach_the_image():
 def test_a_missing_file_is_an_error_that_says_how_to_make_it(tmp_path):
     with pytest.raises(
         FileNotFoundError,
-        match=r"none.safetensors is missing: train one with .*run detector --model mask-rcnn-small --out",
+        match=r"none.safetensors is missing: train one with .*icm_helpers detector --model mask-rcnn-small --out",
     ):
         SmallMaskRCNN.from_weights(tmp_path / "none.safetensors")
 

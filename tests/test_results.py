@@ -88,7 +88,7 @@ def test_of_many_writers_one_succeeds_and_one_whole_file_is_left(ledger):
 
 
 def test_a_missing_record_names_the_command_that_measures_it():
-    with pytest.raises(LedgerError, match=f"no record.*run grid chapter --only {RECIPE.run_id}.*rerun=True"):
+    with pytest.raises(LedgerError, match=f"no record.*icm_helpers grid chapter --only {RECIPE.run_id}.*rerun=True"):
         results.read(RECIPE)
 
 
