@@ -126,8 +126,9 @@ def test_a_nano_model_sees_larger_pictures_with_the_weights_that_it_has():
     assert changed == {"image_encoder.pos_embed"} and larger["image_encoder.pos_embed"].shape == (1, 24, 24, 128)
 
 
-def test_a_nano_model_of_at_most_8_mb_comes_back_from_its_file(tmp_path):
-    model, path = sam.nano(), tmp_path / "nano.safetensors"
+@pytest.mark.parametrize("size", [sam.SIZE, 256])
+def test_a_nano_model_of_at_most_8_mb_comes_back_from_its_file(size, tmp_path):
+    model, path = sam.nano(size), tmp_path / "nano.safetensors"
     sam.save_nano(model, path)
     assert path.stat().st_size < 8_000_000
     loaded = sam.load("nano", path)

@@ -145,8 +145,11 @@ def load(name: str = "nano", path: Path | str | None = None, *, bf16: bool = Fal
         ValueError: unknown name; or the file is damaged, or holds another model.
     """
     path = present(name, path)
-    state = weights.read(path, "nano-sam")[0] if name == "nano" else _published(name, path)
-    sam = nano() if name == "nano" else _package().sam_model_registry[name]()
+    if name == "nano":
+        state, _, size = weights.read(path, "nano-sam")
+        sam = nano(size)
+    else:
+        state, sam = _published(name, path), _package().sam_model_registry[name]()
     try:
         sam.load_state_dict(state)
     except RuntimeError as error:
@@ -158,7 +161,7 @@ def load(name: str = "nano", path: Path | str | None = None, *, bf16: bool = Fal
 
 def save_nano(sam: nn.Module, path: Path | str) -> None:
     """Write a nano model's weights in half precision to a safetensors file."""
-    weights.save(path, "nano-sam", sam.state_dict(), {}, SIZE)
+    weights.save(path, "nano-sam", sam.state_dict(), {}, sam.image_encoder.img_size)
 
 
 def _asset(name: str) -> str:
