@@ -405,7 +405,7 @@ DISTILL_HIGH_LR = tuple(
     for loss in DISTILL_SCENES.scales
 )
 
-# One change each, against objectness of DISTILL_HIGH_LR, with which they were measured, at two lambdas. Scales as above.
+# One change each, against objectness of DISTILL_HIGH_LR, at two lambdas, then some at the paper's learning rate. Scales as above.
 ABLATIONS = tuple(
     replace(
         DISTILL_HIGH_LR[-1],
@@ -425,6 +425,7 @@ ABLATIONS = tuple(
         (5500.0, {"objectness": "decoded"}),
     )
 )
+ABLATIONS += tuple(replace(study, lr=DISTILL_SCENES.lr) for study in ABLATIONS[:3])
 
 # Features of YOLOv5n in crops of photographs give a noisy gradient: at the learning rate of the runs beside the loss grows. This
 # one was chosen by the training loss of equal weights and of objectness, before anything was judged; with it rates move less far.
