@@ -53,13 +53,9 @@ def _detector(args: argparse.Namespace) -> None:
         judges.Pictures(dataset, args.seed, args.steps * args.batch, semantic=hasattr(model, "panoptic")),
         judges.detection_loss,
         plan,
-        folder=run.RUNS / args.out.stem,
-        seed=args.seed,
-        device=args.device,
-        precision=args.precision,
         collate=judges.collate,
         describe=args.model,
-        identity=_identity(args),
+        **_training(args),
     )
     if train.rank():
         return  # the first process writes
@@ -100,12 +96,8 @@ def _finetune(args: argparse.Namespace) -> None:
         codec,
         dataset,
         replace(judges.FINETUNE, steps=args.steps, batch=args.batch, lr=args.lr),
-        folder=run.RUNS / args.out.stem,
-        seed=args.seed,
-        device=args.device,
-        precision=args.precision,
         describe=args.out.stem,
-        identity=_identity(args),
+        **_training(args),
     )
     if train.rank():
         return  # the first process writes
@@ -127,6 +119,17 @@ def _identity(args: argparse.Namespace) -> str:
     """What a command trains: its arguments, but for where and how fast it computes, and what it writes and says."""
     incidental = ("action", "compile", "device", "judged", "out", "remember")
     return ", ".join(f"{k} {v}" for k, v in vars(args).items() if k not in incidental)
+
+
+def _training(args: argparse.Namespace, leg: str = "") -> dict[str, Any]:
+    """What every training of a command is told: where its checkpoint lies, seed, device, arithmetic, and what it trains."""
+    return {
+        "folder": run.RUNS / args.out.stem / leg,
+        "seed": args.seed,
+        "device": args.device,
+        "precision": args.precision,
+        "identity": _identity(args),
+    }
 
 
 def _sam(args: argparse.Namespace) -> None:
@@ -154,13 +157,9 @@ def _sam(args: argparse.Namespace) -> None:
             sam.Prompts(args.seed, schedule.steps * args.batch, args.images, size=size),
             sam.prompt_loss,
             schedule,
-            folder=run.RUNS / args.out.stem / str(size),
-            seed=args.seed,
-            device=args.device,
-            precision=args.precision,
             workers=1,  # scenes are drawn meanwhile
             describe=f"{args.out.stem}, {size} px",
-            identity=_identity(args),
+            **_training(args, str(size)),
         )
         model.cpu()
     if train.rank():
@@ -203,15 +202,11 @@ def _codec(args: argparse.Namespace) -> None:
         crops,
         run.objective(args.loss, args.lmbda, teacher, args.task_weight),
         plan,
-        folder=run.RUNS / args.out.stem,
-        seed=args.seed,
-        device=args.device,
-        precision=args.precision,
         compiled=args.compile,
         workers=run.workers(args.device),
         collate=run.collate,
         describe=args.out.stem,
-        identity=_identity(args),
+        **_training(args),
     )
     if train.rank():
         return  # the first process writes

@@ -214,7 +214,7 @@ def _packed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     packed = dict(state)
     for key in [key for key in state if key.endswith(_TABLE) and state[key].ndim == 2]:
         lengths = state[key.removesuffix(_TABLE) + "_cdf_length"].tolist()
-        steps = state[key].diff(dim=1, prepend=state[key][:, :1] * 0)
+        steps = state[key].diff(dim=1, prepend=torch.zeros_like(state[key][:, :1]))
         packed[key] = torch.cat([row[:n] for row, n in zip(steps, lengths, strict=True)]).to(torch.int16)
     return packed
 
