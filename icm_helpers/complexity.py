@@ -107,11 +107,13 @@ def macs(codec: CompressionModel, x: Tensor) -> tuple[int, int, list[bytes]]:
     """Multiplications with addition that `compress` and `decompress` do as they run on `x`, (1, 3, H, W); and the strings.
 
     Counted where they happen: convolutions, linear layers, matrix products and attention. An autoregressive codec runs its context
-    model once a position, on both sides, and that is counted too. What is not: element by element work, table look-ups, rANS.
+    model once a position, on both sides, and that is counted too. What is not: element by element work, table look-ups, rANS,
+    and what a codec prepares once for all pictures.
     """
     # torch (2.13) has no formula for the attention that a CPU takes, and would count none.
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     formulas = {fused: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
+    codec.compress(x)  # LIC-TCM keeps what it prepares from its weights
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as encoding:
         coded = codec.compress(x)
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as decoding:

@@ -1,5 +1,6 @@
 """LIC-TCM: what the original computes, any size, any batch, the authors' files, and errors that help."""
 
+import copy
 import json
 import zlib
 
@@ -97,6 +98,23 @@ def test_a_batch_codes_and_decodes_each_picture_as_if_alone(tiny):
         alone = tiny.compress(x[i : i + 1])
         assert [strings[i] for strings in coded["strings"]] == [strings[0] for strings in alone["strings"]]
         assert torch.equal(tiny.decompress(**alone)["x_hat"][0], x_hat[i])
+
+
+def test_convolutions_merged_without_gradients_give_the_same_and_follow_the_weights(tiny):
+    codec, x = copy.deepcopy(tiny), torch.rand(1, 3, 130, 100)
+    coded = encode(codec, x[0])  # in inference mode, on one thread: what it keeps must serve elsewhere, and in a copy
+    codec = copy.deepcopy(codec)
+    for change in (0.0, 0.05):
+        with torch.no_grad():
+            for p in codec.parameters():
+                p.mul_(1 + change * torch.rand_like(p))
+            x_hat = codec(x)["x_hat"]
+            with torch.autocast("cpu", torch.bfloat16):
+                codec(x)
+            again = codec(x)["x_hat"]
+        torch.testing.assert_close(x_hat, codec(x)["x_hat"].detach(), atol=1e-5, rtol=0)
+        assert torch.equal(x_hat, again)
+    assert encode(tiny, x[0]) == coded
 
 
 def test_scale_indexes_are_compressai_s(tiny):

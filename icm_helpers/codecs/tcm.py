@@ -62,22 +62,22 @@ class WindowAttention(nn.Module):
         for (count, h, w), qkv in zip(shapes, parts, strict=True):
             qkv = qkv.reshape(count, h * w, 3, self.heads, -1)  # (count h w, 3 C) -> (count, h w, 3, heads, d)
             within = bias[:, :h, :w, :h, :w].reshape(self.heads, h * w, h * w).to(qkv.dtype)
-            out += [_attend(some, within).reshape(-1, x.shape[1]) for some in qkv.split(self._at_once(qkv))]
+            out.append(_attend(qkv, within).reshape(-1, x.shape[1]))
         return self.linear(torch.cat(out))
-
-    def _at_once(self, qkv: Tensor) -> int:
-        """How many windows: on a GPU all of them, on a CPU so many that their scores, half a million, stay in its caches."""
-        return len(qkv) if qkv.is_cuda else max(1, 2**19 // (self.heads * qkv.shape[1] ** 2))
 
 
 def _attend(qkv: Tensor, bias: Tensor) -> Tensor:
     """Attention within windows of n pixels: (windows, n, 3, heads, d) and a bias (heads, n, n) -> (windows, n, heads, d)."""
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 of (windows, heads, n, d)
-    if qkv.is_cuda:
+    if qkv.is_cuda or not torch.is_grad_enabled():
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 of (windows, heads, n, d)
         return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias[None]).transpose(1, 2)
-    # On two CPU cores this takes 0.6 of the fused kernel's time, which also has no gradient for the bias.
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    return (scores.add_(bias).softmax(dim=-1) @ v).transpose(1, 2)
+    # On a CPU the fused kernel has no gradient for the bias. So many windows at once that their scores stay in the caches.
+    out = []
+    for some in qkv.split(max(1, 2**19 // bias.numel())):
+        q, k, v = some.permute(2, 0, 3, 1, 4)
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        out.append((scores.add_(bias).softmax(dim=-1) @ v).transpose(1, 2))
+    return torch.cat(out)
 
 
 class TransformerBlock(nn.Module):
@@ -99,13 +99,16 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape
-        # A compiler traces through a cache, and says so: it gets the function itself.
-        find = window_order.__wrapped__ if torch.compiler.is_compiling() else window_order
+        find = (
+            window_order if torch.compiler.is_compiling() else _kept_order
+        )  # a compiler would trace through a cache, and say so
         order, inverse, shapes = find(tuple(size[:3]), self.msa.window, self.shifted, x.device)
         # Every step but attention looks at one pixel at a time: the pixels stay in the windows' order throughout.
         x = _Permute.apply(x.reshape(-1, size[3]), order, inverse)  # (N, H, W, C) -> (N H W, C)
         x = x + self._dropped(self.msa(self.ln1(x), shapes), order, size)
-        x = x + self._dropped(self.mlp(self.ln2(x)), order, size)
+        # On a CPU, what the perceptron holds of so many pixels stays in the caches.
+        parts = self.ln2(x).split(len(x) if x.is_cuda else 8192)
+        x = x + self._dropped(torch.cat([self.mlp(part) for part in parts]), order, size)
         return _Permute.apply(x, inverse, order).reshape(size)
 
     def _dropped(self, branch: Tensor, order: Tensor, size: Sequence[int]) -> Tensor:
@@ -116,7 +119,6 @@ class TransformerBlock(nn.Module):
         return branch * (kept / (1 - self.drop_path))[order // (size[1] * size[2]), None]
 
 
-@lru_cache(maxsize=64)
 def window_order(
     size: tuple[int, int, int], window: int, shifted: bool, device: torch.device
 ) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
@@ -139,6 +141,12 @@ def window_order(
     shapes = [(sum(map(len, cells)), h, w) for (h, w), cells in parts.items()]
     order = torch.cat([cells.flatten() for found in parts.values() for cells in found])
     return order, order.argsort(), shapes
+
+
+@lru_cache(maxsize=64)
+def _kept_order(*arguments: Any) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
+    with torch.inference_mode(False):  # kept by whoever codes, they serve whoever trains
+        return window_order(*arguments)
 
 
 class _Permute(torch.autograd.Function):
@@ -195,9 +203,50 @@ class SWAtten(AttentionBlock):
         self.out_conv = conv1x1(width, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.out_conv(self.gated(x))
+
+    def gated(self, x: Tensor) -> Tensor:
+        """All but the last convolution; (N, C, H, W) -> (N, width, H, W)."""
         x = self.in_conv(x)
         gate = torch.sigmoid(self.conv_b(self.non_local_block(x)))
-        return self.out_conv(torch.addcmul(x, self.conv_a(x), gate))
+        return torch.addcmul(x, self.conv_a(x), gate)
+
+
+class Context(nn.Sequential):
+    """Three convolutions from what a slice may know to what follows for it; (N, C, H, W) -> (N, C', H, W)."""
+
+    def __init__(self, channels: int, width: int, out: int) -> None:
+        inner = width * 7 // 4
+        super().__init__(*(conv3x3(channels, inner), nn.GELU(), conv3x3(inner, width), nn.GELU()), conv3x3(width, out))
+        self._merged: tuple[Any, Tensor] | None = None
+
+    def after(self, last: nn.Conv2d, gated: Tensor, *more: Tensor) -> Tensor:
+        """This of (last(gated), *more), where `last` is 1 x 1; without gradients in less time.
+
+        Two linear steps in a row are one: its kernel goes from the channels of `gated`, not from the three to five times as many
+        that `last` makes of them. What `last` adds ends at the picture's border, where the second step pads with zeros: a channel
+        of ones stands for it.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self(torch.cat((last(gated), *more), dim=1))
+        x = torch.cat((gated, *more, torch.ones_like(gated[:, :1])), dim=1)
+        x = functional.conv2d(x, self._with(last), self[0].bias, padding=1)
+        for step in list(self)[1:]:
+            x = step(x)
+        return x
+
+    def _with(self, last: nn.Conv2d) -> Tensor:
+        """The first convolution's kernel with `last` in it, (inner, width + others + 1, 3, 3); kept for as long as they are the
+        same (weights that are changed through `.data` look the same), and the number of threads, for the last bit's sake."""
+        parts = (self[0].weight, last.weight, last.bias)
+        state = [(part.data_ptr(), part._version) for part in parts], torch.get_num_threads()
+        if self._merged is None or self._merged[0] != state:
+            own, others = self[0].weight.split((last.out_channels, self[0].in_channels - last.out_channels), dim=1)
+            with torch.autocast(own.device.type, enabled=False):
+                through = torch.einsum("ockl,cj->ojkl", own, last.weight[:, :, 0, 0])
+                bias = torch.einsum("ockl,c->okl", own, last.bias)[:, None]
+            self._merged = state, torch.cat((through, others, bias), dim=1)
+        return self._merged[1]
 
 
 class FastGaussianConditional(GaussianConditional):
@@ -221,11 +270,11 @@ class TCM(CompressionModel):
     what is decoded from them, are the same in any batch. Set `checkpointing` to compute the blocks of g_a and g_s a second time
     in the backward pass instead of keeping what they computed.
 
-    Where the time goes in a forward pass (256 x 384, N = 64, two CPU cores): 46 % in convolutions, which are oneDNN's own and of
-    which three 3 x 3 at half resolution and the up-sampling to it make half; 10 % in GELU, 9 % each in linear layers and in copies
-    between layouts, 8 % in attention. In compress and decompress together (one core) it is 53 % in convolutions and 15 % in linear
-    layers, 11 % in attention, 3 % in GELU, under 2 % in entropy coding with its lists. `make bench` measures both against a plain
-    version, which spends as long in convolutions and linear layers.
+    Where the time goes in a forward pass (256 x 384, N = 64, two CPU cores): 52 % in convolutions, which are oneDNN's own and of
+    which three 3 x 3 at half resolution and the up-sampling to it make half; 13 % in linear layers, 9 % in attention, 5 % in copies
+    between layouts, 3 % in GELU. In compress and decompress together (one core) it is 52 % in convolutions, 14 % in linear layers,
+    9 % in attention, 7 % in copies, 2 % in GELU, under 2 % in entropy coding with its lists. `make bench` measures both against a
+    plain version.
 
     Args:
         config: blocks in the three stages of g_a, then of g_s; h_a has as many as the first, h_mean_s and h_scale_s as the fourth.
@@ -283,12 +332,6 @@ class TCM(CompressionModel):
             blocks = stage(config[3], 32, window=4, dropped=False)
             return nn.Sequential(ResidualBlockUpsample(hyper, 2 * N), *blocks, subpel_conv3x3(2 * N, M, 2))
 
-        def context(channels: int) -> nn.Sequential:
-            return nn.Sequential(
-                *(conv3x3(channels, width * 7 // 4), nn.GELU(), conv3x3(width * 7 // 4, width), nn.GELU()),
-                conv3x3(width, M // num_slices),
-            )
-
         self.g_a = nn.Sequential(
             *(ResidualBlockWithStride(3, 2 * N), *stage(config[0], head_dim[0])),
             *(ResidualBlockWithStride(2 * N, 2 * N), *stage(config[1], head_dim[1])),
@@ -311,9 +354,10 @@ class TCM(CompressionModel):
         known = [M + M // num_slices * min(i, self.max_support_slices) for i in range(num_slices)]
         self.atten_mean = nn.ModuleList(nn.Sequential(SWAtten(channels, width)) for channels in known)
         self.atten_scale = nn.ModuleList(nn.Sequential(SWAtten(channels, width)) for channels in known)
-        self.cc_mean_transforms = nn.ModuleList(map(context, known))
-        self.cc_scale_transforms = nn.ModuleList(map(context, known))
-        self.lrp_transforms = nn.ModuleList(context(channels + M // num_slices) for channels in known)
+        out = M // num_slices
+        self.cc_mean_transforms = nn.ModuleList(Context(channels, width, out) for channels in known)
+        self.cc_scale_transforms = nn.ModuleList(Context(channels, width, out) for channels in known)
+        self.lrp_transforms = nn.ModuleList(Context(channels + out, width, out) for channels in known)
         self.entropy_bottleneck = EntropyBottleneck(hyper)
         self.gaussian_conditional = FastGaussianConditional(None)
 
@@ -463,15 +507,18 @@ class TCM(CompressionModel):
         return self.h_mean_s(z_hat), self.h_scale_s(z_hat)
 
     def _predict(self, i: int, hyper: tuple[Tensor, Tensor], y_hat: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and scale of slice `i` given the slices before it, and the support of the mean."""
+        """Mean and scale of slice `i` given the slices before it, and the support of the mean, before its last convolution."""
         before = y_hat[: self.max_support_slices]
-        support = self.atten_mean[i](torch.cat([hyper[0], *before], dim=1))
-        scale = self.cc_scale_transforms[i](self.atten_scale[i](torch.cat([hyper[1], *before], dim=1)))
-        return self.cc_mean_transforms[i](support), scale, support
+        of_mean, of_scale = self.atten_mean[i][0], self.atten_scale[i][0]
+        support = of_mean.gated(torch.cat([hyper[0], *before], dim=1))
+        mean = self.cc_mean_transforms[i].after(of_mean.out_conv, support)
+        known = of_scale.gated(torch.cat([hyper[1], *before], dim=1))
+        return mean, self.cc_scale_transforms[i].after(of_scale.out_conv, known), support
 
     def _corrected(self, i: int, support: Tensor, y_hat: Tensor) -> Tensor:
         """Latent residual prediction: slice `i` with a guess, of at most a half, of what its rounding took."""
-        return y_hat + 0.5 * torch.tanh(self.lrp_transforms[i](torch.cat([support, y_hat], dim=1)))
+        guess = self.lrp_transforms[i].after(self.atten_mean[i][0].out_conv, support, y_hat)
+        return y_hat + 0.5 * torch.tanh(guess)
 
     def _tables(self) -> tuple[list[list[int]], list[int], list[int]]:
         """CDF tables, their lengths and offsets for the rANS coder, without the rows' unused ends."""

@@ -134,6 +134,15 @@ class PlainTCM(TCM):
             y_hat.append(self._corrected(i, support, torch.Tensor(symbols).reshape(mean.shape) + mean))
         return {"x_hat": self.g_s(torch.cat(y_hat, dim=1)).clamp(0, 1)}
 
+    def _predict(self, i: int, hyper: tuple[Tensor, Tensor], y_hat: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        before = y_hat[: self.max_support_slices]
+        mean_support = self.atten_mean[i](torch.cat([hyper[0], *before], dim=1))
+        scale_support = self.atten_scale[i](torch.cat([hyper[1], *before], dim=1))
+        return self.cc_mean_transforms[i](mean_support), self.cc_scale_transforms[i](scale_support), mean_support
+
+    def _corrected(self, i: int, support: Tensor, y_hat: Tensor) -> Tensor:
+        return y_hat + 0.5 * torch.tanh(self.lrp_transforms[i](torch.cat([support, y_hat], dim=1)))
+
     def _tables(self) -> tuple[list[list[int]], list[int], list[int]]:
         model = self.gaussian_conditional
         return (

@@ -3,7 +3,9 @@
 Run `make bench` on a machine that does nothing else.
 
 Much of what a straightforward LIC-TCM loses is fresh memory, which the system clears page by page. Where a process keeps what it
-freed (`train.keep_freed_memory`, which the last test here calls), its forward pass takes 1.0 s instead of 1.3, ours .8 anyway.
+freed (`train.keep_freed_memory`, which the last test here calls, and every training), its forward pass takes .78 s instead of .91,
+ours .55 anyway; its training step on four pictures 5.7 s instead of 8.8, ours 4.9 anyway. So ratios also depend on what ran before in
+the same process: run one test by itself to know its own.
 """
 
 from __future__ import annotations
@@ -78,8 +80,9 @@ def test_forward(benchmark, codec, plain):
     assert ratio(benchmark, lambda: forward(codec), lambda: forward(plain), 10) < 0.7
 
 
-def test_a_training_step(benchmark, codec, plain):
-    x = picture()[None, :, :, :256]
+@pytest.mark.parametrize(("pictures", "bound"), [(4, 0.75), (1, 0.95)])
+def test_a_training_step(benchmark, codec, plain, pictures, bound):
+    x = torch.stack([picture()[:, :, :256] for _ in range(pictures)])
 
     def step(model: TCM) -> None:
         model.train()
@@ -89,7 +92,7 @@ def test_a_training_step(benchmark, codec, plain):
         model.zero_grad()
         model.eval()
 
-    assert ratio(benchmark, lambda: step(codec), lambda: step(plain), 6) < 0.85
+    assert ratio(benchmark, lambda: step(codec), lambda: step(plain), 6) < bound
 
 
 def plainly(model: PlainTCM, pictures: list[torch.Tensor]) -> None:
@@ -101,7 +104,7 @@ def plainly(model: PlainTCM, pictures: list[torch.Tensor]) -> None:
 def test_compress_and_decompress(benchmark, codec, plain):
     x = picture()
     found = ratio(benchmark, lambda: codec.decompress(**codec.compress(x[None])), lambda: plainly(plain, [x]), 6)
-    assert found < 0.85
+    assert found < 0.75
 
 
 def test_code_many(benchmark, codec, plain):
@@ -110,7 +113,7 @@ def test_code_many(benchmark, codec, plain):
     def many() -> None:
         list(container.decode_many(codec, container.encode_many(codec, pictures)))
 
-    assert ratio(benchmark, many, lambda: plainly(plain, pictures), 3) < 0.75
+    assert ratio(benchmark, many, lambda: plainly(plain, pictures), 3) < 0.9
 
 
 @pytest.mark.parametrize("name", ["tcm", "mean-scale-small"])
