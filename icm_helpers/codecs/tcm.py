@@ -228,6 +228,7 @@ class Context(nn.Sequential):
         of ones stands for it.
         """
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            self._merged = None  # the weights may be about to change
             return self(torch.cat((last(gated), *more), dim=1))
         x = torch.cat((gated, *more, torch.ones_like(gated[:, :1])), dim=1)
         x = functional.conv2d(x, self._with(last), self[0].bias, padding=1)
@@ -236,8 +237,9 @@ class Context(nn.Sequential):
         return x
 
     def _with(self, last: nn.Conv2d) -> Tensor:
-        """The first convolution's kernel with `last` in it, (inner, width + others + 1, 3, 3); kept for as long as they are the
-        same (weights that are changed through `.data` look the same), and the number of threads, for the last bit's sake."""
+        """The first convolution's kernel with `last` in it, (inner, width + others + 1, 3, 3); kept until gradients are asked
+        (PyTorch's fused optimisers do not count as changes), weights are changed in another way (but by `.data`, which does not
+        either), or the number of threads, for the last bit's sake."""
         parts = (self[0].weight, last.weight, last.bias)
         state = [(part.data_ptr(), part._version) for part in parts], torch.get_num_threads()
         if self._merged is None or self._merged[0] != state:

@@ -4,8 +4,8 @@ Run `make bench` on a machine that does nothing else.
 
 Much of what a straightforward LIC-TCM loses is fresh memory, which the system clears page by page. Where a process keeps what it
 freed (`train.keep_freed_memory`, which the last test here calls, and every training), its forward pass takes .78 s instead of .91,
-ours .55 anyway; its training step on four pictures 5.7 s instead of 8.8, ours 4.9 anyway. So ratios also depend on what ran before in
-the same process: run one test by itself to know its own.
+ours .55 anyway; its training step on four pictures 5.7 s instead of 8.8, ours 4.9 anyway. So ratios also depend on what ran before
+in the same process: run one test by itself to know its own.
 """
 
 from __future__ import annotations
