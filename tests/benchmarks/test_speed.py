@@ -80,7 +80,7 @@ def test_forward(benchmark, codec, plain):
     assert ratio(benchmark, lambda: forward(codec), lambda: forward(plain), 10) < 0.7
 
 
-@pytest.mark.parametrize(("pictures", "bound"), [(4, 0.75), (1, 0.95)])
+@pytest.mark.parametrize(("pictures", "bound"), [(4, 0.75), (1, 0.85)])
 def test_a_training_step(benchmark, codec, plain, pictures, bound):
     x = torch.stack([picture()[:, :, :256] for _ in range(pictures)])
 
@@ -113,7 +113,7 @@ def test_code_many(benchmark, codec, plain):
     def many() -> None:
         list(container.decode_many(codec, container.encode_many(codec, pictures)))
 
-    assert ratio(benchmark, many, lambda: plainly(plain, pictures), 3) < 0.9
+    assert ratio(benchmark, many, lambda: plainly(plain, pictures), 3) < 0.75
 
 
 @pytest.mark.parametrize("name", ["tcm", "mean-scale-small"])
