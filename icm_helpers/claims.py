@@ -434,12 +434,13 @@ def verdict(interval: Interval, sign: int) -> str:
 def overall(verdicts: Sequence[str]) -> str:
     """One word for several findings of one claim.
 
-    `reproduced` where all say so, `partly` where some do; else `contradicted` where any does; else `not decided`.
+    `reproduced` where all say so, `partly` where some do; else `contradicted` where any does; else `not decided`; and
+    `not measured` where there is none.
 
     >>> overall(["reproduced", "not decided"])
     'partly'
     """
-    found = set(verdicts)
+    found = set(verdicts) or {"not measured"}
     if len(found) == 1:
         return found.pop()
     if "reproduced" in found:
@@ -669,12 +670,16 @@ def scoreboard() -> list[Finding]:
     ]
 
 
+def by_claim(chapter: str, found: Sequence[Finding]) -> dict[Claim, list[Finding]]:
+    """A chapter's claims, in their order, each with its findings."""
+    return {claim: [finding for finding in found if finding.claim == claim] for claim in CLAIMS[chapter]}
+
+
 def cards(chapter: str, found: Sequence[Finding]) -> str:
     """A chapter's claims with their verdicts, in Markdown: the quotation, the test, and what was measured here on each data set."""
     lines = []
-    for claim in CLAIMS[chapter]:
-        mine = [finding for finding in found if finding.claim == claim]
-        word = overall([finding.verdict for finding in mine]) if mine else "not measured"
+    for claim, mine in by_claim(chapter, found).items():
+        word = overall([finding.verdict for finding in mine])
         lines += [
             f"> **Claim {claim.id}** “{claim.quote}” ({claim.where})",
             f"> *Tested as:* {claim.test}; 95 % interval excluding zero.",
@@ -683,6 +688,28 @@ def cards(chapter: str, found: Sequence[Finding]) -> str:
             "",
         ]
     return "\n".join(line + ("  " if line.startswith("> *") else "") for line in lines)
+
+
+def verdicts(chapter: str, found: Sequence[Finding]) -> list[dict[str, Any]]:
+    """The rows of a chapter's table of findings, claim by claim; a claim that nothing tests has a row that says so."""
+    rows = []
+    for claim, mine in by_claim(chapter, found).items():
+        if not mine:
+            rows.append({"claim": claim.id, "verdict": "not measured"})
+        for f in mine:
+            shown = {"claim": claim.id, "data": f.data, "metric": NAMES.get(f.metric, f.metric), "judge": f.judge}
+            interval = {name: getattr(f.interval, name) for name in ("value", "low", "high", "defined")}
+            rows.append({**shown, "verdict": f.verdict, **interval, "unit": f.unit})
+    return rows
+
+
+def unreproduced(chapter: str, found: Sequence[Finding]) -> str:
+    """Every finding that is not *reproduced*, and every claim that nothing tests, as a list in Markdown."""
+    lines = []
+    for claim, mine in by_claim(chapter, found).items():
+        lines += [f"- {claim.id}: {describe(f)}" for f in mine if f.verdict != "reproduced"]
+        lines += [] if mine else [f"- {claim.id}: not measured in this preset"]
+    return "\n".join(lines) or "Every claim is reproduced by all that tested it."
 
 
 def describe(finding: Finding) -> str:

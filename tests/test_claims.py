@@ -223,6 +223,16 @@ def test_a_description_names_data_judge_interval_and_verdict(board):
         assert finding.data in text and finding.verdict in text
 
 
+@pytest.mark.parametrize("chapter", claims.CLAIMS)
+def test_a_table_has_every_finding_claim_by_claim(board, chapter):
+    mine = [f for f in board if f.claim in claims.CLAIMS[chapter]]
+    rows = claims.verdicts(chapter, mine[::-1])  # in whatever order studies come
+    assert list(dict.fromkeys(row["claim"] for row in rows)) == [claim.id for claim in claims.CLAIMS[chapter]]
+    assert sorted(row["value"] for row in rows) == sorted(f.interval.value for f in mine)
+    told = claims.unreproduced(chapter, mine)
+    assert all((describe(f) in told) == (f.verdict != "reproduced") for f in mine)
+
+
 def _shipped(chapter: str, data: str) -> results.Recipe:
     """The last recipe of a chapter of its own on a data set, whose codec is in data/checkpoints."""
     recipes = [r for study in presets.studies(chapter, "book") if study.data == data for r in study.recipes()]
