@@ -72,8 +72,7 @@ def load(recipe: Recipe) -> Video:
             f"no clip {recipe.clip!r} of {recipe.data!r}: scenes-video has one for each seed, davis has {', '.join(DAVIS)}, "
             "sfu names such as BasketballPass_416x240_50"
         )
-    fetched = downloads.assets()["davis2016"].home() / "DAVIS"
-    folder = fetched if fetched.is_dir() else datasets.real_data() / "davis2016"
+    folder = datasets.fetched_or_real(downloads.assets()["davis2016"].home() / "DAVIS", "davis2016")
     return halved(video.davis(folder, recipe.clip, DAVIS[recipe.clip], recipe.images))
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import sys
@@ -33,7 +32,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from tqdm import tqdm
 
-from icm_helpers import downloads, evaluate, files, results
+from icm_helpers import datasets, downloads, evaluate, files, results
 from icm_helpers.codecs import classical, container, ffmpeg, zoo
 
 TABLE = results.LEDGER / "codecs" / "kodak.json"
@@ -254,9 +253,7 @@ def kodak(folder: Path | None = None) -> dict[str, Tensor]:
     Raises:
         DataError: the folder has none, or not the one that every codec is timed on.
     """
-    given = folder or Path(os.environ.get("ICM_REAL_DATA", results.ROOT.parent / "shared" / "real"), "kodak")
-    if folder is None and not given.is_dir():
-        given = downloads.assets()["kodak"].home()
+    given = folder or datasets.fetched_or_real(downloads.assets()["kodak"].home(), "kodak")
     paths = sorted(given.glob("kodim*.png"))
     if CROP not in {path.stem for path in paths}:
         raise downloads.DataError(
@@ -303,7 +300,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--quality", type=int, help="its quality, where CompressAI has several")
     parser.add_argument("--weights", type=Path, help="its weights file; the shipped or published ones where left out")
     parser.add_argument(
-        "--kodak", type=Path, help="folder of kodim01.png ...; where left out, ICM_REAL_DATA's or data/kodak"
+        "--kodak", type=Path, help="folder of kodim01.png ...; where left out, data/kodak or ICM_REAL_DATA's"
     )
     parser.add_argument("--out", type=Path, default=TABLE, help="the table (default: the committed one)")
     args = parser.parse_args(arguments)

@@ -8,6 +8,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -350,6 +351,15 @@ def real_data() -> Path:
     if not folder.is_dir():
         raise DataError(f"no real data at {folder}: set ICM_REAL_DATA to the folder that holds coco_mini")
     return folder
+
+
+def fetched_or_real(fetched: Path, real: str) -> Path:
+    """What was fetched; where it was not, the file or folder of that name in :func:`real_data`, if that is there."""
+    if not fetched.exists():
+        with suppress(DataError):  # no such folder
+            if (given := real_data() / real).exists():
+                return given
+    return fetched  # where it is missing too, its reader says how to fetch it
 
 
 def load(name: str, split: str, *, size: int = 192, limit: int | None = None, root: Path | None = None) -> CocoDataset:

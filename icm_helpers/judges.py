@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,13 +39,7 @@ def _real(file: str) -> Path:
 
 
 def _yolov5n() -> Path:
-    fetched = WEIGHTS / "yolov5n.pt"
-    if not fetched.is_file():
-        with suppress(datasets.DataError):  # no such folder
-            given = _real("weights_yolov5n/yolov5n.safetensors")
-            if given.is_file():
-                return given
-    return fetched  # where it is missing too, its reader says how to fetch it
+    return datasets.fetched_or_real(WEIGHTS / "yolov5n.pt", "weights_yolov5n/yolov5n.safetensors")
 
 
 _SOURCES: Mapping[str, tuple[Callable[[], Path], Callable[[Path], Any]]] = {

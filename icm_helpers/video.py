@@ -141,7 +141,8 @@ def davis(folder: Path | str, name: str, category: str, limit: int | None = None
     if not pictures or [path.stem for path in pictures] != [path.stem for path in drawn]:
         raise DataError(
             f"DAVIS clip {name!r} has {len(pictures)} pictures and {len(drawn)} masks in {folder}, not one mask for each picture: "
-            "unpack the data set again, so that JPEGImages/480p and Annotations/480p lie in that folder"
+            "unpack the data set there (`python -m icm_helpers.datasets fetch davis2016`), so that it has JPEGImages/480p and "
+            "Annotations/480p"
         )
     frames = _tensor([_pixels(path, "RGB") for path in pictures])
     masks = [torch.from_numpy(_pixels(path, "L") > 0)[None] for path in drawn]  # (1, H, W)
