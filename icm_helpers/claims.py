@@ -229,7 +229,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             quote="the LIC model is vulnerable to changes in image recognition models because it learns image compression methods "
             "for a particular image recognition model",
             where="Shindo et al., ICIP 2024, section 1, of all codecs that are trained with a recognition model",
-            test="BD-rate of objectness against MSE, judged by a detector that taught nobody, minus that judged by the teacher: "
+            test="BD-rate of objectness against MSE, judged by a detector that did not teach these codecs, minus that judged by the teacher: "
             "above zero",
             sign=+1,
             measure="transfer",
