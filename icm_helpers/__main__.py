@@ -74,7 +74,7 @@ def _judge(
     pictures = dataset if pictures is None else pictures
     found = evaluate.clean_detections(pictures, model)
     for task, iou_type in (("box", "bbox"), ("mask", "segm")):
-        if task == "box" or any("segmentation" in entry for entry in found):
+        if task == "box" or (dataset.outlined and any("segmentation" in entry for entry in found)):
             summary, _ = evaluate.average_precision(dataset.ground_truth(), found, iou_type)
             print(f"{name}, {len(dataset)} images, {task}: " + ", ".join(f"{k} {v:.3f}" for k, v in summary.items()))
     if dataset.panoptic and hasattr(model, "panoptic"):
@@ -116,9 +116,17 @@ def _written(out: Path, *legs: object) -> None:
 
 
 def _identity(args: argparse.Namespace) -> str:
-    """What a command trains: its arguments, but for where and how fast it computes, and what it writes and says."""
+    """What a command trains: its arguments, but for where and how fast it computes, and what it writes and says.
+
+    Of a file of weights its fingerprint, since another one may come to lie there; of a model by name that of its weights.
+    """
     incidental = ("action", "compile", "device", "judged", "out", "remember")
-    return ", ".join(f"{k} {v}" for k, v in vars(args).items() if k not in incidental)
+    told = {k: v for k, v in vars(args).items() if k not in incidental}
+    for name in {"weights", "teacher", "edges", "detector"} & told.keys():
+        value = told[name]
+        if value is not None:
+            told[name] = results.fingerprint(value) if name == "weights" else presets.fingerprinted(value)
+    return ", ".join(f"{k} {v}" for k, v in told.items())
 
 
 def _training(args: argparse.Namespace, leg: str = "") -> dict[str, Any]:
@@ -399,23 +407,23 @@ def _judged(args: argparse.Namespace) -> None:
     for name, detector in panel.items():
         datasets.require_categories(dataset, detector.categories, name)
     kept = _kept(args.out)
-    judged = {"data": args.data, "size": args.size, "ids": list(map(int, dataset.ids))}
+    judged = {"data": results.fingerprint(dataset.annotations), "size": args.size, "ids": list(map(int, dataset.ids))}
     judged["detectors"] = list(map(_fingerprinted, named))
     clean: dict[str, list[dict[str, Any]]] = {}
     records = []
     for k, (weights, quality) in enumerate(zip(*pairs, strict=True)):
         told = " ".join(str(word) for word in (args.codec, weights, quality) if word is not None)
         model = _named_codec(args.codec, quality, weights, args.device)
-        asked = {"codec": args.codec, "weights": weights and results.fingerprint(weights), "quality": quality, **judged}
+        learned = zoo.fingerprint(model).hex() if isinstance(model, torch.nn.Module) else None
+        asked = {"codec": args.codec, "weights": learned, "quality": quality, **judged}
         found = next((record for record in kept if record["asked"] == asked), None)
         if found is None:
             clean = clean or {name: evaluate.clean_detections(dataset, detector) for name, detector in panel.items()}
             result, bootstrap = evaluate.evaluate(model, dataset, panel, clean)
             found = {"asked": asked, "result": result, "bootstrap": bootstrap}
             if args.out:
-                kept.append(found)
-                with files.atomically(args.out) as temporary:
-                    temporary.write_text(json.dumps(kept), encoding="utf-8")
+                with files.atomically(args.out) as temporary:  # with what another process has written meanwhile
+                    temporary.write_text(json.dumps([*_kept(args.out), found]), encoding="utf-8")
         records.append({**found, "recipe": {"lmbda": k}})
         result, bootstrap = found["result"], found["bootstrap"]
         print(f"{told}: {result['bpp']:.4f} bpp, {result['psnr']:.2f} dB, {len(dataset)} pictures of {args.data}")
@@ -424,7 +432,8 @@ def _judged(args: argparse.Namespace) -> None:
             print(f"  {claims.NAMES[metric]} of {name} {result[metric][name]:.3f} [{low:.3f}, {high:.3f}]", flush=True)
     for name, detections in clean.items():
         summary, _ = evaluate.average_precision(dataset.ground_truth(), detections)
-        print(f"uncompressed: box AP of {name} {summary['ap']:.3f}")
+        told = f"{summary['ap']:.3f}" if summary else "is not defined: no object is annotated"
+        print(f"uncompressed: box AP of {name} {told}")
     if rates == 1:
         print("give two rates or more, such as several --weights, for a BD-rate against the codecs of the book")
         return

@@ -229,8 +229,8 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             quote="the LIC model is vulnerable to changes in image recognition models because it learns image compression methods "
             "for a particular image recognition model",
             where="Shindo et al., ICIP 2024, section 1, of all codecs that are trained with a recognition model",
-            test="BD-rate of objectness against MSE, judged by a detector that did not teach these codecs, minus that judged by the teacher: "
-            "above zero",
+            test="BD-rate of objectness against MSE, judged by a detector that did not teach these codecs, minus that judged by "
+            "the teacher: above zero",
             sign=+1,
             measure="transfer",
             metrics=("box_ap",),
@@ -637,6 +637,9 @@ def measured_alike(data: str, size: int, pictures: Sequence[int]) -> list[list[d
     Args:
         data, size: as in `datasets.load`.
         pictures: their ids, in order.
+
+    Raises:
+        LedgerError: a record of the book is missing or damaged.
     """
     groups = []
     for chapter in CLAIMS:

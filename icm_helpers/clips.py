@@ -98,7 +98,7 @@ def edges(recipe: Recipe, clip: Video, *, device: str = "auto", progress: bool =
     masks, drawn in the order of the annotation: what a perfect segmenter of objects would give.
 
     Raises:
-        ValueError: unknown loss, or other weights of Segment Anything than the recipe's.
+        ValueError: unknown loss, other weights of Segment Anything than the recipe's, or an alpha below `masks.LEAST`.
         FileNotFoundError, ImportError: Segment Anything is missing.
     """
     if recipe.loss not in LOSSES:
@@ -109,6 +109,7 @@ def edges(recipe: Recipe, clip: Video, *, device: str = "auto", progress: bool =
     if recipe.loss == "sa-nerv-truth":
         numbered = [(np.arange(1, len(m) + 1)[:, None, None] * m.numpy()).max(0, initial=0) for m in clip.masks]
         return torch.stack([torch.from_numpy(masks.edges(labels, **canny))[None].float() for labels in numbered])
+    masks.require_stored(recipe.alpha)
     folder = _segmented(recipe, clip, device, progress)
     found = (masks.read(folder, k) for k in clip.ids)
     return torch.stack([masks.sam_edges(f, recipe.alpha, order=recipe.drawing, **canny) for f in found])

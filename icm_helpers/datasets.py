@@ -87,14 +87,17 @@ def _decode_mask(segmentation: Any, box: list[float], height: int, width: int) -
             raise ValueError(f"run lengths for size {segmentation['size']}, picture of size {[height, width]}")
         packed = isinstance(segmentation["counts"], str | bytes)
         return rle.decode(segmentation if packed else rle.frPyObjects(segmentation, height, width)).astype(bool)
-    # Two points are no polygon, and the decoder would take four numbers for a box.
-    polygons = [polygon for polygon in segmentation or [] if len(polygon) >= 6]
-    if polygons:
+    if polygons := _polygons(segmentation):
         return rle.decode(rle.merge(rle.frPyObjects(polygons, height, width))).astype(bool)
     mask = np.zeros((height, width), dtype=bool)
     x1, y1, x2, y2 = box
     mask[math.floor(y1) : math.ceil(y2), math.floor(x1) : math.ceil(x2)] = True
     return mask
+
+
+def _polygons(segmentation: list | None) -> list[list[float]]:
+    """Two points are no polygon, and the decoder would take four numbers for a box."""
+    return [polygon for polygon in segmentation or [] if len(polygon) >= 6]
 
 
 class PanopticTruth:
@@ -236,7 +239,8 @@ class CocoDataset(Dataset):
     def ground_truth(self, ids: Iterable[int] | None = None) -> dict[str, list]:
         """COCO dictionary for an evaluator: the pictures in use (or `ids` of them) and their cleaned annotations.
 
-        Annotations are numbered anew from 1: evaluators match by this number, and a zero or a double spoils the AP.
+        Annotations are numbered anew from 1: evaluators match by this number, and a zero or a double spoils the AP. Where one has
+        no outline, its box stands for it, as in its `Sample`.
 
         Raises:
             KeyError: an id that is not in use.
@@ -245,9 +249,17 @@ class CocoDataset(Dataset):
         objects = [item for i in chosen for item in self._objects[i]]
         return {
             "images": [self._entries[i] for i in chosen],
-            "annotations": [{**item, "id": n} for n, item in enumerate(objects, start=1)],
+            "annotations": [
+                {**item, "segmentation": _outline(item) or _around(*item["bbox"]), "id": n}
+                for n, item in enumerate(objects, start=1)
+            ],
             "categories": [{"id": i, "name": name} for i, name in self.categories.items()],
         }
+
+    @property
+    def outlined(self) -> bool:
+        """Whether any object in use has an outline: where none has, a mask AP would be one against boxes."""
+        return any(_outline(item) for objects in self._objects.values() for item in objects)
 
     def used_categories(self) -> dict[int, str]:
         """The categories that occur in the annotations of the pictures in use."""
@@ -319,6 +331,18 @@ class CocoDataset(Dataset):
         return objects
 
 
+def _outline(item: dict[str, Any]) -> dict[str, Any] | list[list[float]]:
+    """The run lengths of an annotation, or its polygons, of which there may be none."""
+    segmentation = item.get("segmentation")
+    return segmentation if isinstance(segmentation, dict) else _polygons(segmentation)
+
+
+def _around(x: float, y: float, w: float, h: float) -> list[list[float]]:
+    """A box as a polygon, of whole pixels as :func:`_decode_mask` fills it."""
+    x1, y1, x2, y2 = math.floor(x), math.floor(y), math.ceil(x + w), math.ceil(y + h)
+    return [[x1, y1, x2, y1, x2, y2, x1, y2]]
+
+
 def require_categories(dataset: CocoDataset, known: Mapping[int, str] | Iterable[int], who: str) -> None:
     """Make sure that a detector can be judged on a data set: it knows every category that is annotated.
 
@@ -349,7 +373,9 @@ def real_data() -> Path:
     """
     folder = Path(os.environ.get("ICM_REAL_DATA", _ROOT.parent / "shared" / "real"))
     if not folder.is_dir():
-        raise DataError(f"no real data at {folder}: set ICM_REAL_DATA to the folder that holds coco_mini")
+        raise DataError(
+            f"no real data at {folder}: set ICM_REAL_DATA to the folder that holds coco_mini and weights_yolox_nano"
+        )
     return folder
 
 

@@ -76,13 +76,14 @@ def average_precision(
         samples: indices (replicates, n) into the sorted image ids; None for no replicates.
 
     Returns:
-        `ap` (IoU .50:.95), `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large` (absent where no such object exists), and the AP of
-        each replicate. The matching of detections to objects is done once; a replicate only accumulates it again.
+        `ap` (IoU .50:.95), `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large`, each absent where there is no such object, and
+        the AP of each replicate. The matching of detections to objects is done once; a replicate only accumulates it again.
     """
     coco = COCO(truth)
     names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
     if not results:
-        return dict.fromkeys(names[:3], 0.0), [0.0] * (0 if samples is None else len(samples))
+        asked = any(not item.get("iscrowd") for item in truth["annotations"])
+        return dict.fromkeys(names[:3], 0.0) if asked else {}, [0.0] * (0 if samples is None else len(samples))
     # Copies: loadRes writes into the entries, and would give each box a mask of its own shape.
     found = coco.loadRes([dict(entry) for entry in results])
     full = COCOeval_faster(coco, found, iou_type, print_function=_silent)
@@ -147,12 +148,13 @@ def evaluate(
         encode: (codec, sample) -> bytes, where coding needs more than codec and image (refined latents, say).
 
     Returns:
-        `result`: bpp (all bytes), bpp_likelihood (where the codec's own encoder has likelihoods), psnr, psnr_inside, psnr_outside
-        (over the pooled pixels inside and outside object masks; at most 120 dB), per_image bytes and pixels, and by detector
-        box_ap, box_ap50, box_ap_small, ..., mask_ap, agreement (box AP against its own clean detections of score 0.3 or more,
-        where it has any); of detectors with `panoptic`, where the data set has panoptic maps, pq, sq, rq, pq_things, pq_stuff;
-        by_cover (of 30 images or more): object_share, bpp and box_ap in each third of the images, from those
-        of which objects cover least to those of which they cover most;
+        `result`: images, object_share (of all pixels), bpp (all bytes), bpp_likelihood (where the codec's own encoder has
+        likelihoods), psnr, psnr_inside, psnr_outside (over the pooled pixels inside and outside object masks, if any; at most
+        120 dB), per_image bytes and pixels, and by detector box_ap, box_ap50, box_ap_small, ..., mask_ap (where both it and the
+        data set have outlines), agreement (box AP against its own clean detections of score 0.3 or more, where it has any); of
+        detectors with `panoptic`, where the data set has panoptic maps, pq, sq, rq, pq_things, pq_stuff; by_cover (of 30 images
+        or more): object_share, bpp and box_ap in each third of the images, from those of which objects cover least to those of
+        which they cover most;
         `bootstrap`: bpp, psnr_inside, psnr_outside, and box_ap, mask_ap, agreement, pq, sq, rq, pq_things, pq_stuff by
         detector, 200 paired replicates each; by_cover with bpp and box_ap likewise, each third resampled by itself.
 
@@ -164,6 +166,7 @@ def evaluate(
     sizes, pixels, bits = [], [], []
     inside, outside, area = [], [], []
     results: dict[str, list] = {name: [] for name in detectors}
+    outlining: set[str] = set()
     tallies: dict[str, list] = {
         name: [] for name, d in detectors.items() if dataset.panoptic and hasattr(d, "panoptic")
     }
@@ -191,6 +194,7 @@ def evaluate(
             else:
                 (found,) = detector.detect([x_hat])
             results[name] += coco_results(sample.image_id, found)
+            outlining |= {name} if "masks" in found and dataset.outlined else set()
     size, count, inner, outer, covered = (
         np.asarray(v, dtype=np.float64) for v in (sizes, pixels, inside, outside, area)
     )
@@ -204,26 +208,25 @@ def evaluate(
         "images": len(dataset),
         "bpp": 8 * size.sum() / count.sum(),
         "psnr": psnr((inner + outer).sum() / count.sum()),
-        "psnr_inside": psnr(inner.sum() / covered.sum()),
-        "psnr_outside": psnr(outer.sum() / (count - covered).sum()),
         "object_share": covered.sum() / count.sum(),
         "per_image": {"id": [int(i) for i in dataset.ids], "bytes": sizes, "pixels": pixels},
     }
     if bits:
         result["bpp_likelihood"] = float(np.sum(bits) / count.sum())
-    bootstrap: dict[str, Any] = {
-        "bpp": (8 * pooled(size, count)).tolist(),
-        "psnr_inside": psnr(pooled(inner, covered)).tolist(),
-        "psnr_outside": psnr(pooled(outer, count - covered)).tolist(),
-    }
+    bootstrap: dict[str, Any] = {"bpp": (8 * pooled(size, count)).tolist()}
+    for name, error, share in (("psnr_inside", inner, covered), ("psnr_outside", outer, count - covered)):
+        if share.any():
+            result[name] = psnr(error.sum() / share.sum())
+            bootstrap[name] = psnr(pooled(error, share)).tolist()
     for name, found in results.items():
         for task, iou_type in (("box", "bbox"), ("mask", "segm")):
-            if task == "mask" and not any("segmentation" in entry for entry in found):
+            if task == "mask" and name not in outlining:
                 continue
             summary, replicates = average_precision(truth, found, iou_type, samples)
             for key, value in summary.items():
                 result.setdefault(f"{task}_{key}", {})[name] = value
-            bootstrap.setdefault(f"{task}_ap", {})[name] = replicates
+            if "ap" in summary:
+                bootstrap.setdefault(f"{task}_ap", {})[name] = replicates
         confident = as_truth(truth, clean.get(name, []))
         if confident["annotations"]:
             summary, replicates = average_precision(confident, found, "bbox", samples)
@@ -275,8 +278,9 @@ def coded(
 
 
 def as_truth(truth: dict[str, Any], detections: list[dict[str, Any]]) -> dict[str, Any]:
-    """A detector's confident detections as COCO ground truth of the same images."""
-    kept = [d for d in detections if d["score"] >= CONFIDENT]
+    """A detector's confident detections, of the categories that the truth lists, as COCO ground truth of the same images."""
+    listed = {category["id"] for category in truth["categories"]}
+    kept = [d for d in detections if d["score"] >= CONFIDENT and d["category_id"] in listed]
     annotations = [
         {
             **{k: d[k] for k in ("image_id", "category_id", "bbox")},

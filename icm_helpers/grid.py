@@ -2,6 +2,7 @@
 
 While a run is going, its names are claimed: locked files, so that several grids on one ledger share the work instead of doing it
 twice. The operating system gives a lock back when the processes that hold it have ended, however they ended: none grows stale.
+Jobs of a cluster hold none themselves: where the grid that started them was killed outright, let them end before you start another.
 """
 
 from __future__ import annotations
@@ -224,8 +225,8 @@ def sweep(
 ) -> None:
     """Do the runs, `jobs` at a time, but for those that other processes finish or are busy with.
 
-    A run that fails is tried `retries` times more, after the others. Ctrl-C and SIGTERM stop whatever is going. Where only runs of
-    other processes are left, it waits for them, to take over what they leave undone.
+    A run that fails is tried `retries` times more, after the others. Ctrl-C, SIGTERM and a lost terminal stop whatever is going.
+    Where only runs of other processes are left, it waits for them, to take over what they leave undone.
 
     Raises:
         GridError: a run failed each time; all others are done.
@@ -235,7 +236,9 @@ def sweep(
         raise ValueError(f"jobs must be at least 1, not {jobs}")
     waiting, running, failed = list(recipes), [], []
     total, done, tries, begun, told = len(waiting), 0, Counter(), time.monotonic(), False
-    terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Under nohup a terminal may go.
+    heard = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in heard}
     try:
         while waiting or running:
             for recipe in list(waiting):
@@ -278,7 +281,8 @@ def sweep(
         launcher.stop([task for _, task, _ in running])
         for _, _, claimed in running:
             release(claimed)
-        signal.signal(signal.SIGTERM, terminated)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if failed:
         logs = ", ".join(str(log(recipe)) for recipe in failed)
         raise GridError(f"{len(failed)} of {total} runs failed, the others are done: see {logs}")

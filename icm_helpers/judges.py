@@ -73,7 +73,8 @@ def load(name: str) -> evaluate.Detector:
 
     Raises:
         ValueError: unknown name, or its weights are not the ones the fingerprint says.
-        FileNotFoundError: its weights are missing.
+        FileNotFoundError, DataError: its weights, or the folder that has them, are missing.
+        ImportError: a package that it needs is not installed.
     """
     name, _, wanted = name.partition("@")
     if name not in _SOURCES:
@@ -211,7 +212,11 @@ def finetune(
         codec: anything :func:`icm_helpers.codecs.container.encode` takes.
         dataset: training pictures; all are coded first.
         schedule, folder, seed, device, precision, progress, describe, identity: as in :func:`icm_helpers.train.fit`.
+
+    Raises:
+        DataError: a category is annotated that the detector does not know.
     """
+    datasets.require_categories(dataset, detector.categories, "the detector")
     model = copy.deepcopy(detector).requires_grad_(True)
     decoded = Decoded(dataset, codec, progress=progress)
     pictures = Pictures(decoded, seed, schedule.steps * schedule.batch, semantic=hasattr(model, "panoptic"))

@@ -360,12 +360,22 @@ def stored(
     kind: dict[str, Any] = {}
     if data == "scenes":
         kind = {"size": size, "scenes": scenes.VERSION}
-    elif data == "coco2017":  # which is whatever ICM_COCO names: of another data set the masks would be others
+    else:  # which is whatever lies where ICM_COCO, say, names it: of other pictures the masks would be others
         kind = {"annotations": results.fingerprint(dataset.annotations)}
     name = "-".join(["masks", data, split, *([str(size)] if data == "scenes" else []), model])
     folder = out or results.ROOT / "data" / "cache" / name
     make(folder, dataset, segment, {"data": data, "split": split, **kind, **decided}, part=part, progress=progress)
     return folder
+
+
+def require_stored(alpha: float) -> None:
+    """Make sure that the masks above alpha are among those in a folder, where the lowest predicted IoU is `LEAST`.
+
+    Raises:
+        ValueError: alpha is lower.
+    """
+    if alpha < LEAST:
+        raise ValueError(f"alpha is {alpha:g}: masks are stored from {LEAST:g} on, take that or more")
 
 
 def info(folder: Path | str, alphas: Iterable[float] = (0.98, 0.93, 0.48)) -> dict[str, Any]:
@@ -395,7 +405,10 @@ def _settle(folder: Path, recipe: dict[str, Any]) -> None:
     path = folder / "masks.json"
     with suppress(FileExistsError), files.atomically(path, replace=False) as temporary:
         temporary.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
-    found = json.loads(path.read_text())
+    try:
+        found = dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} cannot be read ({error}): restore it, or delete {folder}") from error
     if found != recipe:
         differing = [k for k in sorted({*found, *recipe}) if found.get(k) != recipe.get(k)]
         told = "; ".join(f"{k} {found.get(k)!r} there, {recipe.get(k)!r} here" for k in differing)

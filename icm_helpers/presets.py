@@ -359,7 +359,7 @@ def _beside(study: Study) -> tuple[Recipe, ...]:
 
 
 # Steps, batch, crops and start are those of the runs beside. The learning rate is the paper's, a fifth of theirs, which would
-# change them little (the chapter on SA-ICM asks). The scales are what `run.scale` finds, to two digits: they make each distortion
+# change them little (the chapter on SA-ICM asks). The scales are what `run.scale` finds: they make each distortion
 # equal that of MSE, in the mean over 200 training crops, on the codec that all runs start from.
 DISTILL_SCENES = replace(
     SCENES,

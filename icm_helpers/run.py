@@ -52,7 +52,11 @@ def data(recipe: Recipe, split: str, limit: int | None = None) -> datasets.CocoD
 
 
 def codec(recipe: Recipe) -> Any:
-    """A recipe's codec as it starts: classical, from its start weights, or random."""
+    """A recipe's codec as it starts: classical, from its start weights, or random.
+
+    Raises:
+        ValueError: no such codec, or other start weights than the recipe's.
+    """
     if recipe.codec == "png":
         return classical.Png()
     if recipe.codec in CLASSICAL:
@@ -226,15 +230,19 @@ def _teacher(name: str, device: torch.device) -> Any:
     return judges.load(name).to(device)
 
 
-@cache
-@torch.no_grad()
 def scale(recipe: Recipe, crops: int = 200, device: torch.device | None = None) -> float:
     """What makes a recipe's distortion equal that of MSE at its start, in the mean over the first training crops of seed 0.
 
-    Multiplied by it, one ladder of lambdas serves all losses. Measured once, on the codec that all trainings start from.
+    Multiplied by it, one ladder of lambdas serves all losses. Measured once, on the codec that all trainings start from, and told
+    to two digits, on which devices agree.
     """
-    device = device or torch.device("cpu")
-    recipe = replace(recipe, lmbda=1.0, scale=1.0, seed=0)
+    alike = replace(recipe, lmbda=1.0, scale=1.0, seed=0)  # whatever its lambda and seed
+    return float(f"{_scale(alike, crops, device or torch.device('cpu')):.2g}")
+
+
+@cache
+@torch.no_grad()
+def _scale(recipe: Recipe, crops: int, device: torch.device) -> float:
     model, found = codec(recipe).to(device), torch.zeros(2)
     objectives = objective("mse", 1.0), recipe_objective(recipe, device)
     items = training_crops(recipe, data(recipe, "train", recipe.train_images), crops)
@@ -293,8 +301,9 @@ def edges(
         alpha, drawing, canny_low, canny_high, dilate: as in `masks.sam_edges`.
 
     Raises:
-        ValueError: other weights lie where those of the segmenter belong.
+        ValueError: other weights lie where those of the segmenter belong, or alpha is below `masks.LEAST`.
     """
+    masks.require_stored(alpha)
     folder = masks.stored(data, size=size, limit=len(images), model=judges.segmenter(segmenter), device=device)
     how = {"order": drawing, "low": canny_low, "high": canny_high, "dilate": dilate}
     return lambda sample: masks.sam_edges(masks.read(folder, sample.image_id), alpha, **how)

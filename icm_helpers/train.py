@@ -148,13 +148,15 @@ def fit(
         compiled: use torch.compile for the forward and backward pass (needs a C++ compiler on a CPU).
         workers: processes that load data.
         collate: how items become a batch; by default they are stacked.
+        progress: whether a bar tells how far it is, with ETA; in a log file a line every half a minute.
+        describe: its first words.
         identity: what is trained (model, data, loss), in any words: a checkpoint with other words is refused.
 
     Returns:
         One dictionary per 4 % of the steps: `step` and the mean of each logged scalar since the one before.
 
     Raises:
-        NonFiniteLossError: the loss is NaN or infinite.
+        NonFiniteLossError: the loss, or its gradient, is NaN or infinite.
         ValueError: too little data, a batch that the processes cannot share evenly, or a checkpoint in `folder` that is damaged or
             belongs to another schedule, seed or identity.
         OSError: the checkpoint cannot be written; the one before is still there.
@@ -209,16 +211,18 @@ def fit(
         for group in optimiser.param_groups:
             group["lr"] = schedule.lr * schedule.factor(step)
         terms = objective(forward, run.to_device(batch))
-        loss = terms["loss"]
-        if not torch.isfinite(loss):
+        norm = loss = terms["loss"]
+        if torch.isfinite(loss):
+            optimiser.zero_grad()
+            run.backward(loss)
+            norm = run.clip_gradients(wrapped, optimiser, max_norm=schedule.clip, error_if_nonfinite=False)
+        if not torch.isfinite(norm):
             names = ", ".join(str(data.source(i)) for i in items) if hasattr(data, "source") else f"items {list(items)}"
             raise NonFiniteLossError(
-                f"the loss is {loss.item()} at step {step} on {names}: lower the learning rate, lengthen the warm-up, or look at "
-                f"that batch; the last good checkpoint is {checkpoint if checkpoint and checkpoint.exists() else 'not kept'}"
+                f"the loss is {loss.item()}, the norm of its gradient {norm.item()}, at step {step} on {names}: lower the learning "
+                "rate, lengthen the warm-up, or look at that batch; the last good checkpoint is "
+                f"{checkpoint if checkpoint and checkpoint.exists() else 'not kept'}"
             )
-        optimiser.zero_grad()
-        run.backward(loss)
-        run.clip_gradients(wrapped, optimiser, max_norm=schedule.clip)
         optimiser.step()
         if aux is not None:
             _aux_step(model, aux)

@@ -78,6 +78,11 @@ def test_bytes_missing_left_over_or_of_another_format_raise(codec):
             decode(codec, broken)
 
 
+def test_bytes_after_a_png_raise():
+    with pytest.raises(BitstreamError, match="followed by other bytes"):
+        decode(Png(), encode(Png(), colourful(20, 30)) + b"\0")
+
+
 @pytest.mark.parametrize("codec", STILL + VIDEO)
 def test_settings_out_of_range_are_refused(codec):
     for setting in (-1, 101, 30.5):

@@ -62,6 +62,17 @@ def test_every_form_of_mask_gives_the_same_rectangle(tmp_path, segmentation):
     assert torch.equal(sample.object_mask, torch.from_numpy(RECTANGLE)[None].float())
 
 
+@pytest.mark.parametrize(
+    "missing", [{}, {"segmentation": None}, {"segmentation": []}, {"segmentation": [[4, 5, 14, 11]]}]
+)
+def test_a_box_stands_for_the_outline_that_an_annotation_lacks(tmp_path, missing):
+    bare = {k: v for k, v in annotation().items() if k != "segmentation"} | missing
+    dataset = CocoDataset(*write(tmp_path, [bare]))
+    (item,) = dataset.ground_truth()["annotations"]
+    (outline,) = rle.frPyObjects(item["segmentation"], HEIGHT, WIDTH)
+    assert np.array_equal(rle.decode(outline), RECTANGLE) and not dataset.outlined
+
+
 def test_a_picture_without_annotations_is_a_sample_with_no_objects(tmp_path):
     sample = CocoDataset(*write(tmp_path, []))[0]
     assert (sample.boxes.shape, sample.labels.shape, sample.masks.shape) == ((0, 4), (0,), (0, HEIGHT, WIDTH))

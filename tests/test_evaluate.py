@@ -239,6 +239,35 @@ def test_a_detector_of_boxes_gets_no_mask_ap_and_a_lossless_codec_a_finite_psnr(
     assert result["psnr"] == pytest.approx(120)
 
 
+def test_masks_are_judged_where_detector_and_data_have_outlines_also_where_nothing_is_found(scenes, monkeypatch):
+    judge = Oracle(scenes)
+    blind = {
+        "boxes": torch.zeros(0, 4),
+        "labels": torch.zeros(0),
+        "scores": torch.zeros(0),
+        "masks": torch.zeros(0, 64, 64),
+    }
+    monkeypatch.setattr(judge, "detect", lambda images: [blind] * len(images))
+    result, bootstrap = run(Jpeg(30), scenes, judge)
+    assert result["mask_ap"] == result["box_ap"] == {"judge": 0} and bootstrap["mask_ap"]["judge"] == [0] * 200
+    monkeypatch.setattr(datasets.CocoDataset, "outlined", False)
+    assert "mask_ap" not in run(Jpeg(30), scenes, Oracle(scenes))[0]
+
+
+def test_without_objects_there_is_no_ap(scenes, monkeypatch):
+    judge = Oracle(scenes)
+    monkeypatch.setattr(scenes, "_objects", {i: [] for i in scenes.ids})
+    result, bootstrap = run(Jpeg(30), scenes, judge)
+    assert not {"box_ap", "psnr_inside"} & (result.keys() | bootstrap.keys())
+    assert result["agreement"]["judge"] == pytest.approx(1)
+
+
+def test_agreement_is_about_the_categories_that_the_data_set_lists():
+    truth, guesses = truth_and_guesses()
+    listed = as_truth(truth, [*guesses, {**guesses[0], "category_id": 3, "score": 0.9}])
+    assert {item["category_id"] for item in listed["annotations"]} == {1, 2}
+
+
 def test_a_detector_that_is_sure_of_nothing_has_no_agreement(scenes):
     result, bootstrap = run(Jpeg(30), scenes, Oracle(scenes, score=0.2))
     assert "box_ap" in result and "agreement" not in result and "agreement" not in bootstrap

@@ -110,6 +110,9 @@ def test_a_run_whose_process_was_killed_leaves_nothing_in_the_way(folder):
     assert records(folder) == [0]
 
 
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def start_grid(folder: Path, *arguments: object) -> subprocess.Popen:
     """`sweep` in another process."""
     code = f"import sys; sys.path[:0] = {PATHS}; import pathlib, test_grid as t; "
@@ -119,8 +122,8 @@ def start_grid(folder: Path, *arguments: object) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # Who runs the tests in the background has Ctrl-C switched off, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # Who runs the tests in the background has Ctrl-C or a lost terminal switched off, and children inherit that.
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in ENDS],
     )
 
 
@@ -131,7 +134,7 @@ def until(condition, seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("number", ENDS, ids=["Ctrl-C", "SIGTERM", "a lost terminal"])
 def test_a_grid_that_is_stopped_stops_its_processes_and_goes_on_later(folder, number):
     process = start_grid(folder, range(3), "0:hangs 1:hangs")
     until(lambda: len(begun(folder)) == 2)

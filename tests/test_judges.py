@@ -46,6 +46,11 @@ def test_decoded_pictures_are_the_codecs_and_keep_their_objects(scenes):
         assert 0.005 < (worse.image - sample.image).abs().mean() < 0.2
 
 
+def test_fine_tuning_refuses_categories_that_the_detector_does_not_know(scenes):
+    with pytest.raises(datasets.DataError, match="the detector calls this category 'person'"):
+        judges.finetune(YOLO(dict.fromkeys(scenes.categories, "person"), size=64), Jpeg(30), scenes, progress=False)
+
+
 def test_fine_tuning_learns_the_decoded_pictures_and_leaves_the_original_alone(scenes):
     base = YOLO(scenes.used_categories(), size=64).eval().requires_grad_(False)
     before = {k: v.clone() for k, v in base.state_dict().items()}

@@ -179,6 +179,9 @@ def test_a_folder_made_otherwise_is_refused(tmp_path):
     make(tmp_path, 2)
     with pytest.raises(DataError, match=r"pred_iou_thresh 0\.4 there, 0\.9 here"):
         make(tmp_path, 2, {**RECIPE, "pred_iou_thresh": 0.9})
+    (tmp_path / "masks.json").write_bytes(b"{")
+    with pytest.raises(DataError, match=r"masks\.json cannot be read"):
+        make(tmp_path, 2)
 
 
 def test_two_processes_at_once_leave_one_good_file_a_picture(tmp_path):
@@ -229,17 +232,19 @@ def test_a_recipe_trains_on_the_edges_of_stored_masks_above_its_alpha(tmp_path, 
         shapes = sample.masks.numpy()
         masks.write(tmp_path, i, found(shapes, np.linspace(0.5, 0.9, len(shapes))))
     study = presets.studies("object_region_mse", "smoke")[0]
-    study = replace(study, size=64, scales=(("sa-icm", 1.0),), edges="sam-vit-b", alphas=(0.4, 0.8), lmbdas=(0.01,))
+    study = replace(study, size=64, scales=(("sa-icm", 1.0),), edges="sam-vit-b", alphas=(0.48, 0.8), lmbdas=(0.01,))
     recipes, asked = [r for r in study.recipes() if r.loss == "sa-icm"], []
     monkeypatch.setattr(masks, "stored", lambda data, **how: asked.append((data, how["model"])) or tmp_path)
     many, few = (run.training_crops(recipe, scenes, 8) for recipe in recipes)
-    assert asked == [("scenes", "vit_b")] * 2 and [r.alpha for r in recipes] == [0.4, 0.8]
+    assert asked == [("scenes", "vit_b")] * 2 and [r.alpha for r in recipes] == [0.48, 0.8]
     assert {r.edges for r in recipes} == {presets.fingerprinted("sam-vit-b")}
     for (image, more), (same, fewer), (plain, objects) in zip(
         many, few, datasets.Crops(scenes, 64, 0, 8, "none"), strict=True
     ):
         assert torch.equal(image, same) and torch.equal(image, plain)
         assert (fewer <= more).all() and fewer.sum() < more.sum() < objects.sum()
+    with pytest.raises(ValueError, match=r"alpha is 0\.3: masks are stored from 0\.48 on"):
+        run.training_crops(replace(recipes[0], alpha=0.3), scenes, 8)
 
 
 def test_the_true_edges_lie_where_things_and_stuff_meet(tmp_path):

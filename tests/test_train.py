@@ -106,6 +106,20 @@ def test_a_nan_loss_stops_with_the_batch_named(tmp_path):
     assert torch.load(tmp_path / "training.ckpt", weights_only=True)["step"] == 2
 
 
+def test_a_loss_whose_gradient_is_infinite_stops_before_a_weight_changes():
+    model, before = codec(), codec()
+
+    def steep(forward, batch):
+        return {"loss": (forward(batch[0])["x_hat"] * 0).sum().sqrt()}
+
+    plan = train.Schedule(steps=2, batch=2, lr=1e-3, warmup=0)
+    with pytest.raises(
+        train.NonFiniteLossError, match=r"loss is 0\.0, the norm of its gradient nan, at step 0 on noise0"
+    ):
+        train.fit(model, Noise(4), steep, plan, seed=1, device="cpu", progress=False)
+    assert equal(model, before)
+
+
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
     fit(codec(), 4, tmp_path)
     with pytest.raises(ValueError, match="another recipe"):

@@ -178,8 +178,10 @@ class Png:
         """The picture in a PNG file, (3, H, W) float32 in [0, 1], on the CPU.
 
         Raises:
-            BitstreamError: no PNG, damaged (each part has its checksum), or more than `MAX_PIXELS`.
+            BitstreamError: no PNG, damaged (each part has its checksum), followed by other bytes, or more than `MAX_PIXELS`.
         """
+        if data[-12:] != b"\0\0\0\0IEND\xaeB`\x82":
+            raise BitstreamError("no end of PNG at the end: no PNG file, cut short, or followed by other bytes.")
         return _read(data, "PNG")
 
 

@@ -17,8 +17,9 @@ from torch.nn.functional import interpolate
 
 from icm_helpers.formats import CITYSCAPES_STUFF, CITYSCAPES_THINGS
 from icm_helpers.panoptic import Panoptic
+from icm_helpers.tasks import weights
 from icm_helpers.tasks.coco import CATEGORIES
-from icm_helpers.tasks.teacher import magnified, require_pictures
+from icm_helpers.tasks.teacher import magnified, require_picture, require_pictures
 
 CONFIGS = {
     "faster_rcnn_R_50_FPN_3x": "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml",
@@ -58,7 +59,7 @@ class Detectron2(nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, holds another network, or its name is none of the zoo's.
         """
-        path = _present(path)
+        path = weights.present(path)
         config = next((config for start, config in CONFIGS.items() if path.name.startswith(start)), None)
         if config is None:
             raise ValueError(
@@ -128,10 +129,7 @@ class Detectron2(nn.Module):
         return [self._detect_one(image.to(self.model.pixel_mean.device)) for image in images]
 
     def _detect_one(self, image: Tensor) -> dict[str, Tensor]:
-        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-            raise ValueError(f"image is {image.dtype} of shape {tuple(image.shape)}: an R-CNN takes floats (3, H, W)")
-        if not image.isfinite().all():
-            raise ValueError("image holds NaN or infinity: what made it, perhaps a diverged codec, is broken")
+        require_picture(image)
         height, width = image.shape[1:]
         scale = min(self.min_size / min(height, width), self.max_size / max(height, width))
         size = [int(side * scale + 0.5) for side in (height, width)]
@@ -220,7 +218,7 @@ class CityscapesPanopticDeepLab(nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, or holds another network.
         """
-        path = _present(path)
+        path = weights.present(path)
         settings = cls.settings()
         from detectron2.modeling import build_model
 
@@ -252,12 +250,11 @@ class CityscapesPanopticDeepLab(nn.Module):
         return [found.detections() for found in self.panoptic(images)]
 
     def _one(self, image: Tensor) -> Panoptic:
-        if image.ndim != 3 or image.shape[0] != 3 or image.shape[2] != 2 * image.shape[1]:
+        require_picture(image)
+        if image.shape[2] != 2 * image.shape[1]:
             raise ValueError(
                 f"image of shape {tuple(image.shape)}: this Panoptic-DeepLab takes (3, H, 2 H), as Cityscapes has"
             )
-        if not image.isfinite().all():
-            raise ValueError("image holds NaN or infinity: what made it, perhaps a diverged codec, is broken")
         height, width = image.shape[1:]
         resized = image
         if image.shape[1:] != self.size:
@@ -297,15 +294,6 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return super().find_class(module, name)
-
-
-def _present(path: Path | str) -> Path:
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"weight file {path} is missing: fetch it with `python -m icm_helpers.datasets fetch NAME`, or correct the path"
-        )
-    return path
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, box_convert
 
 from icm_helpers.tasks.coco import CATEGORIES
+from icm_helpers.tasks.teacher import require_picture
 
 STRIDES = (8, 16, 32)
 
@@ -88,10 +89,7 @@ class YOLOX:
         return [self._detect_one(image.cpu(), conf, iou, max_det) for image in images]
 
     def _detect_one(self, image: Tensor, conf: float, iou: float, max_det: int) -> dict[str, Tensor]:
-        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-            raise ValueError(f"image is {image.dtype} of shape {tuple(image.shape)}: YOLOX takes floats (3, H, W)")
-        if not image.isfinite().all():
-            raise ValueError("image holds NaN or infinity: what made it, perhaps a diverged codec, is broken")
+        require_picture(image)
         height, width = image.shape[1:]
         x = _letterbox(image, self.size).flip(1).mul(255)  # RGB in [0, 1] -> BGR in 0..255
         (output,) = self.session.run(None, {self.session.get_inputs()[0].name: x.numpy()})

@@ -15,8 +15,9 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
+from icm_helpers.tasks import weights
 from icm_helpers.tasks.coco import CATEGORIES
-from icm_helpers.tasks.teacher import RCNNTeacher
+from icm_helpers.tasks.teacher import RCNNTeacher, require_picture
 
 
 class COCORCNN(RCNNTeacher):
@@ -54,11 +55,7 @@ class COCORCNN(RCNNTeacher):
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, or holds another network.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"weight file {path} is missing: fetch it with `python -m icm_helpers.datasets fetch NAME`, or correct the path"
-            )
+        path = weights.present(path)
         try:
             # weights_only: a pickle that asks for anything but tensors is refused before it runs.
             state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
@@ -97,10 +94,7 @@ class COCORCNN(RCNNTeacher):
         return [self._detect_one(image.to(device)) for image in images]
 
     def _detect_one(self, image: Tensor) -> dict[str, Tensor]:
-        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-            raise ValueError(f"image is {image.dtype} of shape {tuple(image.shape)}: an R-CNN takes floats (3, H, W)")
-        if not image.isfinite().all():
-            raise ValueError("image holds NaN or infinity: what made it, perhaps a diverged codec, is broken")
+        require_picture(image)
         (found,) = self.model([image])
         # The head also has outputs for the ten ids that COCO skips, which no object bears.
         known = torch.isin(found["labels"], torch.tensor(list(self.categories), device=image.device))

@@ -51,6 +51,18 @@ class Teacher(Protocol):
         ...
 
 
+def require_picture(image: Tensor) -> None:
+    """Refuse what no detector takes.
+
+    Raises:
+        ValueError: not floats (3, H, W), or values that are not finite.
+    """
+    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        raise ValueError(f"image is {image.dtype} of shape {tuple(image.shape)}: a detector takes floats (3, H, W)")
+    if not image.isfinite().all():
+        raise ValueError("image holds NaN or infinity: what made it, perhaps a diverged codec, is broken")
+
+
 def require_pictures(images: Tensor) -> None:
     """Refuse what no teacher takes.
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from icm_helpers import files
+from icm_helpers import downloads, files
 
 
 def save(path: Path | str, model: str, state: Mapping[str, Tensor], categories: Mapping[int, str], size: int) -> None:
@@ -19,6 +19,22 @@ def save(path: Path | str, model: str, state: Mapping[str, Tensor], categories: 
     named = json.dumps({str(k): v for k, v in categories.items()})
     with files.atomically(path) as temporary:
         save_file(halved, temporary, metadata={"model": model, "categories": named, "size": str(size)})
+
+
+def present(path: Path | str) -> Path:
+    """The path of a file of published weights that is there.
+
+    Raises:
+        FileNotFoundError: it is not; the message says what fetches a file of that name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        known = [asset.name for asset in downloads.assets().values() for file in asset.files if file.name == path.name]
+        cure = (
+            f"`python -m icm_helpers.datasets fetch {known[0]}`, or correct the path" if known else "correct the path"
+        )
+        raise FileNotFoundError(f"weight file {path} is missing: {cure}")
+    return path
 
 
 def read(path: Path | str, model: str) -> tuple[dict[str, Tensor], dict[int, str], int]:

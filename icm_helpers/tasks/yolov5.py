@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, complete_box_iou_loss
 
+from icm_helpers.tasks import weights
 from icm_helpers.tasks.coco import CATEGORIES
-from icm_helpers.tasks.teacher import require_pictures
+from icm_helpers.tasks.teacher import require_picture, require_pictures
 
 STRIDES = {"p3": 8, "p4": 16, "p5": 32}
 
@@ -137,11 +138,7 @@ class YOLOv5(nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, or holds another network.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"weight file {path} is missing: `python -m icm_helpers.datasets fetch yolov5n`, or correct the path"
-            )
+        path = weights.present(path)
         try:
             state = load_file(path) if path.suffix == ".safetensors" else _read_official(path)
             depth = sum(name.startswith("model.2.m.") and name.endswith("cv1.conv.weight") for name in state)
@@ -290,8 +287,7 @@ class YOLOv5(nn.Module):
         return [self._detect_one(image.to(device), conf, iou, max_det, size) for image in images]
 
     def _detect_one(self, image: Tensor, conf: float, iou: float, max_det: int, size: int) -> dict[str, Tensor]:
-        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-            raise ValueError(f"image is {image.dtype} of shape {tuple(image.shape)}: YOLOv5 takes floats (3, H, W)")
+        require_picture(image)
         height, width = image.shape[1:]
         boxed, scale, left, top = _letterbox(image, size)
         boxes, probabilities = self._decode(self.forward(boxed), conf)
