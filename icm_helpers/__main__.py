@@ -131,6 +131,8 @@ def _identity(args: argparse.Namespace) -> str:
 
 def _training(args: argparse.Namespace, leg: str = "") -> dict[str, Any]:
     """What every training of a command is told: where its checkpoint lies, seed, device, arithmetic, and what it trains."""
+    if args.out.is_dir():
+        raise ValueError(f"--out {args.out} is a folder: name a file in it")
     return {
         "folder": run.RUNS / args.out.stem / leg,
         "seed": args.seed,
@@ -189,10 +191,17 @@ def _codec(args: argparse.Namespace) -> None:
             f"--loss sa-icm on {args.data} needs --edges, such as sam-vit-b: nano-sam, the default, has seen scenes only"
         )
     torch.manual_seed(args.seed)
-    model = zoo.load(args.codec, weights=None)
+    model = zoo.load(args.codec, args.quality, weights=None)
+    if args.patch % model.downsampling_factor:
+        raise ValueError(f"--patch {args.patch}: {args.codec} takes multiples of {model.downsampling_factor}")
     dataset = datasets.load(args.data, "train", size=args.size, limit=args.images)
-    taught = args.loss == "task" or args.loss in presets.DISTILLED
-    teacher = judges.load(args.teacher).to(train.fabric(args.device).device) if taught else None
+    teacher = None
+    if args.loss == "task" or args.loss in presets.DISTILLED:
+        teacher = judges.load(args.teacher).to(train.fabric(args.device).device)
+        if not hasattr(teacher, "task_loss" if args.loss == "task" else "features_and_objectness"):
+            raise ValueError(
+                f"{args.teacher} cannot teach --loss {args.loss}: take mask-rcnn-small, or on photographs yolov5n"
+            )
     if args.loss == "task":
         datasets.require_categories(dataset, teacher.categories, args.teacher)
     length = args.steps * args.batch
@@ -231,10 +240,14 @@ def _grid(args: argparse.Namespace) -> None:
     hours_of: dict[Recipe, float] = {}  # two studies may hold the same run
     for study in studies if args.data is None else [s for s in studies if s.data == args.data]:
         recipes = study.recipes()
-        hours_of |= dict.fromkeys(recipes, study.hours / len(recipes))
+        costly = [recipe for recipe in recipes if recipe.method != "classical"] or recipes
+        hours_of |= dict.fromkeys(recipes, 0.0) | dict.fromkeys(costly, study.hours / len(costly))
     wanted = [recipe for recipe in hours_of if args.only is None or args.only in recipe.run_id]
     if not wanted:
-        raise ValueError(f"no run matches --data {args.data} --only {args.only}: see --list")
+        there = ", ".join(dict.fromkeys(study.data for study in studies))
+        raise ValueError(
+            f"no run on --data {args.data or there} has an id with {args.only or ''!r}; there is data {there}"
+        )
     if train.world() > 1:
         raise ValueError("grid starts its own processes: leave torchrun out, and take --jobs")
     if args.claimed:
@@ -307,7 +320,17 @@ def _named_codec(name: str, quality: int | None, weights: Path | None, device: s
         if quality is None:
             raise ValueError(f"{name} needs --quality: from 1 (smallest) to 100, or for hevc and vvc a QP such as 32")
         return run.CLASSICAL[name](quality)
+    if name not in zoo.ARCHITECTURES:
+        raise ValueError(
+            f"no codec is called {name!r}; there is png, {', '.join([*run.CLASSICAL, *zoo.ARCHITECTURES])}"
+        )
     return zoo.load(name, quality, weights=weights or "default").to(train.fabric(device).device)
+
+
+def _draw(path: Path, x: torch.Tensor) -> None:
+    """Write a picture, (3, H, W) in [0, 1], as PNG."""
+    with files.atomically(path) as temporary:
+        Image.fromarray((x * 255).round().byte().permute(1, 2, 0).numpy()).save(temporary, "PNG")  # -> (H, W, 3)
 
 
 def _code(args: argparse.Namespace) -> None:
@@ -315,8 +338,12 @@ def _code(args: argparse.Namespace) -> None:
     twice = [name for name, count in Counter(path.stem for path in args.images).items() if count > 1]
     if twice:
         raise ValueError(f"several images are called {', '.join(twice)}: give them --out folders of their own")
-    args.out.mkdir(parents=True, exist_ok=True)
     for path in args.images:
+        if path.suffix == ".icm":
+            back = args.out / f"{path.stem.removesuffix('.coded')}.decoded.png"
+            _draw(back, container.decode(model, path.read_bytes()).cpu())
+            print(f"{path}: decoded to {back}")
+            continue
         try:
             with Image.open(path) as picture:
                 pixels = datasets.rgb(ImageOps.exif_transpose(picture))
@@ -326,10 +353,9 @@ def _code(args: argparse.Namespace) -> None:
         coded = container.encode(model, x)
         x_hat = container.decode(model, coded).cpu()
         # `coded` in the name: in the folder of the pictures, photo.jpg must not overwrite photo.jpg.
-        (args.out / f"{path.stem}.coded.{_SUFFIXES.get(args.codec, 'icm')}").write_bytes(coded)
-        Image.fromarray((x_hat * 255).round().byte().permute(1, 2, 0).numpy()).save(
-            args.out / f"{path.stem}.decoded.png"
-        )
+        with files.atomically(args.out / f"{path.stem}.coded.{_SUFFIXES.get(args.codec, 'icm')}") as temporary:
+            temporary.write_bytes(coded)
+        _draw(args.out / f"{path.stem}.decoded.png", x_hat)
         psnr = evaluate.psnr((x - x_hat).square().mean().item())
         print(f"{path}: {len(coded)} bytes, {8 * len(coded) / (x.shape[1] * x.shape[2]):.3f} bpp, {psnr:.2f} dB")
 
@@ -342,7 +368,17 @@ def _video(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.codec} knows no edges: leave --edges out")
     if not inter and args.quality is not None:
         raise ValueError("--quality is a QP of hevc-inter or vvc-inter: name one by --codec, or leave it out")
-    clip = video.read(args.video, args.frames, args.height)
+    name, coded, suffix = args.video.name.rpartition(".coded.")
+    if coded and (written := [codec for codec in ("nerv", *clips.INTER) if _SUFFIXES[codec] == suffix]):
+        coder = clips.INTER[written[0]](32) if written[0] in clips.INTER else nerv  # no QP is needed to decode
+        x_hat = coder.decode_video(args.video.read_bytes())
+        _draw_all(args.out / f"{name}.decoded", x_hat)
+        print(f"{args.video}: {len(x_hat)} frames decoded to {args.out / f'{name}.decoded'}")
+        return
+    clip = video.read(args.video, args.frames + 1, args.height)
+    if len(clip) > args.frames:
+        clip = video.read(args.video, args.frames, args.height)
+        print(f"only the first {args.frames} frames of {args.video}: --frames says how many")
     decoded = args.out / f"{clip.name}.decoded"
     decoded.mkdir(parents=True, exist_ok=True)  # before any work: a wrong --out shows at once
     path = args.out / f"{clip.name}.coded.{_SUFFIXES[args.codec]}"
@@ -353,15 +389,20 @@ def _video(args: argparse.Namespace) -> None:
     if folder:
         clips.forget(folder)
     x_hat = coder.decode_video(path.read_bytes())
-    for frame in decoded.glob("[0-9]*.png"):  # of another run
-        frame.unlink()
-    for k, frame in enumerate(x_hat):
-        Image.fromarray((frame * 255).round().byte().permute(1, 2, 0).numpy()).save(decoded / f"{k:05d}.png")
+    _draw_all(decoded, x_hat)
     count, _, height, width = clip.frames.shape
     bpp, scores = 8 * len(data) / (count * height * width), overfit.quality(clip.frames, x_hat)
     similar = "" if math.isnan(scores["ms_ssim"]) else f", MS-SSIM {scores['ms_ssim']:.4f}"
     print(f"{args.video}: {count} frames of {height} x {width}, {len(data)} bytes, ", end="")
     print(f"{bpp:.4f} bpp, {scores['psnr']:.2f} dB{similar}")
+
+
+def _draw_all(folder: Path, frames: torch.Tensor) -> None:
+    """Write frames, (T, 3, H, W) in [0, 1], as PNG into a folder, in the place of those of another run."""
+    for frame in folder.glob("[0-9]*.png"):
+        frame.unlink()
+    for k, frame in enumerate(frames):
+        _draw(folder / f"{k:05d}.png", frame)
 
 
 def _overfitted(args: argparse.Namespace, clip: video.Video) -> tuple[bytes, Path]:
@@ -401,6 +442,9 @@ def _judged(args: argparse.Namespace) -> None:
         raise ValueError(
             f"{len(args.weights)} --weights and {len(args.quality)} --quality: give one of each for every rate, or one for all"
         )
+    absent = [path for path in args.weights or [] if not path.is_file()]
+    if absent:
+        raise ValueError(f"no weights at {', '.join(map(str, absent))}: correct the path")
     dataset = datasets.load(args.data, "val", size=args.size, limit=args.images)
     place = train.fabric(args.device).device
     panel = {name: _detector_named(name).to(place) for name in named}
@@ -456,7 +500,7 @@ def _kept(out: Path | None) -> list[dict[str, Any]]:
         return []
     try:
         kept = json.loads(out.read_text(encoding="utf-8"))
-        if all({"asked", "result", "bootstrap"} <= set(record) for record in kept):
+        if isinstance(kept, list) and all({"asked", "result", "bootstrap"} <= set(record) for record in kept):
             return kept
     except (TypeError, ValueError):
         pass
@@ -491,10 +535,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m icm_helpers", description="Train, code and measure.")
     commands = parser.add_subparsers(dest="command", required=True)
 
+    class Help(argparse.ArgumentDefaultsHelpFormatter):
+        """Tells defaults, but not that there is none, which the words say where it matters."""
+
+        def _get_help_string(self, action: argparse.Action) -> str | None:
+            return action.help if action.default is None else super()._get_help_string(action)
+
     def command(name: str, action: Callable, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        sub = commands.add_parser(name, help=text, description=text, formatter_class=Help)
         sub.set_defaults(action=action)
         sub.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
         return sub
@@ -502,25 +550,34 @@ def _parser() -> argparse.ArgumentParser:
     def training(sub: argparse.ArgumentParser, steps: int, batch: int, lr: float, images: int | None = None) -> None:
         sub.add_argument("--data", default="scenes", choices=["scenes", "coco-mini", "coco2017"], help="data set")
         sub.add_argument("--size", type=int, default=192, help="side of scenes, pixels")
-        sub.add_argument("--images", type=int, default=images, help="training images; all where None")
-        sub.add_argument("--steps", type=int, default=steps, help="optimiser steps")
-        sub.add_argument("--batch", type=int, default=batch, help="images or crops a step")
+        several = "" if images else "; all where left out"
+        sub.add_argument("--images", type=positive, default=images, help=f"training images{several}")
+        sub.add_argument("--steps", type=positive, default=steps, help="optimiser steps")
+        sub.add_argument("--batch", type=positive, default=batch, help="images or crops a step")
         sub.add_argument("--lr", type=float, default=lr, help="Adam's learning rate after warm-up")
         sub.add_argument("--seed", type=int, default=0, help="seed")
         sub.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"], help="arithmetic")
         sub.add_argument("--out", type=Path, required=True, help="where the weights go (.safetensors)")
 
-    def sure(text: str) -> float:
-        if not masks.LEAST <= float(text) < 1:
-            raise argparse.ArgumentTypeError(
-                f"{text} is no number from {masks.LEAST}, where masks are stored from, to 1"
-            )
-        return float(text)
+    def number(convert: Callable, holds: Callable, what: str) -> Callable:
+        """A type of arguments: numbers for which `holds`, or else an error that says `what` is asked for."""
 
-    def positive(text: str) -> int:
-        if int(text) < 1:
-            raise argparse.ArgumentTypeError(f"{text} is not above zero")
-        return int(text)
+        def parsed(text: str) -> Any:
+            try:
+                if holds(value := convert(text)):
+                    return value
+            except ValueError:
+                pass
+            raise argparse.ArgumentTypeError(f"{text} is no {what}")
+
+        return parsed
+
+    sure = number(
+        float, lambda v: masks.LEAST <= v < 1, f"number from {masks.LEAST}, where masks are stored from, to 1"
+    )
+    whole = number(int, lambda v: v >= 0, "whole number")
+    positive = number(int, lambda v: v > 0, "whole number above zero")
+    share = number(float, lambda v: 0 < v <= 1, "number above 0 and up to 1")
 
     def naming(sub: argparse.ArgumentParser, many: str | None = None) -> None:
         several = "; several are rates of one codec, which make a curve" if many else ""
@@ -572,7 +629,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, default=sam.NANO, help="where the weights go (.safetensors)")
     sub = command("codec", _codec, "Train a codec from a random start.")
     training(sub, steps=6000, batch=4, lr=1e-3)
-    sub.add_argument("--codec", default="mean-scale-small", help="architecture, by the zoo's name")
+    sub.add_argument("--codec", default="mean-scale-small", help=f"architecture: {', '.join(zoo.ARCHITECTURES)}")
+    sub.add_argument("--quality", type=int, help="a CompressAI model's size, 1 to 8")
     named = ["mse", *presets.MASKED, "task", *presets.DISTILLED]
     sub.add_argument("--loss", default="mse", choices=named, help="what distortion means")
     sub.add_argument(
@@ -582,7 +640,10 @@ def _parser() -> argparse.ArgumentParser:
         help="weight of the distortion; distillation needs hundreds: see scales in presets.py",
     )
     sub.add_argument(
-        "--teacher", default="mask-rcnn-small", help="detector whose loss --loss task adds, or whose features distill"
+        "--teacher",
+        default="mask-rcnn-small",
+        choices=judges.NAMES,
+        help="detector whose loss --loss task adds, or whose features distill: an R-CNN or yolov5n",
     )
     sub.add_argument(
         "--task-weight", type=float, default=0.2, help="weight of that loss as it is; a preset's is multiplied by lmbda"
@@ -601,7 +662,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "video", _video, "Code a video of yours to one real file and back, with a network that is trained to be it."
     )
-    sub.add_argument("video", type=Path, help="video file")
+    sub.add_argument("video", type=Path, help="video file, or one that this command has coded, to decode it")
     sub.add_argument("--codec", default="nerv", choices=["nerv", *clips.INTER], help="NeRV, or a classical codec")
     sub.add_argument("--quality", type=int, help="QP of a classical codec")
     sub.add_argument("--frames", type=positive, default=100, help="only the first so many")
@@ -611,12 +672,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--alpha", type=sure, default=0.93, help="how sure of a mask it must be")
     sub.add_argument(
-        "--channels", type=int, default=12, help="width of the network, which decides the size of the file"
+        "--channels", type=positive, default=12, help="width of the network, which decides the size of the file"
     )
-    sub.add_argument("--epochs", type=int, default=100, help="how often each frame is seen")
-    sub.add_argument("--tune-epochs", type=int, default=15, help="how often after pruning")
-    sub.add_argument("--density", type=float, default=0.6, help="part of the weights that pruning leaves")
-    sub.add_argument("--bits", type=int, default=6, help="of a weight, 2 to 8")
+    sub.add_argument("--epochs", type=positive, default=100, help="how often each frame is seen")
+    sub.add_argument("--tune-epochs", type=whole, default=15, help="how often after pruning")
+    sub.add_argument("--density", type=share, default=0.6, help="part of the weights that pruning leaves")
+    sub.add_argument("--bits", type=int, default=6, choices=range(2, 9), help="of a weight")
     sub.add_argument("--lr", type=float, default=5e-3, help="Adam's learning rate; large networks take 5e-4")
     sub.add_argument("--seed", type=int, default=0, help="seed")
     sub.add_argument("--out", type=Path, default=Path("coded"), help="folder for the file and the decoded frames")
@@ -665,7 +726,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--compile", action="store_true", help="use torch.compile in training")
     sub.add_argument("--remember", action="store_true", help=remember)
     sub = command("code", _code, "Code images of yours to real bytes and back.")
-    sub.add_argument("images", nargs="+", type=Path, help="image files")
+    sub.add_argument(
+        "images", nargs="+", type=Path, help="image files; of .icm ones, coded by the same codec, the pictures"
+    )
     naming(sub)
     sub.add_argument("--out", type=Path, default=Path("coded"), help="folder for the bytes and the decoded pictures")
     return parser

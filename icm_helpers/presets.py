@@ -886,7 +886,7 @@ def studies(chapter: str, preset: str = "book", **overrides: Any) -> tuple[Study
     if chapter not in CHAPTERS:
         raise ValueError(f"no chapter is called {chapter!r}; there is {', '.join(CHAPTERS)}")
     if preset not in CHAPTERS[chapter]:
-        raise ValueError(f"preset must be one of {', '.join(CHAPTERS[chapter])}, not {preset!r}")
+        raise ValueError(f"a preset of {chapter} is one of {', '.join(CHAPTERS[chapter])}, not {preset!r}")
     found = CHAPTERS[chapter][preset]
     names = [f.name for f in fields(found[0])] if found else []
     for name, value in overrides.items():

@@ -118,7 +118,7 @@ def test_an_override_reaches_every_study():
     ("arguments", "overrides", "message"),
     [
         (("no_such",), {}, "no chapter is called 'no_such'; there is object_region_mse"),
-        (("object_region_mse", "huge"), {}, "preset must be one of smoke, book, paper, not 'huge'"),
+        (("object_region_mse", "huge"), {}, "a preset of object_region_mse is one of smoke, book, paper, not 'huge'"),
         (("object_region_mse",), {"step": 3}, "no field 'step'; it has chapter, data"),
         (("object_region_mse",), {"steps": "3"}, "steps must be of type int"),
         (("object_region_mse",), {"seeds": 3}, "seeds must be of type tuple"),

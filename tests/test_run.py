@@ -49,6 +49,9 @@ def test_code_writes_the_bytes_and_the_decoded_picture(how, suffix, picture, tmp
     assert f"photo.png: {coded.stat().st_size} bytes, " in capsys.readouterr().out
     original, found = (np.asarray(Image.open(p)).astype(float) for p in (picture, decoded))
     assert found.shape == (40, 56, 3) and np.abs(found - original).mean() < 25
+    if suffix == "icm":  # the bytes and the codec are enough
+        icm.main(["code", str(coded), "--out", str(tmp_path / "back"), *how])
+        assert (tmp_path / "back" / "photo.decoded.png").read_bytes() == decoded.read_bytes()
 
 
 def test_code_never_overwrites_the_picture_it_codes(picture):
@@ -92,6 +95,57 @@ def test_a_corrupt_picture_is_one_clear_line(damage, picture, tmp_path):
     assert "\n" not in str(stop.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["video", "a.avi", "--density", "3"], "3 is no number above 0 and up to 1"),
+        (["video", "a.avi", "--bits", "20"], "invalid choice: 20"),
+        (["video", "a.avi", "--alpha", "x"], "x is no number from 0.48, where masks are stored from, to 1"),
+        (["codec", "--out", "a", "--steps", "0"], "0 is no whole number above zero"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_before_any_work(words, message, capsys):
+    with pytest.raises(SystemExit):
+        icm.main(words)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--patch", "100"], "--patch 100: mean-scale-small takes multiples of 64"),
+        (
+            ["--loss", "distill", "--teacher", "panoptic-deeplab-scenes"],
+            "panoptic-deeplab-scenes cannot teach --loss distill",
+        ),
+        (
+            ["--loss", "task", "--teacher", "panoptic-deeplab-scenes"],
+            "panoptic-deeplab-scenes cannot teach --loss task",
+        ),
+        (["--codec", "jpeg"], "no codec is called 'jpeg'"),
+        (["--out", "."], "--out . is a folder: name a file in it"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_any_step(words, message):
+    with pytest.raises(SystemExit, match=message):
+        icm.main(["codec", "--images", "2", "--size", "128", "--steps", "1", "--out", "never.safetensors", *words])
+
+
+def test_a_picture_that_cannot_be_written_whole_leaves_the_one_before(picture, tmp_path, monkeypatch):
+    words = ["code", str(picture), "--codec", "png", "--out", str(tmp_path / "out")]
+    icm.main(words)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def full(path: Path, data: bytes) -> None:
+        path.touch()
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(SystemExit, match=r"cannot write .*photo\.coded\.png .*no space left"):
+        icm.main(words)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
 def test_a_jpeg_quality_of_zero_is_refused(picture, tmp_path):
     with pytest.raises(SystemExit, match="JPEG quality is a whole number from 1 to 100, not 0"):
         icm.main(["code", str(picture), "--codec", "jpeg", "--quality", "0", "--out", str(tmp_path)])
@@ -130,11 +184,15 @@ SHORT = ["--epochs", "60", "--tune-epochs", "5", "--channels", "6"]
 
 
 @pytest.mark.parametrize("how", [["--codec", "hevc-inter", "--quality", "30"], SHORT], ids=["hevc", "nerv"])
-def test_video_writes_one_file_and_the_frames_decoded_from_it(how, coded_film):
+def test_video_writes_one_file_and_the_frames_decoded_from_it(how, coded_film, tmp_path):
     data, frames, said = coded_film(*how)
     assert f"4 frames of 36 x 48, {len(data)} bytes, " in said
     assert len(frames) == 4 and all(frame.shape == (36, 48, 3) for frame in frames)
     assert float(said.split(" bpp, ")[1].split(" dB")[0]) > 20  # a grey picture has 16
+    assert said.startswith("only the first 4 frames of ")
+    icm.main(["video", str(next((tmp_path / "out").glob("film.coded.*"))), "--out", str(tmp_path / "back")])
+    again = sorted((tmp_path / "back" / "film.decoded").iterdir())
+    assert all(np.array_equal(np.asarray(Image.open(path)), frame) for path, frame in zip(again, frames, strict=True))
     if "hevc-inter" not in how:  # the file alone is the video
         drawn = (nerv.decode_video(data) * 255).round().byte().permute(0, 2, 3, 1).numpy()
         assert np.array_equal(drawn, np.stack(frames))

@@ -135,9 +135,14 @@ def load(
     elif shipped.is_file():
         _fill(codec, _read(shipped, name, quality), shipped)
     else:
+        lost = (
+            f"the shipped weights {shipped} are missing: restore them"
+            if name in SHIPPED
+            else f"{name} has no weights here"
+        )
         raise FileNotFoundError(
-            f"the shipped weights {shipped} are missing: restore the file from the repository, name one of your own, train "
-            f"the codec and write it with zoo.save, or take weights=None for a random start."
+            f"{lost}, name a file of your own, train the codec and write it with zoo.save, or, in Python, take weights=None for a "
+            "random start."
         )
     return codec
 
