@@ -244,10 +244,9 @@ def _grid(args: argparse.Namespace) -> None:
         hours_of |= dict.fromkeys(recipes, 0.0) | dict.fromkeys(costly, study.hours / len(costly))
     wanted = [recipe for recipe in hours_of if args.only is None or args.only in recipe.run_id]
     if not wanted:
+        given = " ".join(f"--{name} {getattr(args, name)}" for name in ("data", "only") if getattr(args, name))
         there = ", ".join(dict.fromkeys(study.data for study in studies))
-        raise ValueError(
-            f"no run on --data {args.data or there} has an id with {args.only or ''!r}; there is data {there}"
-        )
+        raise ValueError(f"no run matches {given}: there is data {there}, and --list without {given} shows every id")
     if train.world() > 1:
         raise ValueError("grid starts its own processes: leave torchrun out, and take --jobs")
     if args.claimed:

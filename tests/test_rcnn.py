@@ -128,8 +128,8 @@ def test_a_malicious_pickle_runs_nothing(tmp_path):
 
 
 def test_missing_damaged_and_other_files_are_refused_by_name(files, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no\.pth is missing: fetch it with .*datasets fetch"):
-        COCORCNN.from_weights(tmp_path / "no.pth")
+    with pytest.raises(FileNotFoundError, match=r"1e\.pth is missing: fetch it with .*datasets fetch mask-rcnn-r50`"):
+        COCORCNN.from_weights(tmp_path / "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")
     for whole in ("mask.pth", "faster.safetensors"):
         with (files / whole).open("rb") as file:
             (tmp_path / whole).write_bytes(file.read(1_000_000))

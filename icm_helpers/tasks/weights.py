@@ -30,10 +30,10 @@ def present(path: Path | str) -> Path:
     path = Path(path)
     if not path.is_file():
         known = [asset.name for asset in downloads.assets().values() for file in asset.files if file.name == path.name]
-        cure = (
-            f"`python -m icm_helpers.datasets fetch {known[0]}`, or correct the path" if known else "correct the path"
+        fetch = (
+            f"`python -m icm_helpers.datasets fetch {known[0]}`" if known else "a name of `icm_helpers.datasets list`"
         )
-        raise FileNotFoundError(f"weight file {path} is missing: {cure}")
+        raise FileNotFoundError(f"weight file {path} is missing: fetch it with {fetch}, or correct the path")
     return path
 
 
