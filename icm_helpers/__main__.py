@@ -370,13 +370,13 @@ def _video(args: argparse.Namespace) -> None:
     name, coded, suffix = args.video.name.rpartition(".coded.")
     if coded and (written := [codec for codec in ("nerv", *clips.INTER) if _SUFFIXES[codec] == suffix]):
         coder = clips.INTER[written[0]](32) if written[0] in clips.INTER else nerv  # no QP is needed to decode
-        x_hat = coder.decode_video(args.video.read_bytes())
-        _draw_all(args.out / f"{name}.decoded", x_hat)
-        print(f"{args.video}: {len(x_hat)} frames decoded to {args.out / f'{name}.decoded'}")
+        x_hat, decoded = coder.decode_video(args.video.read_bytes()), args.out / f"{name}.decoded"
+        _draw_all(decoded, x_hat)
+        print(f"{args.video}: {len(x_hat)} frames decoded to {decoded}")
         return
-    clip = video.read(args.video, args.frames + 1, args.height)
-    if len(clip) > args.frames:
-        clip = video.read(args.video, args.frames, args.height)
+    clip, n = video.read(args.video, args.frames + 1, args.height), args.frames  # one more tells whether it goes on
+    if len(clip) > n:
+        clip = replace(clip, frames=clip.frames[:n], boxes=clip.boxes[:n], labels=clip.labels[:n])
         print(f"only the first {args.frames} frames of {args.video}: --frames says how many")
     decoded = args.out / f"{clip.name}.decoded"
     decoded.mkdir(parents=True, exist_ok=True)  # before any work: a wrong --out shows at once
