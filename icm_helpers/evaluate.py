@@ -194,7 +194,7 @@ def evaluate(
             else:
                 (found,) = detector.detect([x_hat])
             results[name] += coco_results(sample.image_id, found)
-            outlining |= {name} if "masks" in found and dataset.outlined else set()
+            outlining |= {name} if "masks" in found else set()
     size, count, inner, outer, covered = (
         np.asarray(v, dtype=np.float64) for v in (sizes, pixels, inside, outside, area)
     )
@@ -220,7 +220,7 @@ def evaluate(
             bootstrap[name] = psnr(pooled(error, share)).tolist()
     for name, found in results.items():
         for task, iou_type in (("box", "bbox"), ("mask", "segm")):
-            if task == "mask" and name not in outlining:
+            if task == "mask" and not (name in outlining and dataset.outlined):
                 continue
             summary, replicates = average_precision(truth, found, iou_type, samples)
             for key, value in summary.items():
