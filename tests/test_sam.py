@@ -1,5 +1,6 @@
 """Segment Anything by its own package: the automatic pass, weight files, and how the nano model learns."""
 
+import functools
 import sys
 
 import pytest
@@ -39,11 +40,12 @@ def confident():
 
 def test_the_masks_above_alpha_are_those_of_a_separate_pass(confident):
     image = picture(0)
-    once = masks.MaskSet.of(image, sam.every_mask(confident, image, 0.3, points_per_side=8))
-    unsuppressed = sam.every_mask(confident, image, 0.3, points_per_side=8, box_nms_thresh=1.0)
+    found = functools.partial(sam.every_mask, confident, image, points_per_side=8, points_per_batch=64)
+    once = masks.MaskSet.of(image, found(0.3))
+    unsuppressed = found(0.3, box_nms_thresh=1.0)
     kept = [len(once)]
     for alpha in (0.48, 0.93, 0.98):
-        again = masks.MaskSet.of(image, sam.every_mask(confident, image, alpha, points_per_side=8))
+        again = masks.MaskSet.of(image, found(alpha))
         filtered = once.above(alpha)
         assert filtered.counts == again.counts and (filtered.predicted_iou == again.predicted_iou).all()
         assert (filtered.stability_score == again.stability_score).all()
