@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch.utils.data import Subset
 
 from icm_helpers import (
     claims,
@@ -144,32 +145,23 @@ def _training(args: argparse.Namespace, leg: str = "") -> dict[str, Any]:
 
 def _sam(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
-    # Small pictures first, where a step costs less than half; then at full size steps down that follow a cosine.
-    legs = {
-        sam.COARSE: train.Schedule(
-            steps=args.steps, batch=args.batch, lr=args.lr, warmup=300, milestones=(), save_every=200
-        ),
-        sam.SIZE: train.Schedule(
-            steps=args.fine_steps,
-            batch=args.batch,
-            lr=0.4 * args.lr,
-            warmup=50,
-            milestones=(0.4, 0.7, 0.88),
-            gamma=0.4,
-            save_every=100,
-        ),
-    }
-    model = sam.nano(sam.COARSE)
-    for size, schedule in legs.items():
+    # Small pictures first, where a step costs least; then, on larger ones, steps down that follow a cosine.
+    fast = train.Schedule(steps=0, batch=args.batch, lr=args.lr, warmup=300, milestones=(), save_every=200)
+    fine = replace(fast, lr=0.4 * args.lr, warmup=50, milestones=(0.4, 0.7, 0.88), gamma=0.4, save_every=100)
+    model, legs, seen = sam.nano(sam.LEGS[0]), [], Counter()
+    for leg, (size, steps) in enumerate(zip(sam.LEGS, args.steps, strict=True)):
         model = sam.enlarged(model, size)
+        items = range(seen[size], seen[size] + steps * args.batch)  # none twice, where legs are of one size
+        seen[size] = items.stop
+        legs.append(f"{leg}-{size}")
         train.fit(
             sam.Prompted(model),
-            sam.Prompts(args.seed, schedule.steps * args.batch, args.images, size=size),
+            Subset(sam.Prompts(args.seed, items.stop, args.images, size=size), items),
             sam.prompt_loss,
-            schedule,
+            replace(fine if leg else fast, steps=steps),
             workers=1,  # scenes are drawn meanwhile
             describe=f"{args.out.stem}, {size} px",
-            **_training(args, str(size)),
+            **_training(args, legs[-1]),
         )
         model.cpu()
     if train.rank():
@@ -618,8 +610,13 @@ def _parser() -> argparse.ArgumentParser:
     naming(sub)
     sub = command("sam", _sam, "Train the nano Segment Anything on scenes, and state how well it finds their objects.")
     sub.add_argument("--images", type=int, default=5000, help="training scenes, none of those that codecs see")
-    sub.add_argument("--steps", type=int, default=6000, help="optimiser steps on scenes of 128 pixels")
-    sub.add_argument("--fine-steps", type=int, default=2400, help="then steps on scenes of 192 pixels")
+    sub.add_argument(
+        "--steps",
+        type=int,
+        nargs=len(sam.LEGS),
+        default=[6000, 2400, 1500, 2400, 1200],
+        help=f"optimiser steps on scenes of {', '.join(map(str, sam.LEGS))} pixels (default: %(default)s)",
+    )
     sub.add_argument("--batch", type=int, default=8, help="scenes a step, 12 points on each")
     sub.add_argument("--lr", type=float, default=7e-4, help="Adam's learning rate after warm-up")
     sub.add_argument("--seed", type=int, default=0, help="seed")

@@ -291,7 +291,7 @@ def automatic(
     alpha: float = LEAST,
     points: int | None = None,
     stability: float | None = None,
-    points_per_batch: int = 64,
+    points_per_batch: int | None = None,
     device: str = "auto",
 ) -> tuple[Callable[[Tensor], Sequence[Mapping[str, Any]]], dict[str, Any]]:
     """Segment Anything's automatic pass, and everything that decides its masks: what :func:`make` asks for.
@@ -301,7 +301,7 @@ def automatic(
         alpha: lowest predicted IoU that is stored: a higher one is a filter.
         points: a side; where None 16 for nano, else 32.
         stability: least stability score; where None .15 for nano, else .95.
-        points_per_batch: decoded at once.
+        points_per_batch: as in `tasks.sam.every_mask`.
 
     Raises:
         FileNotFoundError: the weights are missing.
@@ -449,7 +449,7 @@ def main(arguments: list[str] | None = None) -> None:
     sub.add_argument(
         "--stability", type=float, default=None, help="least stability score; left out, .15 for nano, else .95"
     )
-    sub.add_argument("--points-per-batch", type=int, default=64, help="points decoded at once")
+    sub.add_argument("--points-per-batch", type=int, help="points decoded at once (default: 64 on a GPU, 8 on a CPU)")
     sub.add_argument("--bf16", action="store_true", help="the image encoder computes in bfloat16")
     sub.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
     sub.add_argument(

@@ -293,7 +293,7 @@ def edges(
 ) -> Callable[[datasets.Sample], Tensor]:
     r"""What gives the edges of a training picture, :math:`\mathrm{sam}_x(\alpha)`, as `datasets.Crops` takes a region.
 
-    The masks lie in data/cache. Those that lack are made now, which with nano SAM takes most of a second a picture.
+    The masks lie in data/cache. Those that lack are made now, which with nano SAM takes one core four seconds a picture.
 
     Args:
         images, data, size: training pictures, and how `datasets.load` was asked for them.

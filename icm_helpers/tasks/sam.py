@@ -23,8 +23,9 @@ from icm_helpers import downloads, scenes
 from icm_helpers.tasks import weights
 
 NANO = Path(__file__).resolve().parents[2] / "data" / "checkpoints" / "nano-sam.safetensors"
-SIZE = 192  # side of the pictures that nano SAM sees; the generator resizes to it
-COARSE = 128  # and of those that it sees in the first part of its training
+LEGS = (128, 192, 256, 256, 320)  # sides of the pictures that nano SAM sees in the parts of its training
+# And after it: the generator enlarges scenes of 192 pixels to it, since eight pixels, a token's side, are little to see an object in.
+SIZE = LEGS[-1]
 UNSEEN = (
     2_000_000  # first seed of nano SAM's training scenes: those that codecs are trained and judged on start elsewhere
 )
@@ -57,7 +58,7 @@ def nano(size: int = SIZE) -> nn.Module:
     """A Segment Anything of 2 million parameters with random weights.
 
     Args:
-        size: side of its pictures, a multiple of 8: 192 pixels give 24 x 24 tokens and masks of 96 x 96.
+        size: side of its pictures, a multiple of 8: 320 pixels give 40 x 40 tokens and masks of 160 x 160.
 
     Raises:
         ImportError: the package segment_anything is not installed.
@@ -209,7 +210,7 @@ def every_mask(
     points_per_side: int = POINTS["nano"],
     stability_score_thresh: float = STABILITY["nano"],
     box_nms_thresh: float = 0.7,
-    points_per_batch: int = 64,
+    points_per_batch: int | None = None,
 ) -> list[dict[str, Any]]:
     """One automatic pass of Segment Anything over a picture: a grid of points, three masks a point, duplicates suppressed.
 
@@ -224,7 +225,8 @@ def every_mask(
         points_per_side: of the grid; see `POINTS`.
         stability_score_thresh: least IoU of the masks that logits above +1 and above -1 give; see `STABILITY`. In (0, 1].
         box_nms_thresh: of two masks whose boxes overlap by more, the one with the higher predicted IoU stays.
-        points_per_batch: decoded at once: more is faster on a GPU and takes more memory.
+        points_per_batch: decoded at once: more is faster on a GPU and takes more memory, on a CPU they leave its caches. 64 and 8
+            where None.
 
     Returns:
         For each mask, the highest predicted IoU first, `rle` (COCO's compressed run lengths: `size` [H, W], `counts`),
@@ -243,7 +245,7 @@ def every_mask(
     generator = _package().SamAutomaticMaskGenerator(
         sam,
         points_per_side=points_per_side,
-        points_per_batch=points_per_batch,
+        points_per_batch=points_per_batch or (64 if sam.device.type == "cuda" else 8),
         pred_iou_thresh=pred_iou_thresh,
         stability_score_thresh=stability_score_thresh,
         box_nms_thresh=box_nms_thresh,
