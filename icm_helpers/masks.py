@@ -183,12 +183,15 @@ def sam_edges(
     low: float = 50,
     high: float = 100,
     dilate: int = 0,
+    shift: int = 0,
 ) -> Tensor:
     r""":math:`\mathrm{sam}_x(\alpha)`: the edges of the masks above alpha, (1, H, W) float32 in {0, 1}, for `losses.masked_mse`.
 
-    Without masks, all zero. Arguments as in :func:`segmentation_map` and :func:`edges`.
+    Without masks, all zero. `shift` moves them so many pixels to the right, and lets in on the left what leaves: a mask as thin,
+    beside the edges. Other arguments as in :func:`segmentation_map` and :func:`edges`.
     """
-    return torch.from_numpy(edges(segmentation_map(found.above(alpha), order), low, high, dilate))[None].float()
+    drawn = edges(segmentation_map(found.above(alpha), order), low, high, dilate)
+    return torch.from_numpy(drawn)[None].float().roll(shift, dims=-1)
 
 
 # --- the masks of many pictures, on disk ---------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ PACKAGES = (
 
 Record = dict[str, Any]
 _LATER = {"teacher", "task_weight", "finetuned", "finetune_steps", "levels", "reduction", "temperature", "objectness"}
-_LATER |= {"edges", "alpha", "drawing", "canny_low", "canny_high", "dilate"}
+_LATER |= {"edges", "alpha", "drawing", "canny_low", "canny_high", "dilate", "shift"}
 _LATER |= {"clip", "beta", "mask_weight", "density", "tune_steps", "bits"}
 
 
@@ -60,7 +60,8 @@ class Recipe:
     `temperature`.
 
     `edges` is the Segment Anything whose masks gave the edges that distortion is counted on (loss `sa-icm`): masks surer than
-    `alpha`, painted in the order `drawing`; Canny's two thresholds; widened by `dilate` pixels.
+    `alpha`, painted in the order `drawing`; Canny's two thresholds; widened by `dilate` pixels and
+    moved to the right by `shift`.
 
     `clip` is one video of the data set, whose first `images` frames are coded together by HEVC, VVC, or a NeRV that is trained on
     them; there `lmbda` holds the channels of its network. Its loss is `nerv`, where L1 has the weight `beta`, or `sa-nerv`, which
@@ -103,6 +104,7 @@ class Recipe:
     canny_low: float = 50.0
     canny_high: float = 100.0
     dilate: int = 0
+    shift: int = 0
     clip: str = "none"
     beta: float = 0.7
     mask_weight: float = 1.0

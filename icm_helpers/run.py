@@ -260,7 +260,7 @@ def training_crops(recipe: Recipe, images: datasets.CocoDataset, length: int) ->
     if recipe.loss == "sa-icm":
         how = (
             getattr(recipe, name)
-            for name in ("data", "size", "edges", "alpha", "drawing", "canny_low", "canny_high", "dilate")
+            for name in ("data", "size", "edges", "alpha", "drawing", "canny_low", "canny_high", "dilate", "shift")
         )
         region = edges(images, *how)
     return datasets.Crops(
@@ -289,6 +289,7 @@ def edges(
     canny_low: float = 50.0,
     canny_high: float = 100.0,
     dilate: int = 0,
+    shift: int = 0,
     device: str = "auto",
 ) -> Callable[[datasets.Sample], Tensor]:
     r"""What gives the edges of a training picture, :math:`\mathrm{sam}_x(\alpha)`, as `datasets.Crops` takes a region.
@@ -298,14 +299,14 @@ def edges(
     Args:
         images, data, size: training pictures, and how `datasets.load` was asked for them.
         segmenter: the name of a Segment Anything with the fingerprint of its weights.
-        alpha, drawing, canny_low, canny_high, dilate: as in `masks.sam_edges`.
+        alpha, drawing, canny_low, canny_high, dilate, shift: as in `masks.sam_edges`.
 
     Raises:
         ValueError: other weights lie where those of the segmenter belong, or alpha is below `masks.LEAST`.
     """
     masks.require_stored(alpha)
     folder = masks.stored(data, size=size, limit=len(images), model=judges.segmenter(segmenter), device=device)
-    how = {"order": drawing, "low": canny_low, "high": canny_high, "dilate": dilate}
+    how = {"order": drawing, "low": canny_low, "high": canny_high, "dilate": dilate, "shift": shift}
     return lambda sample: masks.sam_edges(masks.read(folder, sample.image_id), alpha, **how)
 
 

@@ -123,6 +123,12 @@ def test_dilation_widens_edges_by_so_many_pixels_on_each_side():
     assert [masks.edges(labels, dilate=k)[16].sum() for k in (0, 1, 2)] == [1, 3, 5]
 
 
+def test_edges_moved_aside_are_as_many_and_elsewhere():
+    there, beside = (masks.sam_edges(rectangles(0), 0.48, shift=pixels) for pixels in (0, 8))
+    assert torch.equal(beside[..., 8:], there[..., :-8]) and torch.equal(beside[..., :8], there[..., -8:])
+    assert (there * beside).sum() < 0.5 * there.sum()
+
+
 def test_edges_grow_as_alpha_falls():
     sets = [rectangles(seed) for seed in range(20)]
     shares = [np.mean([masks.sam_edges(of, a).mean() for of in sets]) for a in (0.98, 0.93, 0.8, 0.48)]

@@ -12,7 +12,7 @@ from icm_helpers import presets, results, run
 EVERY = [(c, p, s) for c, found in presets.CHAPTERS.items() for p, studies in found.items() for s in studies]
 ALL = [(c, p, s) for c, p, s in EVERY if isinstance(s, presets.Study)]  # those of pictures
 OF_THE_LOSS = {"loss", "scale", "teacher", "task_weight", "levels", "reduction", "temperature", "objectness"}
-OF_THE_LOSS |= {"edges", "alpha", "drawing", "canny_low", "canny_high", "dilate"}
+OF_THE_LOSS |= {"edges", "alpha", "drawing", "canny_low", "canny_high", "dilate", "shift"}
 each_study = pytest.mark.parametrize("study", [s for _, _, s in ALL], ids=[f"{c}-{p}-{s.data}" for c, p, s in ALL])
 
 
