@@ -3,12 +3,13 @@
 import functools
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("segment_anything", reason="needs the extra `sam`")
 
-from icm_helpers import masks, scenes, train
+from icm_helpers import datasets, masks, scenes, train
 from icm_helpers.tasks import sam
 
 CHECKPOINTS = sam.NANO.parent
@@ -55,6 +56,17 @@ def test_the_masks_above_alpha_are_those_of_a_separate_pass(confident):
 
 def test_where_nothing_reaches_the_threshold_there_is_no_mask(confident):
     assert sam.every_mask(confident, torch.full((3, 40, 64), 0.5), 0.9999, points_per_side=2) == []
+
+
+def test_the_shipped_nano_model_finds_objects_that_it_has_not_seen():
+    dataset, (segment, _) = datasets.load("scenes", "val", size=192, limit=4), masks.automatic(alpha=0.48)
+    best, kept = [], []
+    for i in range(len(dataset)):
+        found = masks.MaskSet.of(dataset[i].image, segment(dataset[i].image))
+        best += masks.ious(found, dataset[i].masks).max(0, initial=0).tolist()
+        kept.append([len(found.above(alpha)) for alpha in (0.98, 0.93, 0.48)])
+    assert np.mean(best) == pytest.approx(0.753, abs=0.02)
+    assert np.mean(kept, 0) == pytest.approx([2.5, 5.25, 17.5], rel=0.2)
 
 
 @pytest.mark.parametrize("wrong", [{"pred_iou_thresh": 0.0}, {"stability_score_thresh": 1.5}, {"points_per_side": 0}])
