@@ -6,7 +6,7 @@ A preset is a tuple of studies, one for each data set. The code path is the same
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from icm_helpers.codecs import nerv
 from icm_helpers.results import Recipe
@@ -91,6 +91,7 @@ class Study:
     canny_high: float = 100.0
     dilate: int = 0  # pixels
     shift: int = 0  # pixels to the right, off the edges
+    again: bool = False  # whether it trains codecs of the chapter's first study anew, with which verdicts take the mean
     spent: bool = False  # whether it is measured where the first seed's distilled codecs spend their bits
     probed: tuple[
         str, ...
@@ -575,7 +576,15 @@ SA_LOW_LR = tuple(
 # Two more trainings of each, a study each, since every model judges a study's first seed: would the same claims be decided?
 SA_SEEDS = tuple(
     replace(
-        SA_SCENES, alphas=(0.93,), seeds=(seed,), finetune="none", finetune_steps=0, anchors=(), probed=(), hours=0.8
+        SA_SCENES,
+        alphas=(0.93,),
+        seeds=(seed,),
+        again=True,
+        finetune="none",
+        finetune_steps=0,
+        anchors=(),
+        probed=(),
+        hours=0.8,
     )
     for seed in (1, 2)
 )
@@ -694,6 +703,7 @@ class VideoStudy:
     alpha: float = 0.93  # how sure it must be
     ledger: bool = True  # False: measured on the spot and written nowhere
     hours: float = 0.0  # estimated cost, on the hardware the preset is meant for
+    again: ClassVar[bool] = False
 
     def recipes(self) -> list[Recipe]:
         """Every run of the study: networks, anchors, and with these the uncompressed clips.
