@@ -24,8 +24,7 @@ from icm_helpers.tasks import weights
 
 NANO = Path(__file__).resolve().parents[2] / "data" / "checkpoints" / "nano-sam.safetensors"
 LEGS = (128, 192, 256, 256, 320)  # sides of the pictures that nano SAM sees in the parts of its training
-# And after it: the generator enlarges scenes of 192 pixels to it, since eight pixels, a token's side, are little to see an object
-# in.
+# And after it: the generator enlarges scenes of 192 pixels to it, as eight pixels, a token's side, are little to see much in.
 SIZE = LEGS[-1]
 UNSEEN = (
     2_000_000  # first seed of nano SAM's training scenes: those that codecs are trained and judged on start elsewhere
