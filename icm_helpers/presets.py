@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from icm_helpers.codecs import nerv
-from icm_helpers.results import Recipe
+from icm_helpers.results import DRAWN, Recipe
 
 DETECTORS = {
     "mask-rcnn-small": "9fd0ed3f",
@@ -197,9 +197,7 @@ class Study:
         """The fields of a loss's recipes that concern edges, a dictionary for each alpha."""
         if loss != "sa-icm":
             return [{}]
-        drawn = {"edges": fingerprinted(self.edges)} | {
-            k: getattr(self, k) for k in ("drawing", "canny_low", "canny_high", "dilate", "shift")
-        }
+        drawn = {"edges": fingerprinted(self.edges)} | {k: getattr(self, k) for k in DRAWN}
         return [drawn | {"alpha": alpha} for alpha in self.alphas]
 
     def _taught(self, loss: str) -> dict[str, Any]:

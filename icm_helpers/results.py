@@ -36,8 +36,10 @@ PACKAGES = (
 )
 
 Record = dict[str, Any]
+DRAWN = ("drawing", "canny_low", "canny_high", "dilate", "shift")
+"""The fields of a recipe that say how edges are drawn from masks."""
 _LATER = {"teacher", "task_weight", "finetuned", "finetune_steps", "levels", "reduction", "temperature", "objectness"}
-_LATER |= {"edges", "alpha", "drawing", "canny_low", "canny_high", "dilate", "shift"}
+_LATER |= {"edges", "alpha", *DRAWN}
 _LATER |= {"clip", "beta", "mask_weight", "density", "tune_steps", "bits"}
 
 
@@ -60,8 +62,8 @@ class Recipe:
     `temperature`.
 
     `edges` is the Segment Anything whose masks gave the edges that distortion is counted on (loss `sa-icm`): masks surer than
-    `alpha`, painted in the order `drawing`; Canny's two thresholds; widened by `dilate` pixels and
-    moved to the right by `shift`.
+    `alpha`, painted in the order `drawing`; Canny's two thresholds; widened by `dilate` pixels and moved to the
+    right by `shift`.
 
     `clip` is one video of the data set, whose first `images` frames are coded together by HEVC, VVC, or a NeRV that is trained on
     them; there `lmbda` holds the channels of its network. Its loss is `nerv`, where L1 has the weight `beta`, or `sa-nerv`, which

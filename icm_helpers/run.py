@@ -258,10 +258,7 @@ def training_crops(recipe: Recipe, images: datasets.CocoDataset, length: int) ->
     """The crops that a recipe trains on: the same pictures for all losses, each with the mask that the loss asks for."""
     region = true_edges(images) if recipe.loss == "true-edges" else None
     if recipe.loss == "sa-icm":
-        how = (
-            getattr(recipe, name)
-            for name in ("data", "size", "edges", "alpha", "drawing", "canny_low", "canny_high", "dilate", "shift")
-        )
+        how = (getattr(recipe, name) for name in ("data", "size", "edges", "alpha", *results.DRAWN))
         region = edges(images, *how)
     return datasets.Crops(
         images,
