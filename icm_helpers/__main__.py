@@ -21,25 +21,12 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import Subset
 
-from icm_helpers import (
-    claims,
-    clips,
-    datasets,
-    evaluate,
-    files,
-    grid,
-    judges,
-    losses,
-    masks,
-    overfit,
-    presets,
-    results,
-    run,
-    train,
-    video,
-)
+from icm_helpers import bd, claims, clips, evaluate, files, judges, losses, masks, overfit, presets, run, train
 from icm_helpers.codecs import classical, container, nerv, zoo
-from icm_helpers.results import Recipe
+from icm_helpers.data import coco, datasets, video
+from icm_helpers.data.crops import Crops
+from icm_helpers.ledger import grid, results
+from icm_helpers.ledger.results import Recipe
 from icm_helpers.tasks import sam
 from icm_helpers.tasks.teacher import Remembered
 
@@ -67,9 +54,9 @@ def _detector(args: argparse.Namespace) -> None:
 
 def _judge(
     model: evaluate.Detector,
-    dataset: datasets.CocoDataset,
+    dataset: coco.CocoDataset,
     name: str,
-    pictures: judges.Decoded | datasets.CocoDataset | None = None,
+    pictures: judges.Decoded | coco.CocoDataset | None = None,
 ) -> None:
     """Print a detector's AP on a data set, or on coded `pictures` of it, and its PQ where both know panoptic maps."""
     pictures = dataset if pictures is None else pictures
@@ -195,7 +182,7 @@ def _codec(args: argparse.Namespace) -> None:
                 f"{args.teacher} cannot teach --loss {args.loss}: take mask-rcnn-small, or on photographs yolov5n"
             )
     if args.loss == "task":
-        datasets.require_categories(dataset, teacher.categories, args.teacher)
+        coco.require_categories(dataset, teacher.categories, args.teacher)
     length = args.steps * args.batch
     objects = run.needs_objects(args.loss)
     if args.remember and args.loss in presets.DISTILLED:
@@ -204,7 +191,7 @@ def _codec(args: argparse.Namespace) -> None:
     if args.loss == "sa-icm":
         who = presets.fingerprinted(args.edges or "nano-sam")
         region = run.edges(dataset, args.data, args.size, who, args.alpha, device=args.device)
-    crops = datasets.Crops(dataset, args.patch, args.seed, length, args.augment, region=region, objects=objects)
+    crops = Crops(dataset, args.patch, args.seed, length, args.augment, region=region, objects=objects)
     plan = train.Schedule(steps=args.steps, batch=args.batch, lr=args.lr)
     curve = train.fit(
         model,
@@ -337,7 +324,7 @@ def _code(args: argparse.Namespace) -> None:
             continue
         try:
             with Image.open(path) as picture:
-                pixels = datasets.rgb(ImageOps.exif_transpose(picture))
+                pixels = coco.rgb(ImageOps.exif_transpose(picture))
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's errors seldom name the file
             raise ValueError(f"{path} cannot be read as an image ({error}): give a whole image file") from error
         x = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255  # (H, W, 3) -> (3, H, W)
@@ -440,7 +427,7 @@ def _judged(args: argparse.Namespace) -> None:
     place = train.fabric(args.device).device
     panel = {name: _detector_named(name).to(place) for name in named}
     for name, detector in panel.items():
-        datasets.require_categories(dataset, detector.categories, name)
+        coco.require_categories(dataset, detector.categories, name)
     kept = _kept(args.out)
     judged = {"data": results.fingerprint(dataset.annotations), "size": args.size, "ids": list(map(int, dataset.ids))}
     judged["detectors"] = list(map(_fingerprinted, named))
@@ -476,7 +463,7 @@ def _judged(args: argparse.Namespace) -> None:
         print(f"between {rates} rates a curve is cut short, and BD-rates come out too high: give four or more")
     alike = claims.measured_alike(args.data, args.size, dataset.ids)
     for metric, name in _accuracies(records):
-        mine, known = evaluate.curve(records, metric, name), alike if name in presets.DETECTORS else []
+        mine, known = bd.curve(records, metric, name), alike if name in presets.DETECTORS else []
         found = claims.rivals(mine, known, metric, name)
         print(f"BD-rate [%] by {claims.NAMES[metric]} of {name}, below zero where yours needs fewer bits:")
         for rival, change in found.items():

@@ -10,19 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from icm_helpers import presets, results
-from icm_helpers.evaluate import (
-    THIRDS,
-    Curve,
-    Interval,
-    bd_metric,
-    bd_metric_majority,
-    bd_rate,
-    bd_rate_gap,
-    curve,
-    rate_change,
-    resamplings,
-)
+from icm_helpers import presets
+from icm_helpers.bd import Curve, Interval, bd_metric, bd_metric_majority, bd_rate, bd_rate_gap, curve, rate_change
+from icm_helpers.evaluate import THIRDS, resamplings
+from icm_helpers.ledger import results
 
 UNITS = {  # of a metric's mean difference
     **dict.fromkeys(("psnr", "psnr_inside", "psnr_outside"), "dB"),

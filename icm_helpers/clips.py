@@ -20,23 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from icm_helpers import (
-    datasets,
-    downloads,
-    evaluate,
-    files,
-    judges,
-    losses,
-    masks,
-    overfit,
-    results,
-    scenes,
-    train,
-    video,
-)
+from icm_helpers import evaluate, files, judges, losses, masks, overfit, train
 from icm_helpers.codecs import classical, container, ffmpeg, nerv
-from icm_helpers.results import ROOT, Recipe, Record
-from icm_helpers.video import Video
+from icm_helpers.data import datasets, downloads, scenes, video
+from icm_helpers.data.video import Video
+from icm_helpers.ledger import results
+from icm_helpers.ledger.results import ROOT, Recipe, Record
 
 CHECKPOINTS = ROOT / "data" / "checkpoints"
 RUNS = ROOT / "runs"
@@ -54,7 +43,7 @@ TOLERANCE = 1  # pixels by which an edge may be off
 def load(recipe: Recipe) -> Video:
     """A recipe's clip: the moving scene of a seed, a clip of DAVIS at half its size, or a sequence of SFU-HW-Objects.
 
-    A sequence lies where `python -m icm_helpers.datasets fetch sfu-hw-objects` asks for it, say
+    A sequence lies where `python -m icm_helpers.data.datasets fetch sfu-hw-objects` asks for it, say
     ClassD/BasketballPass_416x240_50Hz_8bit_P420.yuv; its boxes beside it, in COCO's format, are called as CompressAI-Vision calls
     them: ClassD/BasketballPass_416x240_50_val.json.
 

@@ -32,8 +32,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from tqdm import tqdm
 
-from icm_helpers import datasets, downloads, evaluate, files, results
+from icm_helpers import evaluate, files
 from icm_helpers.codecs import classical, container, ffmpeg, zoo
+from icm_helpers.data import datasets, downloads
+from icm_helpers.ledger import results
 
 TABLE = results.LEDGER / "codecs" / "kodak.json"
 PUBLISHED = results.LEDGER / "codecs" / "published.json"  # numbers of others, each with its source
@@ -257,7 +259,7 @@ def kodak(folder: Path | None = None) -> dict[str, Tensor]:
     paths = sorted(given.glob("kodim*.png"))
     if CROP not in {path.stem for path in paths}:
         raise downloads.DataError(
-            f"{given} has no {CROP}.png: `python -m icm_helpers.datasets fetch kodak`, or name another folder with --kodak"
+            f"{given} has no {CROP}.png: `python -m icm_helpers.data.datasets fetch kodak`, or name another folder with --kodak"
         )
     pictures = {}
     for path in paths:

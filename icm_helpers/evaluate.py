@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from itertools import tee
 from typing import Any, Protocol
 
-import bjontegaard
 import numpy as np
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as rle
 from torch import Tensor
-from torchvision.ops import box_convert, box_iou
 from tqdm import tqdm
 
 from icm_helpers import panoptic
 from icm_helpers.codecs import container
-from icm_helpers.datasets import CocoDataset, PanopticTruth, Sample, require_categories
+from icm_helpers.data.coco import CocoDataset, PanopticTruth, Sample, require_categories
 
 REPLICATES = 200
 CONFIDENT = 0.3  # a clean detection of at least this score counts as what the detector saw
@@ -301,253 +297,6 @@ def likelihood_bits(codec: Any, x: Tensor) -> float | None:
     device = next(codec.parameters()).device
     padded = container.pad(x[None].to(device), codec.downsampling_factor)  # (1, 3, H', W')
     return sum(-p.log2().sum().item() for p in codec(padded)["likelihoods"].values())
-
-
-@torch.inference_mode()
-def rate_map(codec: torch.nn.Module, x: Tensor) -> Tensor:
-    """Where a network spends its bits on one image (3, H, W): (1, H, W), bits per pixel, by its own likelihoods.
-
-    The price of each cell of each latent, spread evenly over the part of the picture that it stands for. Of a picture
-    that has to be padded, what the padding costs is cut off.
-    """
-    height, width = x.shape[1:]
-    padded = container.pad(x[None].to(next(codec.parameters()).device), container.multiple(codec))  # (1, 3, H', W')
-    total = torch.zeros(1, *padded.shape[2:])
-    for p in codec(padded)["likelihoods"].values():
-        bits = -p.log2().sum(1).cpu()  # (1, C, h, w) -> (1, h, w)
-        cell = padded.shape[2] // bits.shape[1]
-        total += (bits / cell**2).repeat_interleave(cell, 1).repeat_interleave(cell, 2)
-    return total[:, :height, :width]
-
-
-def spending(
-    codec: torch.nn.Module, dataset: CocoDataset, clean: dict[str, list[dict[str, Any]]], *, progress: bool = True
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a network spends on objects that a detector finds in the uncompressed pictures, on those it misses, and elsewhere.
-
-    An object is found where a clean detection of its category has a score of 0.3 or more and an IoU of 0.5 or more with its box.
-    Crowd regions are neither.
-
-    Args:
-        codec: a network, in eval mode.
-        dataset: the evaluation images.
-        clean: detectors' :func:`clean_detections` on this data set, by name.
-
-    Returns:
-        `result`: images, bpp (by the likelihoods, as all here), and by detector how many objects are found and missed, and the
-        bits per pixel inside their masks (bpp_found, bpp_missed) and outside of all (bpp_background), pooled over the images, and
-        missed_to_found, the ratio of the first two; `bootstrap`: bpp and missed_to_found, 200 paired replicates each.
-    """
-    pixels, bits = [], []
-    parts: dict[str, list] = {name: [] for name in clean}  # a row an image: bits and pixels found, missed, background
-    counts = {name: np.zeros(2, int) for name in clean}
-    confident = {name: _by_image(d for d in found if d["score"] >= CONFIDENT) for name, found in clean.items()}
-    for i in tqdm(range(len(dataset)), desc="pricing", disable=None if progress else True):
-        sample = dataset[i]
-        price = rate_map(codec, sample.image)
-        pixels.append(price.numel())
-        bits.append(price.sum().item())
-        for name in clean:
-            seen = found_objects(sample, confident[name].get(sample.image_id, []))
-            chosen = seen & ~sample.crowd, ~seen & ~sample.crowd
-            counts[name] += [who.sum().item() for who in chosen]
-            found, missed = (sample.masks[who].any(0, keepdim=True) for who in chosen)  # (n, H, W) -> (1, H, W)
-            where = found, missed & ~found, sample.object_mask == 0
-            parts[name].append([v for m in where for v in (price[m].sum().item(), m.sum().item())])
-    count, spent = np.asarray(pixels, float), np.asarray(bits)
-    samples = resamplings(dataset.ids)
-    result: dict[str, Any] = {"images": len(dataset), "bpp": spent.sum() / count.sum()}
-    bootstrap: dict[str, Any] = {"bpp": (spent[samples].sum(1) / count[samples].sum(1)).tolist()}
-    for name, rows in parts.items():
-        table = np.asarray(rows)  # (images, 6)
-        densities = dict(zip(("bpp_found", "bpp_missed", "bpp_background"), _densities(table.sum(0)), strict=True))
-        drawn = _densities(table[samples].sum(1))  # (replicates, images, 6) -> (3, replicates)
-        values = {"found": int(counts[name][0]), "missed": int(counts[name][1]), **densities}
-        for key, value in (values | {"missed_to_found": densities["bpp_missed"] / densities["bpp_found"]}).items():
-            result.setdefault(key, {})[name] = value
-        bootstrap.setdefault("missed_to_found", {})[name] = (drawn[1] / drawn[0]).tolist()
-    return result, bootstrap
-
-
-def found_objects(sample: Sample, detections: list[dict[str, Any]]) -> Tensor:
-    """Which of an image's objects (n,) have a detection, a COCO result, of their category and an IoU of 0.5 or more."""
-    if not detections or not len(sample.labels):
-        return torch.zeros(len(sample.labels), dtype=torch.bool)
-    boxes = box_convert(torch.tensor([d["bbox"] for d in detections]), "xywh", "xyxy")
-    labels = torch.tensor([d["category_id"] for d in detections])
-    overlap = box_iou(sample.boxes.float(), boxes.float())  # (n, detections)
-    return ((overlap >= 0.5) & (sample.labels[:, None] == labels)).any(1)
-
-
-def _densities(table: np.ndarray) -> np.ndarray:
-    """Bits over pixels, of columns that hold them in turn; NaN where a handful of pictures has no such pixels."""
-    with np.errstate(invalid="ignore"):
-        return np.moveaxis(table[..., 0::2] / table[..., 1::2], -1, 0)
-
-
-def _by_image(detections: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    groups: dict[int, list] = {}
-    for found in detections:
-        groups.setdefault(found["image_id"], []).append(found)
-    return groups
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Rate against a metric, with bootstrap replicates: `bpp`, `metric` (k,), `bpp_replicates`, `metric_replicates` (r, k)."""
-
-    name: str
-    bpp: np.ndarray
-    metric: np.ndarray
-    bpp_replicates: np.ndarray
-    metric_replicates: np.ndarray
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with its 95 % interval over the replicates, and the share of replicates in which it was defined."""
-
-    value: float
-    low: float
-    high: float
-    defined: float = 1.0
-
-    def __str__(self) -> str:
-        told = f"{self.value:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
-        return "no overlap" if np.isnan(self.value) else told
-
-
-def curve(records: Sequence[dict[str, Any]], metric: str, detector: str | None = None, name: str = "") -> Curve:
-    """A method's curve from its records: one point a lmbda, seeds averaged, in each replicate too.
-
-    Raises:
-        ValueError: no records, or a record lacks the metric.
-    """
-    if not records:
-        raise ValueError(f"no records for the curve {name or metric}")
-
-    def pick(part: dict[str, Any], key: str) -> Any:
-        if key not in part or (detector is not None and key != "bpp" and detector not in part[key]):
-            raise ValueError(
-                f"a record has no {key}{f' of {detector}' if detector else ''}; it has {', '.join(sorted(part))}"
-            )
-        return part[key] if key == "bpp" or detector is None else part[key][detector]
-
-    points = []
-    for lmbda in sorted({r["recipe"]["lmbda"] for r in records}):
-        same = [r for r in records if r["recipe"]["lmbda"] == lmbda]
-        points.append(
-            [
-                np.mean([pick(r[part], key) for r in same], axis=0)
-                for part in ("result", "bootstrap")
-                for key in ("bpp", metric)
-            ]
-        )
-    points.sort(key=lambda p: p[0])
-    bpp, value, bpp_replicates, value_replicates = (np.stack(v, axis=-1) for v in zip(*points, strict=True))
-    return Curve(name or metric, bpp, value, bpp_replicates, value_replicates)
-
-
-def bd_rate(anchor: Curve, test: Curve) -> Interval:
-    r"""Bjontegaard delta rate of `test` against `anchor`, in percent: negative where it needs fewer bits for the same metric.
-
-    By the `bjontegaard` package with PCHIP interpolation. Where a curve is not increasing (AP is noisy), only the points that rise
-    above all points of lower rate count. Undefined, NaN, where curves do not overlap in the metric.
-    """
-    return _bd(anchor, test, _bd_rate)
-
-
-def bd_metric(anchor: Curve, test: Curve) -> Interval:
-    """Mean difference of the metric at equal rate, over the logarithm of the rates that both curves cover."""
-    return _bd(anchor, test, _bd_metric)
-
-
-def bd_rate_gap(first: tuple[Curve, Curve], second: tuple[Curve, Curve]) -> Interval:
-    """BD-rate of one (anchor, test) pair minus that of another, in percentage points.
-
-    The pairs are measured on different images, or on the same ones by different detectors: replicate i of one goes with that of
-    the other.
-    """
-    one, other = (_bd_values(*pair, _bd_rate) for pair in (first, second))
-    return _interval(one[0] - other[0], one[1] - other[1])
-
-
-def bd_metric_majority(pairs: Sequence[tuple[Curve, Curve]], draws: np.ndarray) -> Interval:
-    """The share of (anchor, test) pairs, one a video, whose :func:`bd_metric` is above zero, minus one half.
-
-    Args:
-        draws: indices (replicates, pairs): replicate i takes these videos, each with its own replicate i.
-    """
-    values, replicates = zip(*(_bd_values(*pair, _bd_metric) for pair in pairs), strict=True)
-    halves = np.sign(np.stack(replicates)) / 2  # (pairs, replicates); a tie counts half, an undefined one makes all so
-    drawn = np.take_along_axis(halves.T, draws, axis=1).mean(1)
-    return _interval(float(np.mean(np.sign(values) / 2)), drawn)
-
-
-def rate_change(anchor: Curve, test: Curve) -> Interval:
-    """How much more bits `test` takes than `anchor`, in percent: point by point, in rising order, the geometric mean over them.
-
-    Raises:
-        ValueError: the curves have different numbers of points.
-    """
-    if len(anchor.bpp) != len(test.bpp):
-        raise ValueError(
-            f"{anchor.name} has {len(anchor.bpp)} points, {test.name} {len(test.bpp)}: measure both at the same lambdas"
-        )
-    value, values = (
-        100 * np.expm1(np.log(b / a).mean(-1))
-        for a, b in ((anchor.bpp, test.bpp), (anchor.bpp_replicates, test.bpp_replicates))
-    )
-    return _interval(value, values)
-
-
-def _bd(anchor: Curve, test: Curve, measure: Any) -> Interval:
-    return _interval(*_bd_values(anchor, test, measure))
-
-
-def _bd_values(anchor: Curve, test: Curve, measure: Any) -> tuple[float, np.ndarray]:
-    """The measure itself, and in each bootstrap replicate."""
-    replicates = zip(
-        anchor.bpp_replicates, anchor.metric_replicates, test.bpp_replicates, test.metric_replicates, strict=True
-    )
-    value = measure(anchor.bpp, anchor.metric, test.bpp, test.metric)
-    return value, np.array([measure(*replicate) for replicate in replicates])
-
-
-def _interval(value: float, values: np.ndarray) -> Interval:
-    finite = values[np.isfinite(values)]
-    if not np.isfinite(value) or len(finite) == 0:
-        return Interval(float("nan"), float("nan"), float("nan"), len(finite) / max(1, len(values)))
-    low, high = np.percentile(finite, [2.5, 97.5])
-    return Interval(float(value), float(low), float(high), len(finite) / len(values))
-
-
-def _bd_rate(rate_a: np.ndarray, metric_a: np.ndarray, rate_b: np.ndarray, metric_b: np.ndarray) -> float:
-    (rate_a, metric_a), (rate_b, metric_b) = _rising(rate_a, metric_a), _rising(rate_b, metric_b)
-    if len(rate_a) < 2 or len(rate_b) < 2 or max(metric_a[0], metric_b[0]) >= min(metric_a[-1], metric_b[-1]):
-        return float("nan")
-    return float(
-        bjontegaard.bd_rate(rate_a, metric_a, rate_b, metric_b, "pchip", require_matching_points=False, min_overlap=0)
-    )
-
-
-def _bd_metric(rate_a: np.ndarray, metric_a: np.ndarray, rate_b: np.ndarray, metric_b: np.ndarray) -> float:
-    if not (np.isfinite(metric_a).all() and np.isfinite(metric_b).all()):
-        return float("nan")  # a ratio to objects of which there are none
-    if max(rate_a.min(), rate_b.min()) >= min(rate_a.max(), rate_b.max()):
-        return float("nan")
-    orders = np.argsort(rate_a), np.argsort(rate_b)
-    curves = (rate_a[orders[0]], metric_a[orders[0]], rate_b[orders[1]], metric_b[orders[1]])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return float(bjontegaard.bd_psnr(*curves, "pchip", require_matching_points=False, min_overlap=0))
-
-
-def _rising(rate: np.ndarray, metric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    order = np.argsort(rate)
-    rate, metric = rate[order], metric[order]
-    keep = np.r_[True, metric[1:] > np.maximum.accumulate(metric)[:-1]]
-    return rate[keep], metric[keep]
 
 
 def psnr(mse: Any) -> Any:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+ROOT = Path(__file__).resolve().parent.parent
+"""The repository, whose folders `data`, `runs` and `book` the package reads and writes."""
+
 
 @contextmanager
 def atomically(path: Path | str, *, replace: bool = True, hint: str = "run the same command again") -> Iterator[Path]:

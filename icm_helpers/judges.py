@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from icm_helpers import datasets, evaluate, results, train
+from icm_helpers import evaluate, train
 from icm_helpers.codecs.zoo import CHECKPOINTS
+from icm_helpers.data import coco, datasets, formats
+from icm_helpers.ledger import results
 from icm_helpers.tasks import sam
 from icm_helpers.tasks.detectron2 import CityscapesPanopticDeepLab, Detectron2
 from icm_helpers.tasks.mask_rcnn import SmallFasterRCNN, SmallMaskRCNN
@@ -25,7 +27,7 @@ from icm_helpers.tasks.rcnn import COCORCNN
 from icm_helpers.tasks.yolo import YOLO
 from icm_helpers.tasks.yolov5 import YOLOv5
 
-WEIGHTS = results.ROOT / "data" / "weights"  # where `python -m icm_helpers.datasets fetch` puts them
+WEIGHTS = results.ROOT / "data" / "weights"  # where `python -m icm_helpers.data.datasets fetch` puts them
 TRAINABLE: Mapping[str, type[SmallMaskRCNN] | type[YOLO] | type[PanopticDeepLab]] = {
     "mask-rcnn-small": SmallMaskRCNN,
     "faster-rcnn-small": SmallFasterRCNN,
@@ -105,7 +107,7 @@ def segmenter(name: str) -> str:
     return model
 
 
-def untrained(name: str, dataset: datasets.CocoDataset) -> nn.Module:
+def untrained(name: str, dataset: coco.CocoDataset) -> nn.Module:
     """A detector of `TRAINABLE` for what a data set annotates, with random weights.
 
     Raises:
@@ -115,7 +117,7 @@ def untrained(name: str, dataset: datasets.CocoDataset) -> nn.Module:
     if build is not PanopticDeepLab:
         return build(dataset.used_categories())
     if dataset.panoptic is None:
-        raise datasets.DataError(
+        raise formats.DataError(
             f"{name} learns from panoptic maps, which {dataset.annotations} does not bring: take scenes"
         )
     return build(dataset.panoptic.categories, dataset.panoptic.things)
@@ -128,9 +130,7 @@ class Pictures(Dataset):
     With `semantic` the objects come with the category of every pixel.
     """
 
-    def __init__(
-        self, dataset: datasets.CocoDataset | Decoded, seed: int, length: int, *, semantic: bool = False
-    ) -> None:
+    def __init__(self, dataset: coco.CocoDataset | Decoded, seed: int, length: int, *, semantic: bool = False) -> None:
         self.dataset, self.seed, self.length, self.semantic = dataset, seed, length, semantic
 
     def __len__(self) -> int:
@@ -155,7 +155,7 @@ class Pictures(Dataset):
         """The file that item `index` shows, for messages about it."""
         return self._sample(index).name
 
-    def _sample(self, index: int) -> datasets.Sample:
+    def _sample(self, index: int) -> coco.Sample:
         epoch, place = divmod(index, len(self.dataset))
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.dataset))
         return self.dataset[int(order[place])]
@@ -164,7 +164,7 @@ class Pictures(Dataset):
 class Decoded(Dataset):
     """A data set as a codec gives it back: each picture coded to bytes and decoded once, kept with 8 bits a channel."""
 
-    def __init__(self, dataset: datasets.CocoDataset, codec: Any, *, progress: bool = True) -> None:
+    def __init__(self, dataset: coco.CocoDataset, codec: Any, *, progress: bool = True) -> None:
         self.samples, self.panoptic = [], dataset.panoptic
         coded, hidden = evaluate.coded(codec, dataset), None if progress else True
         for sample, _, x_hat in tqdm(coded, "coding training pictures", len(dataset), disable=hidden):
@@ -173,7 +173,7 @@ class Decoded(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> datasets.Sample:
+    def __getitem__(self, index: int) -> coco.Sample:
         sample = self.samples[index]
         return replace(sample, image=sample.image.float() / 255)
 
@@ -192,7 +192,7 @@ def detection_loss(network: Callable, batch: tuple[list[Tensor], list[dict[str, 
 def finetune(
     detector: nn.Module,
     codec: Any,
-    dataset: datasets.CocoDataset,
+    dataset: coco.CocoDataset,
     schedule: train.Schedule = FINETUNE,
     *,
     folder: Path | None = None,
@@ -216,7 +216,7 @@ def finetune(
     Raises:
         DataError: a category is annotated that the detector does not know.
     """
-    datasets.require_categories(dataset, detector.categories, "the detector")
+    coco.require_categories(dataset, detector.categories, "the detector")
     model = copy.deepcopy(detector).requires_grad_(True)
     decoded = Decoded(dataset, codec, progress=progress)
     pictures = Pictures(decoded, seed, schedule.steps * schedule.batch, semantic=hasattr(model, "panoptic"))

@@ -40,8 +40,10 @@ from faster_coco_eval.core import mask as rle
 from torch import Tensor
 from tqdm import tqdm
 
-from icm_helpers import datasets, files, grid
-from icm_helpers.datasets import DataError
+from icm_helpers import files
+from icm_helpers.data import coco, datasets
+from icm_helpers.data.formats import DataError
+from icm_helpers.ledger import grid
 
 ORDERS = ("largest-first", "smallest-first", "surest-last")
 LEAST = 0.48
@@ -247,7 +249,7 @@ def read(folder: Path | str, image_id: int) -> MaskSet:
 
 def make(
     folder: Path | str,
-    dataset: datasets.CocoDataset,
+    dataset: coco.CocoDataset,
     segment: Callable[[Tensor], Sequence[Mapping[str, Any]]],
     recipe: Mapping[str, Any],
     *,
@@ -310,7 +312,8 @@ def automatic(
         FileNotFoundError: the weights are missing.
         ImportError: the package segment_anything is not installed.
     """
-    from icm_helpers import results, train  # only here: the rest works with masks of any origin
+    from icm_helpers import train
+    from icm_helpers.ledger import results  # only here: the rest works with masks of any origin
     from icm_helpers.tasks import sam
 
     weights = sam.present(model, weights)
@@ -356,7 +359,8 @@ def stored(
         FileNotFoundError, ValueError: Segment Anything's weights are missing, or damaged.
         ImportError: the package segment_anything is not installed.
     """
-    from icm_helpers import results, scenes  # only here: the rest works with masks of any origin
+    from icm_helpers.data import scenes
+    from icm_helpers.ledger import results  # only here: the rest works with masks of any origin
 
     dataset = datasets.load(data, split, size=size, limit=limit)
     segment, decided = automatic(model, **how)

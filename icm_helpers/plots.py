@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from icm_helpers.evaluate import Curve
+from icm_helpers.bd import Curve
 from icm_helpers.presets import FINETUNED
 
 INK = "#767c85"  # contrast 4 to 1 or better on white and on the dark theme

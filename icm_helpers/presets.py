@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from icm_helpers.codecs import nerv
-from icm_helpers.results import DRAWN, Recipe
+from icm_helpers.ledger.results import DRAWN, Recipe
 
 DETECTORS = {
     "mask-rcnn-small": "9fd0ed3f",

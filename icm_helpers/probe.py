@@ -1,7 +1,7 @@
 """What a coded picture still gives away: a small network reads the texture of objects whose shape says nothing about it.
 
 Shindo et al. (ICIP 2024) say of SA-ICM that it "removes human facial information" and with it protects privacy. On scenes the
-secret is a pattern (see :class:`icm_helpers.scenes.Scene`): spots on the coat of a horse, a band around a balloon.
+secret is a pattern (see :class:`icm_helpers.data.scenes.Scene`): spots on the coat of a horse, a band around a balloon.
 Whoever wants to read it trains on pictures that went through the same codec, and so does the probe.
 """
 
@@ -18,8 +18,8 @@ from torch.utils.data import Subset
 from torchvision.transforms.functional import resized_crop
 from tqdm import tqdm
 
-from icm_helpers import scenes
-from icm_helpers.datasets import CocoDataset
+from icm_helpers.data import scenes
+from icm_helpers.data.coco import CocoDataset
 from icm_helpers.evaluate import Detector, average_precision, coco_results, coded, resamplings
 
 PICTURES = 1000  # decoded training pictures that a probe learns from

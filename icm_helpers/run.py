@@ -14,21 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icm_helpers import (
-    clips,
-    datasets,
-    evaluate,
-    judges,
-    latents,
-    losses,
-    masks,
-    presets,
-    probe,
-    results,
-    train,
-)
+from icm_helpers import bit_allocation, clips, evaluate, judges, latents, losses, masks, presets, probe, train
 from icm_helpers.codecs import classical, container, ffmpeg, zoo
-from icm_helpers.results import ROOT, Recipe, Record
+from icm_helpers.data import coco, datasets, formats
+from icm_helpers.data.crops import Crops
+from icm_helpers.ledger import results
+from icm_helpers.ledger.results import ROOT, Recipe, Record
 from icm_helpers.tasks.teacher import STRIDE, Remembered, Teacher
 
 CHECKPOINTS = zoo.CHECKPOINTS
@@ -46,7 +37,7 @@ CLASSICAL: dict[str, Callable[[int], container.FileCodec]] = {
 # --- what a recipe names -------------------------------------------------------------------------------------------------
 
 
-def data(recipe: Recipe, split: str, limit: int | None = None) -> datasets.CocoDataset:
+def data(recipe: Recipe, split: str, limit: int | None = None) -> coco.CocoDataset:
     """A recipe's images."""
     return datasets.load(recipe.data, split, size=recipe.size, limit=limit)
 
@@ -254,13 +245,13 @@ def _scale(recipe: Recipe, crops: int, device: torch.device) -> float:
     return (found[0] / found[1]).item()
 
 
-def training_crops(recipe: Recipe, images: datasets.CocoDataset, length: int) -> datasets.Crops:
+def training_crops(recipe: Recipe, images: coco.CocoDataset, length: int) -> Crops:
     """The crops that a recipe trains on: the same pictures for all losses, each with the mask that the loss asks for."""
     region = true_edges(images) if recipe.loss == "true-edges" else None
     if recipe.loss == "sa-icm":
         how = (getattr(recipe, name) for name in ("data", "size", "edges", "alpha", *results.DRAWN))
         region = edges(images, *how)
-    return datasets.Crops(
+    return Crops(
         images,
         recipe.patch,
         recipe.seed,
@@ -277,7 +268,7 @@ def workers(device: str) -> int:
 
 
 def edges(
-    images: datasets.CocoDataset,
+    images: coco.CocoDataset,
     data: str,
     size: int,
     segmenter: str,
@@ -288,8 +279,8 @@ def edges(
     dilate: int = 0,
     shift: int = 0,
     device: str = "auto",
-) -> Callable[[datasets.Sample], Tensor]:
-    r"""What gives the edges of a training picture, :math:`\mathrm{sam}_x(\alpha)`, as `datasets.Crops` takes a region.
+) -> Callable[[coco.Sample], Tensor]:
+    r"""What gives the edges of a training picture, :math:`\mathrm{sam}_x(\alpha)`, as `Crops` takes a region.
 
     The masks lie in data/cache. Those that lack are made now, which with nano SAM takes one core four seconds a picture.
 
@@ -307,16 +298,16 @@ def edges(
     return lambda sample: masks.sam_edges(masks.read(folder, sample.image_id), alpha, **how)
 
 
-def true_edges(images: datasets.CocoDataset) -> Callable[[datasets.Sample], Tensor]:
-    """What gives the edges of a picture's own panoptic map, as `datasets.Crops` takes a region.
+def true_edges(images: coco.CocoDataset) -> Callable[[coco.Sample], Tensor]:
+    """What gives the edges of a picture's own panoptic map, as `Crops` takes a region.
 
     Raises:
         DataError: the data set has no panoptic maps.
     """
     if images.panoptic is None:
-        raise datasets.DataError(f"{images.annotations} brings no panoptic maps, whose edges these are: fetch them too")
+        raise formats.DataError(f"{images.annotations} brings no panoptic maps, whose edges these are: fetch them too")
 
-    def drawn(sample: datasets.Sample) -> Tensor:
+    def drawn(sample: coco.Sample) -> Tensor:
         ids = images.panoptic[sample.image_id].ids
         labels = np.unique(ids, return_inverse=True)[1].reshape(ids.shape)  # (H, W), from 0
         return torch.from_numpy(masks.edges(labels))[None].float()
@@ -424,7 +415,7 @@ def measure(
         name = recipe.finetuned.partition("@")[0] + presets.FINETUNED
         panel[name] = finetuned(recipe, model, keep=ledger, device=device, progress=progress).to(place)
     if recipe.method == "spent":
-        result, bootstrap = evaluate.spending(model, dataset, clean, progress=progress)
+        result, bootstrap = bit_allocation.spending(model, dataset, clean, progress=progress)
     elif recipe.method == "probed":
         lessons = data(recipe, "train", recipe.train_images)
         result, bootstrap = probe.evaluate(model, lessons, dataset, panel, progress=progress)
@@ -472,7 +463,7 @@ def records(study: presets.Study | presets.VideoStudy, *, rerun: bool = False, d
     return results.load_or_run(study.recipes(), partial(measure, device=device), rerun=rerun)
 
 
-def refined_bytes(recipe: Recipe, model: Any, sample: datasets.Sample) -> bytes:
+def refined_bytes(recipe: Recipe, model: Any, sample: coco.Sample) -> bytes:
     """One image coded with latents refined under a recipe's loss.
 
     Raises:

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from icm_helpers import claims, presets, results, run
+from icm_helpers import claims, presets, run
+from icm_helpers.bd import Interval
 from icm_helpers.claims import describe, overall, verdict
-from icm_helpers.evaluate import THIRDS, Interval
+from icm_helpers.evaluate import THIRDS
+from icm_helpers.ledger import results
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ import torch
 from PIL import Image, features
 from torch import Tensor
 
-from icm_helpers import scenes
 from icm_helpers.codecs import ffmpeg
 from icm_helpers.codecs.classical import Avif, Jpeg, Png, Webp
 from icm_helpers.codecs.container import BitstreamError, decode, encode
+from icm_helpers.data import scenes
 
 SETTINGS = {Webp: (10, 60, 100), Avif: (10, 60, 100), ffmpeg.Hevc: (45, 30, 0), ffmpeg.Vvc: (52, 34, 0)}  # worst first
 WITH_FFMPEG = pytest.mark.skipif(importlib.util.find_spec("imageio_ffmpeg") is None, reason="needs the extra `anchors`")

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch.nn.functional import max_pool2d
 
-from icm_helpers import claims, clips, downloads, overfit, presets, results, video
+from icm_helpers import claims, clips, overfit, presets
+from icm_helpers.bd import bd_metric
 from icm_helpers.clips import edge_matches, f_score
-from icm_helpers.evaluate import bd_metric
+from icm_helpers.data import downloads, video
+from icm_helpers.ledger import results
 from icm_helpers.tasks import sam
 
 VIDEOS = [
@@ -235,7 +237,7 @@ def test_a_claim_without_records_is_not_measured():
 
 @pytest.mark.parametrize("fetched", [False, True])
 def test_davis_is_halved_with_its_boxes_and_masks(fetched, real_data, monkeypatch, tmp_path):
-    if fetched:  # where `icm_helpers.datasets fetch davis2016` unpacks it
+    if fetched:  # where `icm_helpers.data.datasets fetch davis2016` unpacks it
         monkeypatch.setattr(downloads, "DATA", tmp_path)
         monkeypatch.setenv("ICM_REAL_DATA", str(tmp_path / "none"))
         (tmp_path / "davis2016").mkdir()

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from icm_helpers import complexity, downloads, results
+from icm_helpers import complexity
 from icm_helpers.codecs import classical, zoo
+from icm_helpers.data import downloads
+from icm_helpers.ledger import results
 
 
 class Attention(nn.Module):

@@ -11,8 +11,11 @@ from faster_coco_eval.core import mask as rle
 from PIL import Image
 from torchvision.ops import box_iou, masks_to_boxes
 
-from icm_helpers import datasets
-from icm_helpers.datasets import CocoDataset, Crops, DataError, load, require_categories
+from icm_helpers.data import datasets
+from icm_helpers.data.coco import CocoDataset, require_categories
+from icm_helpers.data.crops import Crops
+from icm_helpers.data.datasets import load
+from icm_helpers.data.formats import DataError
 
 WIDTH, HEIGHT = 40, 30
 CATEGORIES = [{"id": 1, "name": "person"}, {"id": 44, "name": "bottle"}]
@@ -273,7 +276,7 @@ def test_real_data_comes_from_the_environment(tmp_path, monkeypatch):
 
 def test_a_crop_names_the_picture_it_is_cut_from(tmp_path, monkeypatch):
     scenes = datasets.load("scenes", "train", size=64, limit=4, root=tmp_path)
-    crops, taken = datasets.Crops(scenes, 32, 0, 8), []
+    crops, taken = Crops(scenes, 32, 0, 8), []
     picture = crops._picture
     monkeypatch.setattr(crops, "_picture", lambda index: taken.append(index) or picture(index))
     for i in range(8):

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from icm_helpers import __main__ as icm
-from icm_helpers import datasets, run, train
+from icm_helpers import run, train
 from icm_helpers.codecs import zoo
+from icm_helpers.data import datasets
+from icm_helpers.data.crops import Crops
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -47,7 +49,7 @@ def fit_codec(folder: Path) -> dict:
     """Train a codec, whose quantisation noise differs between the processes, and whose quantiles see no data."""
     torch.manual_seed(0)
     model = zoo.load(weights=None)
-    crops = datasets.Crops(datasets.load("scenes", "train", size=64, limit=2, root=folder), 64, 0, 12)
+    crops = Crops(datasets.load("scenes", "train", size=64, limit=2, root=folder), 64, 0, 12)
     plan = train.Schedule(steps=3, batch=4, warmup=1, aux_steps=20)
     curve = train.fit(model, crops, run.objective("mse", 0.01), plan, device="cpu", progress=False)
     return {"curve": curve, "weights": digest(model)}

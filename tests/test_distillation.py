@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from icm_helpers import __main__ as icm
-from icm_helpers import datasets, judges, presets, run
+from icm_helpers import judges, presets, run
 from icm_helpers.codecs import zoo
+from icm_helpers.data import datasets
+from icm_helpers.data.crops import Crops
 from icm_helpers.tasks.mask_rcnn import SmallMaskRCNN
 from icm_helpers.tasks.yolov5 import YOLOv5
 
@@ -28,7 +30,7 @@ def codec():
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory):
     data = datasets.load("scenes", "val", size=192, limit=2, root=tmp_path_factory.mktemp("scenes"))
-    return run.collate([datasets.Crops(data, 64, 0, 2, "none", object_prob=1, objects=True)[i] for i in range(2)])
+    return run.collate([Crops(data, 64, 0, 2, "none", object_prob=1, objects=True)[i] for i in range(2)])
 
 
 def counted(teacher, monkeypatch) -> list[str]:

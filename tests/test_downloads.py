@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from icm_helpers import downloads
-from icm_helpers.datasets import DataError
-from icm_helpers.downloads import assets, check, fetch
+from icm_helpers.data import downloads
+from icm_helpers.data.downloads import assets, check, fetch
+from icm_helpers.data.formats import DataError
 
 WEIGHTS = bytes(range(256)) * 400
 GB = 1_000_000_000

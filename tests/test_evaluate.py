@@ -5,26 +5,20 @@ import pytest
 import torch
 from faster_coco_eval.core import mask as rle
 
-from icm_helpers import datasets
+from icm_helpers.bd import Curve, Interval, bd_metric, bd_rate, bd_rate_gap, curve
+from icm_helpers.bit_allocation import rate_map, spending
 from icm_helpers.codecs import zoo
 from icm_helpers.codecs.classical import Jpeg, Png
+from icm_helpers.data import coco, datasets, formats
 from icm_helpers.evaluate import (
     THIRDS,
-    Curve,
-    Interval,
     as_truth,
     average_precision,
-    bd_metric,
-    bd_rate,
-    bd_rate_gap,
     clean_detections,
     coco_results,
-    curve,
     evaluate,
     likelihood_bits,
-    rate_map,
     resamplings,
-    spending,
 )
 
 SIDE, IMAGES = 100, 6
@@ -176,7 +170,7 @@ def scenes(tmp_path_factory):
 class Oracle:
     """Recognises a picture by the original nearest to it, and answers with its annotations."""
 
-    def __init__(self, dataset: datasets.CocoDataset, masks: bool = True, score: float = 0.9) -> None:
+    def __init__(self, dataset: coco.CocoDataset, masks: bool = True, score: float = 0.9) -> None:
         self.samples = list(dataset)
         self.categories, self.masks, self.score = dataset.categories, masks, score
 
@@ -250,7 +244,7 @@ def test_masks_are_judged_where_detector_and_data_have_outlines_also_where_nothi
     monkeypatch.setattr(judge, "detect", lambda images: [blind] * len(images))
     result, bootstrap = run(Jpeg(30), scenes, judge)
     assert result["mask_ap"] == result["box_ap"] == {"judge": 0} and bootstrap["mask_ap"]["judge"] == [0] * 200
-    monkeypatch.setattr(datasets.CocoDataset, "outlined", False)
+    monkeypatch.setattr(coco.CocoDataset, "outlined", False)
     assert "mask_ap" not in run(Jpeg(30), scenes, Oracle(scenes))[0]
 
 
@@ -276,7 +270,7 @@ def test_a_detector_that_is_sure_of_nothing_has_no_agreement(scenes):
 def test_a_detector_must_know_every_annotated_category(scenes):
     judge = Oracle(scenes)
     judge.categories = {}
-    with pytest.raises(datasets.DataError, match="judge does not know this category"):
+    with pytest.raises(formats.DataError, match="judge does not know this category"):
         evaluate(Jpeg(30), scenes, {"judge": judge}, {"judge": []}, progress=False)
 
 
@@ -310,7 +304,7 @@ def test_spending_tells_found_objects_from_missed_ones_and_from_the_rest():
     masks[0, :32, :32] = masks[1, :16, 32:48] = masks[2, 48:, 48:] = True  # found, missed, a crowd
     boxes = torch.tensor([[0.0, 0, 32, 32], [32, 0, 48, 16], [48, 48, 64, 64]])
     crowd = torch.tensor([False, False, True])
-    sample = datasets.Sample(torch.rand(3, 64, 64), boxes, torch.tensor([1, 1, 2]), masks, crowd, 7, "one")
+    sample = coco.Sample(torch.rand(3, 64, 64), boxes, torch.tensor([1, 1, 2]), masks, crowd, 7, "one")
 
     class One(list):
         ids = (7,)

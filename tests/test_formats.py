@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icm_helpers import datasets, formats
+from icm_helpers.data import coco, datasets, formats
 from icm_helpers.evaluate import average_precision
 from icm_helpers.panoptic import Panoptic, quality, tally
 
@@ -30,7 +30,7 @@ def drone(tmp_path):
         (folder / name).mkdir(parents=True)
     Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "images" / "0000001.jpg")
 
-    def write(*rows: str) -> datasets.CocoDataset:
+    def write(*rows: str) -> coco.CocoDataset:
         (folder / "annotations" / "0000001.txt").write_text("\n".join(rows) + "\n")
         return datasets.load("visdrone", "val", root=tmp_path / "visdrone")
 
@@ -77,13 +77,13 @@ def test_others_are_left_out_and_a_comma_at_the_end_is_none_of_ours(drone):
 
 
 def test_a_damaged_row_and_missing_files_are_named(drone, tmp_path):
-    with pytest.raises(datasets.DataError, match=r"0000001.txt or .* is damaged .row '1,2,3' is not x,y,width,height"):
+    with pytest.raises(formats.DataError, match=r"0000001.txt or .* is damaged .row '1,2,3' is not x,y,width,height"):
         drone("1,2,3")
     (tmp_path / "visdrone" / "VisDrone2019-DET-val" / "annotations" / "0000001.txt").unlink()
-    with pytest.raises(datasets.DataError, match=r"0000001.jpg has no annotations .*0000001.txt"):
+    with pytest.raises(formats.DataError, match=r"0000001.jpg has no annotations .*0000001.txt"):
         datasets.load("visdrone", "val", root=tmp_path / "visdrone")
     for name in ("visdrone", "cityscapes"):
-        with pytest.raises(datasets.DataError, match=rf"{name} needs .*datasets fetch {name}` gets it, or says how"):
+        with pytest.raises(formats.DataError, match=rf"{name} needs .*datasets fetch {name}` gets it, or says how"):
             datasets.load(name, "val", root=tmp_path / "nowhere")
 
 
@@ -137,5 +137,5 @@ def test_a_caravan_called_a_truck_is_void_on_cityscapes(street):
 def test_a_broken_map_of_cityscapes_is_named(street):
     path = street / "gtFine" / "val" / "lindau" / "lindau_000000_000019_gtFine_instanceIds.png"
     path.write_bytes(b"no picture")
-    with pytest.raises(datasets.DataError, match=r"lindau_000000_000019_gtFine_instanceIds.png is missing or damaged"):
+    with pytest.raises(formats.DataError, match=r"lindau_000000_000019_gtFine_instanceIds.png is missing or damaged"):
         datasets.load("cityscapes", "val", root=street)

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from icm_helpers import __main__ as icm
-from icm_helpers import grid, results
-from icm_helpers.results import Recipe
+from icm_helpers.ledger import grid, results
+from icm_helpers.ledger.results import Recipe
 
 RECIPE = Recipe("chapter", "scenes", 4, 64, "codec", "trained", ("judge@01234567",), loss="mse", lmbda=0.01, steps=3)
 
@@ -203,7 +203,8 @@ def test_jobs_of_a_cluster_measure_and_a_failing_one_is_tried_again(folder):
 @pytest.fixture
 def tiny(folder, monkeypatch):
     """The module `run`, with a grid of two JPEG qualities on two small scenes."""
-    from icm_helpers import datasets, run
+    from icm_helpers import run
+    from icm_helpers.data import datasets
 
     recipes = [Recipe("object_region_mse", "scenes", 2, 64, "jpeg", "classical", (), lmbda=q) for q in (20.0, 60.0)]
     study = SimpleNamespace(data="scenes", hours=0.01, recipes=lambda: recipes)

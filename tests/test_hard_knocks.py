@@ -20,8 +20,11 @@ from test_notebooks import CHAPTER
 from test_train import codec, equal, fit
 
 from icm_helpers import __main__ as icm
-from icm_helpers import datasets, results, run, train
-from icm_helpers.results import Recipe
+from icm_helpers import run, train
+from icm_helpers.data import datasets
+from icm_helpers.data.crops import Crops
+from icm_helpers.ledger import results
+from icm_helpers.ledger.results import Recipe
 
 build = test_build.build  # the fixture: book/build.py as a module
 RECIPE = Recipe("chapter", "scenes", 4, 64, "codec", "trained", (), loss="mse", lmbda=0.01, steps=3)
@@ -149,7 +152,7 @@ def test_another_command_never_goes_on_with_a_stopped_training_of_the_same_name(
 
 
 def test_the_same_command_goes_on_with_a_stopped_training(stopped, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.Crops, "__getitem__", None)  # nothing is left to train
+    monkeypatch.setattr(Crops, "__getitem__", None)  # nothing is left to train
     icm.main(stopped)
     assert (tmp_path / "mine.safetensors").exists()
 

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from icm_helpers import datasets, evaluate, judges, presets
+from icm_helpers import evaluate, judges, presets
 from icm_helpers.codecs.classical import Jpeg, Png
+from icm_helpers.data import datasets, formats
 from icm_helpers.tasks.yolo import YOLO
 
 
@@ -47,7 +48,7 @@ def test_decoded_pictures_are_the_codecs_and_keep_their_objects(scenes):
 
 
 def test_fine_tuning_refuses_categories_that_the_detector_does_not_know(scenes):
-    with pytest.raises(datasets.DataError, match="the detector calls this category 'person'"):
+    with pytest.raises(formats.DataError, match="the detector calls this category 'person'"):
         judges.finetune(YOLO(dict.fromkeys(scenes.categories, "person"), size=64), Jpeg(30), scenes, progress=False)
 
 
@@ -82,7 +83,7 @@ def test_a_detector_with_other_weights_than_asked_for_is_an_error():
 def test_a_detector_that_was_not_fetched_says_how_to_get_it(name, file, monkeypatch, tmp_path):
     monkeypatch.setattr(judges, "WEIGHTS", tmp_path)
     monkeypatch.setenv("ICM_REAL_DATA", str(tmp_path / "none"))
-    with pytest.raises(FileNotFoundError, match=rf"{file}.*icm_helpers.datasets fetch"):
+    with pytest.raises(FileNotFoundError, match=rf"{file}.*icm_helpers.data.datasets fetch"):
         judges.load(name)
 
 

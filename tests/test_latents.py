@@ -6,9 +6,10 @@ import pytest
 import torch
 from compressai.models import JointAutoregressiveHierarchicalPriors
 
-from icm_helpers import datasets, losses, run
+from icm_helpers import losses, run
 from icm_helpers.codecs import container, zoo
 from icm_helpers.codecs.classical import Jpeg
+from icm_helpers.data import datasets
 from icm_helpers.latents import latents, refine
 
 LMBDA = 0.01

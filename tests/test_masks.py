@@ -15,8 +15,10 @@ import pytest
 import torch
 from faster_coco_eval.core import mask as rle
 
-from icm_helpers import datasets, losses, masks, presets, run
-from icm_helpers.datasets import DataError
+from icm_helpers import losses, masks, presets, run
+from icm_helpers.data import datasets
+from icm_helpers.data.crops import Crops
+from icm_helpers.data.formats import DataError
 
 RECIPE = {"model": "squares", "pred_iou_thresh": 0.4}
 FORK = multiprocessing.get_context("fork")
@@ -244,9 +246,7 @@ def test_a_recipe_trains_on_the_edges_of_stored_masks_above_its_alpha(tmp_path, 
     many, few = (run.training_crops(recipe, scenes, 8) for recipe in recipes)
     assert asked == [("scenes", "vit_b")] * 2 and [r.alpha for r in recipes] == [0.48, 0.8]
     assert {r.edges for r in recipes} == {presets.fingerprinted("sam-vit-b")}
-    for (image, more), (same, fewer), (plain, objects) in zip(
-        many, few, datasets.Crops(scenes, 64, 0, 8, "none"), strict=True
-    ):
+    for (image, more), (same, fewer), (plain, objects) in zip(many, few, Crops(scenes, 64, 0, 8, "none"), strict=True):
         assert torch.equal(image, same) and torch.equal(image, plain)
         assert (fewer <= more).all() and fewer.sum() < more.sum() < objects.sum()
     with pytest.raises(ValueError, match=r"alpha is 0\.3: masks are stored from 0\.48 on"):

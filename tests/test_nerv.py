@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from icm_helpers import losses, scenes
+from icm_helpers import losses
 from icm_helpers.codecs import nerv
 from icm_helpers.codecs.container import BitstreamError
 from icm_helpers.codecs.nerv import NeRV, counted_bits, decode_video, encode_video, prune
+from icm_helpers.data import scenes
 from icm_helpers.overfit import overfit, quality
 
 TINY = {"fc_hw_dim": (3, 4, 4), "strides": (2, 2), "lower_width": 4, "stem_dim": 8, "pe_levels": 6}

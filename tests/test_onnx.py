@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from icm_helpers import evaluate
-from icm_helpers.datasets import load, require_categories
+from icm_helpers.data.coco import require_categories
+from icm_helpers.data.datasets import load
 from icm_helpers.tasks.onnx import YOLOX
 
 

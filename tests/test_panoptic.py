@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from icm_helpers import datasets, evaluate, judges, presets
+from icm_helpers import evaluate, judges, presets
 from icm_helpers.codecs.classical import Jpeg, Png
+from icm_helpers.data import coco, datasets, formats
 from icm_helpers.panoptic import Panoptic, quality, scores, tally
 from icm_helpers.tasks.detectron2 import CityscapesPanopticDeepLab
 from icm_helpers.tasks.panoptic_deeplab import PanopticDeepLab
@@ -76,7 +77,7 @@ def test_a_crowd_is_neither_found_nor_missed_and_excuses_its_own_category_only()
 @pytest.fixture
 def coco_panoptic(real_data):
     folder = real_data / "coco_panoptic_sample" / "sample_data"
-    return datasets.PanopticTruth(folder / "panoptic_examples.json", folder / "panoptic_examples")
+    return coco.PanopticTruth(folder / "panoptic_examples.json", folder / "panoptic_examples")
 
 
 def test_the_tally_is_the_definitions_on_cocos_own_samples(coco_panoptic):
@@ -234,10 +235,10 @@ def test_an_evaluation_states_panoptic_quality_and_its_replicates(scenes):
 
 
 def test_a_picture_without_a_panoptic_map_is_named(scenes, tmp_path):
-    with pytest.raises(datasets.DataError, match=r"panoptic.json has no panoptic map of image 77"):
+    with pytest.raises(formats.DataError, match=r"panoptic.json has no panoptic map of image 77"):
         scenes.panoptic[77]
-    with pytest.raises(datasets.DataError, match=r"panoptic maps need .*none.json"):
-        datasets.PanopticTruth(tmp_path / "none.json", tmp_path)
+    with pytest.raises(formats.DataError, match=r"panoptic maps need .*none.json"):
+        coco.PanopticTruth(tmp_path / "none.json", tmp_path)
 
 
 def test_the_shipped_panoptic_deeplab_sees_what_scenes_show():

@@ -7,7 +7,8 @@ import pytest
 from compressai.zoo.image import model_urls
 
 from icm_helpers import __main__ as icm
-from icm_helpers import presets, results, run
+from icm_helpers import presets, run
+from icm_helpers.ledger import results
 
 EVERY = [(c, p, s) for c, found in presets.CHAPTERS.items() for p, studies in found.items() for s in studies]
 ALL = [(c, p, s) for c, p, s in EVERY if isinstance(s, presets.Study)]  # those of pictures

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from icm_helpers import datasets, probe, scenes
+from icm_helpers import probe
+from icm_helpers.data import datasets, scenes
 
 
 @pytest.fixture(scope="module")

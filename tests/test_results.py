@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from icm_helpers import results
-from icm_helpers.results import LedgerError, Recipe
+from icm_helpers.ledger import results
+from icm_helpers.ledger.results import LedgerError, Recipe
 
 COMMITTED = sorted(path for path in (results.ROOT / "data" / "results").rglob("*.json") if path.parent.name != "codecs")
 RECIPE = Recipe("chapter", "scenes", 4, 64, "codec", "trained", ("judge@01234567",), loss="mse", lmbda=0.01, steps=3)

@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from icm_helpers import __main__ as icm
-from icm_helpers import datasets, grid, losses, presets, results, run
+from icm_helpers import losses, presets, run
 from icm_helpers.codecs import nerv
 from icm_helpers.codecs.classical import Jpeg
+from icm_helpers.data import datasets
+from icm_helpers.ledger import grid, results
 from icm_helpers.losses import nerv_loss, sa_nerv_loss
 
 WEIGHTS = str(run.CHECKPOINTS / "start-coco-mini.safetensors")

@@ -9,7 +9,8 @@ import torch
 
 pytest.importorskip("segment_anything", reason="needs the extra `sam`")
 
-from icm_helpers import datasets, masks, scenes, train
+from icm_helpers import masks, train
+from icm_helpers.data import datasets, scenes
 from icm_helpers.tasks import sam
 
 CHECKPOINTS = sam.NANO.parent

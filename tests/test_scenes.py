@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from icm_helpers.scenes import CATEGORIES, PARTS, STUFF, THINGS, Scene, scene, video, write_coco
+from icm_helpers.data.scenes import CATEGORIES, PARTS, STUFF, THINGS, Scene, scene, video, write_coco
 
 DIGEST = """
 import hashlib, sys
 import cv2
-from icm_helpers.scenes import scene
+from icm_helpers.data.scenes import scene
 cv2.setNumThreads(int(sys.argv[1]))
 s = scene(11, (96, 160))
 print(hashlib.sha256(s.image.tobytes() + s.panoptic.tobytes()).hexdigest())

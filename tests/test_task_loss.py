@@ -10,8 +10,9 @@ from PIL import Image
 from torch import nn
 from torchvision.ops import masks_to_boxes
 
-from icm_helpers import datasets
-from icm_helpers.datasets import CocoDataset, Crops
+from icm_helpers.data import datasets
+from icm_helpers.data.coco import CocoDataset
+from icm_helpers.data.crops import Crops
 from icm_helpers.tasks.mask_rcnn import SmallMaskRCNN
 from icm_helpers.tasks.yolov5 import YOLOv5, _assign
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from icm_helpers import video
-from icm_helpers.datasets import DataError
+from icm_helpers.data import video
+from icm_helpers.data.formats import DataError
 from icm_helpers.evaluate import average_precision
 
 

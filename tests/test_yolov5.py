@@ -9,7 +9,8 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 from safetensors.torch import load_file, save_file
 
-from icm_helpers.datasets import load, require_categories
+from icm_helpers.data.coco import require_categories
+from icm_helpers.data.datasets import load
 from icm_helpers.tasks.yolov5 import CATEGORIES, YOLOv5
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from icm_helpers.formats import CITYSCAPES_STUFF, CITYSCAPES_THINGS
+from icm_helpers.data.formats import CITYSCAPES_STUFF, CITYSCAPES_THINGS
 from icm_helpers.panoptic import Panoptic
 from icm_helpers.tasks import weights
 from icm_helpers.tasks.coco import CATEGORIES

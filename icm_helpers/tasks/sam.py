@@ -19,7 +19,7 @@ from faster_coco_eval.core import mask as coco_mask
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from icm_helpers import downloads, scenes
+from icm_helpers.data import downloads, scenes
 from icm_helpers.tasks import weights
 
 NANO = Path(__file__).resolve().parents[2] / "data" / "checkpoints" / "nano-sam.safetensors"
@@ -101,7 +101,7 @@ def enlarged(sam: nn.Module, size: int = SIZE) -> nn.Module:
 
 
 def weights_path(name: str) -> Path:
-    """Where a model's weights belong: shipped with the book, or fetched by `python -m icm_helpers.datasets fetch sam-vit-b`.
+    """Where a model's weights belong: shipped with the book, or fetched by `python -m icm_helpers.data.datasets fetch sam-vit-b`.
 
     Raises:
         ValueError: unknown name.
@@ -126,7 +126,7 @@ def present(name: str, path: Path | str | None = None) -> Path:
         cure = (
             f"train it with `python -m icm_helpers sam --out {path}`"
             if name == "nano"
-            else f"fetch it with `python -m icm_helpers.datasets fetch {_asset(name)}`, or correct the path"
+            else f"fetch it with `python -m icm_helpers.data.datasets fetch {_asset(name)}`, or correct the path"
         )
         raise FileNotFoundError(f"the weights {path} of Segment Anything's {name} are missing: {cure}")
     return path

@@ -10,7 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from icm_helpers import downloads, files
+from icm_helpers import files
+from icm_helpers.data import downloads
 
 
 def save(path: Path | str, model: str, state: Mapping[str, Tensor], categories: Mapping[int, str], size: int) -> None:
@@ -31,7 +32,9 @@ def present(path: Path | str) -> Path:
     if not path.is_file():
         known = [asset.name for asset in downloads.assets().values() for file in asset.files if file.name == path.name]
         fetch = (
-            f"`python -m icm_helpers.datasets fetch {known[0]}`" if known else "a name of `icm_helpers.datasets list`"
+            f"`python -m icm_helpers.data.datasets fetch {known[0]}`"
+            if known
+            else "a name of `icm_helpers.data.datasets list`"
         )
         raise FileNotFoundError(f"weight file {path} is missing: fetch it with {fetch}, or correct the path")
     return path

@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from test_speed import ratio
 
-from icm_helpers import datasets, masks, presets, run, train
+from icm_helpers import masks, presets, run, train
 from icm_helpers.codecs import zoo
+from icm_helpers.data import coco, datasets
+from icm_helpers.data.crops import Crops
 from icm_helpers.tasks import sam
 
 ALPHAS = (0.98, 0.93, 0.48)
@@ -37,8 +39,8 @@ def test_a_training_on_edges_takes_hardly_longer_than_one_on_objects(benchmark, 
     masks.make(tmp_path, dataset, segment, recipe, progress=False)
     schedule = train.Schedule(steps=24, batch=study.batch, lr=study.lr)
 
-    def training(region: Callable[[datasets.Sample], torch.Tensor] | None) -> Callable[[], object]:
-        crops = datasets.Crops(dataset, study.patch, 0, 24 * study.batch, study.augment, region=region, cache=False)
+    def training(region: Callable[[coco.Sample], torch.Tensor] | None) -> Callable[[], object]:
+        crops = Crops(dataset, study.patch, 0, 24 * study.batch, study.augment, region=region, cache=False)
         return lambda: train.fit(
             zoo.load(study.codec), crops, run.objective("object-region", 0.01), schedule, workers=1, progress=False
         )

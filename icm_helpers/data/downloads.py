@@ -1,6 +1,6 @@
 """Data and weights by name: what `data/manifest.toml` lists is downloaded, verified, unpacked and checked.
 
-`python -m icm_helpers.datasets list | fetch NAME... | check NAME...` is its command line. Nothing that is there is overwritten
+`python -m icm_helpers.data.datasets list | fetch NAME... | check NAME...` is its command line. Nothing that is there is overwritten
 or removed: a file comes to its place only when it is whole, and under a name that is free.
 """
 
@@ -31,7 +31,7 @@ import pooch
 import requests
 from tqdm import tqdm
 
-from icm_helpers.datasets import DataError
+from icm_helpers.data.formats import DataError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,7 +40,7 @@ else:
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 MANIFEST = DATA / "manifest.toml"
-_COMMAND = "python -m icm_helpers.datasets"
+_COMMAND = "python -m icm_helpers.data.datasets"
 _CHUNK = 1 << 16  # bytes; what a broken connection loses at most
 _log = logging.getLogger(__name__)
 

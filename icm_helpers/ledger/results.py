@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from icm_helpers import files
+from icm_helpers.files import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 LEDGER = ROOT / "data" / "results"
 PACKAGES = (
     "torch",

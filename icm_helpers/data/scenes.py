@@ -4,7 +4,7 @@ A *world* (hills, a ground plane with a path, things standing on it, the light) 
 renders it at any time at twice the size, and the picture is averaged down. Labels come from the same painter, so
 they are exact, occlusion included. Lengths are metres; every texture is drawn here, none is loaded.
 
-    python -m icm_helpers.scenes sheet.png --count 24
+    python -m icm_helpers.data.scenes sheet.png --count 24
 """
 
 from __future__ import annotations
@@ -1193,7 +1193,7 @@ def sheet(seeds: Iterable[int], size: int | tuple[int, int] = 192, columns: int 
 
 def main() -> None:
     """Draw procedural scenes, each above its exact segments, on one sheet."""
-    parser = argparse.ArgumentParser(prog="python -m icm_helpers.scenes", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m icm_helpers.data.scenes", description=main.__doc__)
     parser.add_argument("sheet", type=Path, help="PNG file to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first scene; the others follow (default: 0)")
     parser.add_argument("--count", type=int, default=18, help="number of scenes (default: 18)")

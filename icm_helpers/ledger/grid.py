@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, ClassVar, Protocol
 
-from icm_helpers.results import ROOT, Recipe
+from icm_helpers.ledger.results import ROOT, Recipe
 
 CLAIMS = ROOT / "runs" / "claims"
 LOGS = ROOT / "runs" / "logs"

@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
-from icm_helpers import scenes
-from icm_helpers.datasets import DataError, Sample
+from icm_helpers.data import scenes
+from icm_helpers.data.coco import Sample
+from icm_helpers.data.formats import DataError
 from icm_helpers.tasks.coco import CATEGORIES
 
 FIRST_ANNOTATED = {24: 207, 30: 235, 50: 403, 60: 471}
@@ -141,7 +142,7 @@ def davis(folder: Path | str, name: str, category: str, limit: int | None = None
     if not pictures or [path.stem for path in pictures] != [path.stem for path in drawn]:
         raise DataError(
             f"DAVIS clip {name!r} has {len(pictures)} pictures and {len(drawn)} masks in {folder}, not one mask for each picture: "
-            "unpack the data set there (`python -m icm_helpers.datasets fetch davis2016`), so that it has JPEGImages/480p and "
+            "unpack the data set there (`python -m icm_helpers.data.datasets fetch davis2016`), so that it has JPEGImages/480p and "
             "Annotations/480p"
         )
     frames = _tensor([_pixels(path, "RGB") for path in pictures])
@@ -217,7 +218,7 @@ def _yuv(path: Path, width: int, height: int, first: int, count: int) -> list[np
     size = width * height * 3 // 2
     if not path.is_file():
         raise DataError(
-            f"sequence {path} is missing: `python -m icm_helpers.datasets fetch sfu-hw-objects` says where to ask"
+            f"sequence {path} is missing: `python -m icm_helpers.data.datasets fetch sfu-hw-objects` says where to ask"
         )
     if path.stat().st_size % size or path.stat().st_size < (first + count) * size:
         raise DataError(
