@@ -1,0 +1,26 @@
+"""The papers, one file each: its studies by preset, its claims, its title. A new file here is a new chapter."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+
+from icm_helpers.ledger.study import Chapter
+
+NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+@cache
+def named(name: str) -> Chapter:
+    """A chapter by its name.
+
+    Raises:
+        ValueError: no such chapter.
+
+    >>> [study.data for study in named("object_region_mse").studies("paper")]
+    ['coco2017']
+    """
+    if name not in NAMES:
+        raise ValueError(f"no chapter is called {name!r}; there is {', '.join(NAMES)}")
+    return importlib.import_module(f"{__name__}.{name}").CHAPTER

@@ -1,0 +1,282 @@
+"""Everything that decides the outcome of one run, in typed parts: what is coded, what codes it, what is measured.
+
+A field exists only where it means something. :func:`flat` writes a recipe as one dictionary, which names its record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from icm_helpers import objectives
+from icm_helpers.codecs import zoo
+from icm_helpers.files import ROOT
+from icm_helpers.objectives import Loss
+
+LEDGER = ROOT / "data" / "results"
+
+
+# --- what is coded -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The first so many evaluation images of a data set."""
+
+    data: str  # a name in data.datasets
+    images: int
+    size: int = 0  # side of scenes in pixels; 0: photographs at their own size
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The first so many frames of one video of a data set, coded together."""
+
+    data: str
+    clip: str
+    frames: int
+    size: int = 0
+
+
+# --- what codes it -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Classical:
+    """A codec that nobody trains, at one setting: a quality, or a quantisation parameter (smaller is better), or none.
+
+    Raises:
+        ValueError: the codec takes another setting.
+    """
+
+    codec: str  # a name in codecs.zoo
+    quality: int | None = None
+    qp: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("quality", "qp") if getattr(self, name) is not None]
+        wanted = zoo.named(self.codec).setting
+        if given != [wanted] * (wanted is not None):
+            raise ValueError(f"{self.codec} takes {wanted or 'no setting'}, not {' and '.join(given) or 'none'}")
+
+    @property
+    def setting(self) -> int | None:
+        """Its quality or QP; None where it has neither."""
+        return self.quality if self.qp is None else self.qp
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a codec is trained, the same for all losses that are compared."""
+
+    start: str  # the weights it starts from: file in data/checkpoints, or published (CompressAI's), @ fingerprint; or none
+    steps: int
+    batch: int
+    patch: int  # pixels
+    lr: float
+    augment: str  # none | heavy
+    precision: str  # 32-true | bf16-mixed
+    train_images: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network trained with a loss, whose distortion is multiplied by `scale` so that rates overlap; 0: `run.scale`, at the start."""
+
+    codec: str
+    loss: Loss
+    lmbda: float
+    training: Training
+    scale: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A network as it starts, whose latents are optimised under a loss, picture by picture: the loss microscope."""
+
+    codec: str
+    loss: Loss
+    lmbda: float
+    start: str
+    steps: int
+    lr: float  # in rounding intervals
+    scale: float = 1.0
+    precision: str = "32-true"
+
+
+@dataclass(frozen=True)
+class Overfitted:
+    """A network that is trained to be one video, pruned, trained on, quantised and written to a file."""
+
+    codec: str  # nerv- and a name in nerv.SIZES
+    loss: Loss
+    channels: int  # of the network, which decide the size of its file
+    steps: int
+    batch: int  # frames
+    lr: float
+    precision: str = "32-true"
+    density: float = 1.0  # of the weights, after pruning
+    tune_steps: int = 0  # after pruning
+    bits: int = 0  # of a weight
+    seed: int = 0
+
+
+# --- what is measured ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Rate, PSNR, and what recognition models make of the decoded pictures; one may also be trained on them first."""
+
+    detectors: tuple[str, ...]  # each with the fingerprint of its weights
+    finetuned: str = "none"
+    finetune_steps: int = 0
+
+
+@dataclass(frozen=True)
+class BitAllocation:
+    """Where a trained codec spends its bits: on objects that the detectors find, on those they miss, and elsewhere."""
+
+    detectors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What textures decoded pictures give away to a probe that learns on the first training pictures."""
+
+    detectors: tuple[str, ...]
+    train_images: int
+
+
+# --- all of it -----------------------------------------------------------------------------------------------------------
+
+_MEASURED = {"spent": BitAllocation, "probed": Probe}
+_CODED = {"classical": Classical, "trained": Trained, "refined": Refined}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run. Two runs with equal recipes are the same run."""
+
+    chapter: str
+    pictures: Pictures | Clip
+    codec: Classical | Trained | Refined | Overfitted
+    measured: Accuracy | BitAllocation | Probe
+
+    @property
+    def loss(self) -> Loss | None:
+        """What its codec is made for; None for a classical one."""
+        return getattr(self.codec, "loss", None)
+
+    @property
+    def seed(self) -> int:
+        """Of its training; 0 where there is none."""
+        return getattr(self.codec, "seed", 0)
+
+    @property
+    def setting(self) -> float:
+        """What decides its rate, and orders a curve: lambda, quality, QP or channels; 0 where there is nothing to set."""
+        settings = (getattr(self.codec, name, None) for name in ("lmbda", "setting", "channels"))
+        return float(next((value for value in settings if value is not None), 0))
+
+    @property
+    def kind(self) -> str:
+        """`classical`, `trained` (or overfitted), `refined`, `spent` (bit allocation) or `probed`."""
+        coded = next((name for name, cls in _CODED.items() if isinstance(self.codec, cls)), "trained")
+        return next((name for name, cls in _MEASURED.items() if isinstance(self.measured, cls)), coded)
+
+    @property
+    def method(self) -> str:
+        """What its curve is called: `mse`, `jpeg`, `sa-icm-0.93`, `refined-mse`, `spent-distill`, `probed-hevc`, ..."""
+        name = self.loss.method if self.loss else self.codec.codec
+        return name if self.kind in ("classical", "trained") else f"{self.kind}-{name}"
+
+    @cached_property
+    def run_id(self) -> str:
+        """`<codec>-<loss>-l<lmbda>-s<seed>-<hash8>`, the name of the record; the hash is of the whole recipe."""
+        return _name(flat(self))
+
+    @cached_property
+    def codec_id(self) -> str:
+        """The name of the trained codec: as :attr:`run_id`, but hashed without what judges it: new judges need no training."""
+        judging = {"chapter", "method", "detectors", "images", "finetuned", "finetune_steps"}
+        return _name({k: v for k, v in flat(self).items() if k not in judging})
+
+    @property
+    def path(self) -> Path:
+        """Where its record lies in the ledger."""
+        return LEDGER / self.chapter / f"{self.run_id}.json"
+
+
+def _name(content: dict[str, Any]) -> str:
+    hash8 = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{content['codec']}-{content['loss']}-l{content['lmbda']:g}-s{content['seed']}-{hash8}"
+
+
+# The first records had these fields, whatever they coded; they stay in every name. Any other stands there if it is not at its default.
+_ALWAYS = {
+    **dict.fromkeys(("chapter", "data", "images", "size", "codec", "method", "detectors")),
+    **{"loss": "none", "lmbda": 0.0, "scale": 1.0, "seed": 0, "start": "none", "steps": 0, "batch": 0, "patch": 0, "lr": 0.0},
+    **{"augment": "none", "precision": "32-true", "train_images": 0},
+}
+# One key for what decides the rate, and two that are older than their fields' names.
+_KEYS = {"quality": "lmbda", "qp": "lmbda", "channels": "lmbda", "frames": "images", "segmenter": "edges"}
+
+
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as one dictionary: what its record keeps, and what names it. :func:`nested` is its inverse."""
+    content = _ALWAYS | {"method": recipe.kind} | dict(_entries(recipe))
+    content["lmbda"] = float(content["lmbda"])
+    if isinstance(recipe.pictures, Clip) and recipe.loss:
+        content["train_images"] = recipe.pictures.frames
+    return content
+
+
+def _entries(part: Any) -> Iterator[tuple[str, Any]]:
+    for f in fields(part):
+        value = getattr(part, f.name)
+        if is_dataclass(value):
+            if isinstance(value, Loss):
+                yield "loss", value.name
+            yield from _entries(value)
+        elif f.default is MISSING or value != f.default:
+            yield _KEYS.get(f.name, f.name), value
+
+
+def nested(content: dict[str, Any]) -> Recipe:
+    """The recipe that :func:`flat` wrote.
+
+    Raises:
+        ValueError, KeyError: it holds no recipe.
+    """
+    content = _ALWAYS | content
+    loss = None if content["loss"] == "none" else _part(objectives.named(content["loss"]), content)
+    pictures = _part(Clip if content.get("clip", "none") != "none" else Pictures, content)
+    coded = Overfitted if loss and loss.video else Trained if loss else Classical
+    measured = _MEASURED.get(content["method"], Accuracy)
+    parts = {"loss": loss, "training": _part(Training, content) if coded is Trained else None}
+    if coded is Classical and (setting := zoo.named(content["codec"]).setting):
+        parts[setting] = int(content["lmbda"])
+    codec = _part(Refined if content["method"] == "refined" else coded, content, **parts)
+    return Recipe(content["chapter"], pictures, codec, _part(measured, content))
+
+
+def _part(cls: type, content: dict[str, Any], **parts: Any) -> Any:
+    values = {}
+    for f in fields(cls):
+        key = _KEYS.get(f.name, f.name)
+        if f.name in parts:
+            values[f.name] = parts[f.name]
+        elif cls is not Classical or key != "lmbda":
+            values[f.name] = content.get(key, f.default) if f.default is not MISSING else content[key]
+    if "channels" in values:
+        values["channels"] = int(values["channels"])
+    if "detectors" in values:
+        values["detectors"] = tuple(values["detectors"])
+    return cls(**values)

@@ -1,0 +1,233 @@
+"""A study: one data set's part of a chapter, as the runs that it makes. A preset of a chapter is a tuple of studies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+from icm_helpers.codecs import zoo
+from icm_helpers.ledger.recipe import (
+    Accuracy,
+    BitAllocation,
+    Classical,
+    Clip,
+    Overfitted,
+    Pictures,
+    Probe,
+    Recipe,
+    Refined,
+    Trained,
+    Training,
+)
+from icm_helpers.objectives import Distill, Loss
+
+ROLES = ("main", "replicate", "ablation", "slower", "demonstration")
+"""What a study is for: the chapter's comparison on a data set; the same trained again; one thing changed; only the learning rate
+changed; or too short to judge."""
+Anchors = tuple[tuple[str, tuple[int, ...]], ...]
+Scaled = tuple[tuple[Loss, float], ...]
+
+
+@dataclass(frozen=True)
+class Microscope:
+    """Latents of the common start, refined under each loss, and judged by the first so many detectors."""
+
+    lmbdas: tuple[float, ...]
+    steps: int
+    losses: Scaled = ()  # the study's own where empty
+    lr: float = 0.1  # of the latents, in rounding intervals
+    precision: str = "32-true"  # 32-true | bf16-mixed
+    judges: int = 1
+
+
+@dataclass(frozen=True)
+class Study:
+    """Which runs are made on one data set of pictures, how codecs are trained, and what judges them."""
+
+    chapter: str
+    name: str  # one of its own within the chapter's preset
+    pictures: Pictures
+    codec: str  # a name in codecs.zoo
+    training: Training
+    losses: Scaled  # and what multiplies lmbda so that rates overlap; 0: run.scale, at the start
+    lmbdas: tuple[float, ...]
+    measured: Accuracy  # of the first seed; the others have its first detector alone
+    seeds: tuple[int, ...] = (0,)  # the first has every lambda and loss, the others none that is costly
+    seed_lmbdas: tuple[float, ...] = ()  # those of the other seeds; all where empty
+    anchors: Anchors = ()  # classical codecs and their qualities or QPs
+    bit_allocation: bool = False  # whether it is measured where the first seed's distilled codecs spend their bits
+    probed: tuple[str, ...] = ()  # losses (of the first seed) and classical codecs that are asked what textures they give away
+    microscope: Microscope | None = None
+    beside: tuple[Recipe, ...] = ()  # runs of another chapter that this one's are compared with
+    role: str = "main"
+    ledger: bool = True  # False: measured on the spot and written nowhere
+    hours: float = 0.0  # estimated cost of the whole grid on the hardware the preset is meant for
+
+    def __post_init__(self) -> None:
+        _check_role(self.role)
+
+    @property
+    def data(self) -> str:
+        """The name of its data set."""
+        return self.pictures.data
+
+    @cached_property
+    def _recipes(self) -> tuple[Recipe, ...]:
+        detectors, first = self.measured.detectors, self.seeds[0]
+        alone = Accuracy(detectors[:1])
+
+        def recipe(codec: Any, measured: Any) -> Recipe:
+            return Recipe(self.chapter, self.pictures, codec, measured)
+
+        trained = [
+            recipe(
+                Trained(self.codec, loss, lmbda, self.training, scale, seed),
+                self.measured if seed == first else alone,
+            )
+            for seed in self.seeds
+            for lmbda in (self.lmbdas if seed == first else self.seed_lmbdas or self.lmbdas)
+            for loss, scale in self.losses
+            if seed == first or not loss.costly
+        ]
+        spent = [
+            replace(r, measured=BitAllocation((r.loss.teacher,)))
+            for r in trained
+            if self.bit_allocation and r.seed == first and isinstance(r.loss, Distill)
+        ]
+        anchors = [recipe(codec, Accuracy(detectors)) for codec in classical(self.anchors)]
+        probed = [
+            replace(r, measured=Probe(detectors[:1], self.training.train_images))
+            for r in (*trained, *anchors)
+            if (r.loss.name if r.loss else r.codec.codec) in self.probed and (r.loss is None or r.seed == first)
+        ]
+        return (*trained, *spent, *probed, *(recipe(*pair) for pair in self._refined()), *anchors, *self.beside)
+
+    def _refined(self) -> Iterator[tuple[Refined, Accuracy]]:
+        if self.microscope is None:
+            return
+        m, start = self.microscope, self.training.start
+        for lmbda in m.lmbdas:
+            for loss, scale in m.losses or self.losses:
+                if loss.refinable:
+                    codec = Refined(self.codec, loss, lmbda, start, m.steps, m.lr, scale, m.precision)
+                    yield codec, Accuracy(self.measured.detectors[: m.judges])
+
+    def recipes(self) -> list[Recipe]:
+        """Every run of the study: trained codecs, where they spend their bits, what they give away, refined latents, classical
+        codecs, uncompressed images, and the runs beside."""
+        return list(self._recipes)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides it, for a reader: one entry a field, parts unpacked, without what is empty."""
+        return _settings(self)
+
+
+@dataclass(frozen=True)
+class VideoStudy:
+    """Some videos' part of a chapter: networks of several sizes trained to each clip with each loss, HEVC and VVC, and what judges.
+
+    A network's file is its clip; what a NeRV is trained with decides its rate only a little, so that the ladder is one of sizes.
+    """
+
+    chapter: str
+    name: str
+    data: str  # a name in data.datasets
+    clips: tuple[str, ...]  # seeds of moving scenes; clips of DAVIS 2016, at half size; or sequences of SFU-HW-Objects
+    frames: int  # the first so many of each
+    networks: tuple[tuple[str, int], ...]  # names in nerv.SIZES, and their channels
+    losses: tuple[Loss, ...]
+    epochs: int
+    lr: float
+    measured: Accuracy
+    size: int = 0  # side of scenes in pixels; 0: the clip's own
+    seeds: tuple[int, ...] = (0,)
+    tune_epochs: int = 0  # after pruning
+    density: float = 1.0  # of the weights, after pruning
+    bits: int = 8  # of a weight
+    batch: int = 1  # frames
+    precision: str = "32-true"
+    anchors: Anchors = ()  # hevc-inter, vvc-inter: QPs
+    role: str = "main"
+    ledger: bool = True  # False: measured on the spot and written nowhere
+    hours: float = 0.0  # estimated cost, on the hardware the preset is meant for
+    beside: ClassVar[tuple[Recipe, ...]] = ()
+
+    def __post_init__(self) -> None:
+        _check_role(self.role)
+
+    @cached_property
+    def _recipes(self) -> tuple[Recipe, ...]:
+        steps, tune_steps = (epochs * self.frames // self.batch for epochs in (self.epochs, self.tune_epochs))
+        how = {"steps": steps, "tune_steps": tune_steps, "batch": self.batch, "lr": self.lr}
+        how |= {"precision": self.precision, "density": self.density, "bits": self.bits}
+        networks = [
+            (clip, Overfitted(f"nerv-{name}", loss, channels, seed=seed, **how))
+            for clip in self.clips
+            for name, channels in self.networks
+            for loss in self.losses
+            for seed in self.seeds
+        ]
+        *anchors, png = classical(self.anchors) or [None]
+        coded = [(clip, codec) for clip in self.clips for codec in anchors]
+        uncompressed = [(clip, png) for clip in self.clips if png]
+        return tuple(
+            Recipe(self.chapter, Clip(self.data, clip, self.frames, self.size), codec, self.measured)
+            for clip, codec in (*networks, *coded, *uncompressed)
+        )
+
+    def recipes(self) -> list[Recipe]:
+        """Every run of the study: networks, classical codecs, and with these the uncompressed clips."""
+        return list(self._recipes)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides it, for a reader."""
+        return _settings(self)
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A paper's part of the book: its title, what it claims and how that is tested, and its studies by preset."""
+
+    name: str
+    title: str
+    claims: tuple[Any, ...]  # ledger.verdicts.Claim
+    presets: dict[str, tuple[Study | VideoStudy, ...]] = field(hash=False)
+
+    def studies(self, preset: str = "book") -> tuple[Study | VideoStudy, ...]:
+        """The studies of a preset.
+
+        Raises:
+            ValueError: no such preset.
+        """
+        if preset not in self.presets:
+            raise ValueError(f"a preset of {self.name} is one of {', '.join(self.presets)}, not {preset!r}")
+        return self.presets[preset]
+
+
+def classical(anchors: Anchors) -> list[Classical]:
+    """Classical codecs at each of their settings, and with any of them the uncompressed picture."""
+    coded = [Classical(name, **{zoo.named(name).setting: value}) for name, values in anchors for value in values]
+    return [*coded, Classical("png")] if coded else []
+
+
+def _check_role(role: str) -> None:
+    if role not in ROLES:
+        raise ValueError(f"no role of a study is called {role!r}; there is {', '.join(ROLES)}")
+
+
+def _settings(part: Any) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    for f in fields(part):
+        value = getattr(part, f.name)
+        if f.name in ("chapter", "name", "role", "ledger", "hours", "beside") or value in ((), None, "none"):
+            continue
+        if f.name == "losses":
+            scaled = (pair if isinstance(pair, tuple) else (pair, None) for pair in value)
+            shown[f.name] = ", ".join(loss.method + f" (x {scale:g})" * bool(scale) for loss, scale in scaled)
+        elif is_dataclass(value):
+            shown |= {f"{f.name}.{k}" if f.name == "microscope" else k: v for k, v in _settings(value).items()}
+        else:
+            shown[f.name] = value
+    return shown

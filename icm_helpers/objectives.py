@@ -1,0 +1,477 @@
+r"""What codecs are trained for: one class a loss, :math:`\mathcal L = \mathcal R + \lambda\,\mathcal D`, with only its own fields.
+
+A loss says where distortion counts (`region`), what distortion is (`distortion`), what it needs to know of a picture, and how figures
+show it. To add one, derive from :class:`Loss` and decorate it with :func:`register`; training, presets and the command line find it
+by its name. The mathematics is in `losses` and `masks`; torch is imported when something is computed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from icm_helpers.data.coco import CocoDataset, Sample
+    from icm_helpers.data.video import Video
+    from icm_helpers.ledger.recipe import Clip, Pictures
+
+LOSSES: dict[str, type[Loss]] = {}
+"""Every loss by its name."""
+
+
+def register(loss: type[Loss]) -> type[Loss]:
+    """Add a loss to the book's, under its name.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if LOSSES.setdefault(loss.name, loss) is not loss:
+        raise ValueError(f"a loss is called {loss.name!r} already: give yours another name")
+    return loss
+
+
+def names(video: bool = False) -> tuple[str, ...]:
+    """The losses of pictures, or those of videos."""
+    return tuple(name for name, loss in LOSSES.items() if loss.video == video)
+
+
+def named(name: str) -> type[Loss]:
+    """The class of a loss.
+
+    Raises:
+        ValueError: no such loss.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"no loss is called {name!r}; there is {', '.join(LOSSES)}")
+    return LOSSES[name]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The base of all losses: fields are what decides the loss, and stand in its recipes; class variables describe it."""
+
+    name: ClassVar[str]
+    label: ClassVar[str]  # what a reader sees
+    colour: ClassVar[str] = "#767c85"
+    marker: ClassVar[str] = "o"
+    needs_objects: ClassVar[bool] = False  # of each picture, not only their masks' union
+    refinable: ClassVar[bool] = False  # a picture alone brings what it asks for: latents can be refined under it
+    costly: ClassVar[bool] = False  # so that only a study's first seed is trained with it
+    video: ClassVar[bool] = False
+
+    @property
+    def method(self) -> str:
+        """What its curves are called: the name, with a field where one loss gives several curves."""
+        return self.name
+
+    def region(self, images: CocoDataset, pictures: Pictures, device: str = "auto") -> Callable[[Sample], Tensor] | None:
+        """What gives the mask of a training picture, (1, H, W) in {0, 1}; None: the union of its objects."""
+        return None
+
+    def bind(self, device: torch.device, remember: bool = False) -> Loss:
+        """The loss with what it has to load; a distilling teacher may `remember` what it has seen."""
+        return self
+
+    def clean(self, x: Tensor, mask: Tensor, objects: list[dict[str, Tensor]] | None = None) -> Any:
+        """What the decoded picture is compared with and does not depend on the codec: by default the mask."""
+        return mask
+
+    def distortion(self, x_hat: Tensor, x: Tensor, clean: Any) -> Tensor:
+        r""":math:`\mathcal D` of decoded pictures (N, 3, H, W), given what :meth:`clean` found."""
+        raise NotImplementedError(f"the loss `{self.name}` does not say what distortion is")
+
+    def terms(self, out: dict[str, Any], x: Tensor, clean: Any, lmbda: float, scale: float) -> dict[str, Tensor]:
+        """Loss, rate and distortion of a codec's answer."""
+        from icm_helpers import losses
+
+        bpp = losses.rate(out["likelihoods"], x.shape[0] * x.shape[2] * x.shape[3])
+        distortion = self.distortion(out["x_hat"], x, clean)
+        return {"loss": bpp + lmbda * scale * distortion, "bpp": bpp, "distortion": distortion}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss at one weight, as `train.fit` takes it: on batches of (images, masks) and, where the loss needs them, objects.
+
+    Raises:
+        ValueError: lmbda or its scale is not positive.
+    """
+
+    loss: Loss
+    lmbda: float
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.lmbda * self.scale > 0:
+            raise ValueError(f"lmbda must be positive, not {self.lmbda * self.scale}")
+
+    def __call__(self, model: Callable, batch: tuple) -> dict[str, Tensor]:
+        x, mask, *objects = batch
+        clean = self.loss.clean(x, mask, *objects)
+        return self.terms(model(x), x, clean)
+
+    def terms(self, out: dict[str, Any], x: Tensor, clean: Any) -> dict[str, Tensor]:
+        """As :meth:`Loss.terms`, at this weight."""
+        return self.loss.terms(out, x, clean, self.lmbda, self.scale)
+
+
+# --- on pixels -----------------------------------------------------------------------------------------------------------
+
+
+@register
+@dataclass(frozen=True)
+class MSE(Loss):
+    r"""For people, eq. 1 of Shindo et al. (CCNC 2024): :math:`\mathcal R + \lambda\,255^2\,\mathrm{MSE}(x, \hat x)`."""
+
+    name, label, colour, marker = "mse", "MSE", "#0072b2", "o"
+    refinable = True
+
+    def distortion(self, x_hat: Tensor, x: Tensor, clean: Tensor) -> Tensor:
+        from icm_helpers import losses
+
+        return losses.PEAK**2 * losses.masked_mse(x, x_hat, clean.new_ones(clean.shape))
+
+
+@register
+@dataclass(frozen=True)
+class ObjectRegion(Loss):
+    r"""Shindo et al. (CCNC 2024), eq. 4: the MSE inside the union m of the object masks, :math:`\mathrm{MSE}(x \odot m, \hat x \odot m)`."""
+
+    name, label, colour, marker = "object-region", "object region", "#d55e00", "s"
+    refinable = True
+
+    def distortion(self, x_hat: Tensor, x: Tensor, clean: Tensor) -> Tensor:
+        from icm_helpers import losses
+
+        return losses.PEAK**2 * losses.masked_mse(x, x_hat, clean)
+
+
+@register
+@dataclass(frozen=True)
+class SAICM(ObjectRegion):
+    r"""Shindo et al. (ICIP 2024), eq. 5: on the edges :math:`\mathrm{sam}_x(\alpha)` of Segment Anything's masks.
+
+    Args:
+        segmenter: the name of a Segment Anything with the fingerprint of its weights.
+        alpha, drawing, canny_low, canny_high, dilate, shift: as in `masks.sam_edges`. Masks lie in data/cache; those that lack are
+            made when a training asks for them.
+    """
+
+    name, label, colour, marker, refinable = "sa-icm", "SA-ICM", "#009e73", "X", False
+    styles: ClassVar = {0.98: ("#117733", "h"), 0.48: ("#66c2a4", "d")}
+
+    segmenter: str
+    alpha: float
+    drawing: str = "largest-first"
+    canny_low: float = 50.0
+    canny_high: float = 100.0
+    dilate: int = 0
+    shift: int = 0
+
+    @property
+    def method(self) -> str:
+        return f"{self.name}-{self.alpha:g}"
+
+    def region(self, images: CocoDataset, pictures: Pictures, device: str = "auto") -> Callable[[Sample], Tensor]:
+        from icm_helpers import masks
+        from icm_helpers.tasks import models
+
+        masks.require_stored(self.alpha)
+        asked = {"size": pictures.size, "limit": len(images), "model": models.segmenter(self.segmenter)}
+        folder = masks.stored(pictures.data, **asked, device=device)
+        how = {"order": self.drawing, "low": self.canny_low, "high": self.canny_high}
+        how |= {"dilate": self.dilate, "shift": self.shift}
+        return lambda sample: masks.sam_edges(masks.read(folder, sample.image_id), self.alpha, **how)
+
+
+@register
+@dataclass(frozen=True)
+class TrueEdges(ObjectRegion):
+    """The edges of the data set's own panoptic maps: an upper bound of SA-ICM, or a stand-in, and always called so."""
+
+    name, label, colour, marker, refinable = "true-edges", "edges of the annotation", "#8c6d31", "|", False
+
+    def region(self, images: CocoDataset, pictures: Pictures, device: str = "auto") -> Callable[[Sample], Tensor]:
+        import numpy as np
+        import torch
+
+        from icm_helpers import masks
+        from icm_helpers.data.formats import DataError
+
+        if images.panoptic is None:
+            raise DataError(f"{images.annotations} brings no panoptic maps, whose edges these are: fetch them too")
+
+        def drawn(sample: Sample) -> Tensor:
+            ids = images.panoptic[sample.image_id].ids
+            labels = np.unique(ids, return_inverse=True)[1].reshape(ids.shape)  # (H, W), from 0
+            return torch.from_numpy(masks.edges(labels))[None].float()
+
+        return drawn
+
+
+# --- through a frozen detector -------------------------------------------------------------------------------------------
+
+
+@cache
+def _network(name: str, device: torch.device) -> Any:
+    from icm_helpers.tasks import models
+
+    return models.load(name).to(device)
+
+
+@dataclass(frozen=True)
+class Taught(Loss):
+    """A loss that asks a frozen detector, the teacher: its name with the fingerprint of its weights."""
+
+    asks: ClassVar[str]  # what the teacher must be able to do
+    network: ClassVar[Any] = None
+
+    teacher: str
+
+    def bind(self, device: torch.device, remember: bool = False) -> Loss:
+        return self.taught_by(_network(self.teacher, device))
+
+    def taught_by(self, network: Any) -> Taught:
+        """The loss with its teacher at hand.
+
+        Raises:
+            ValueError: this detector cannot teach it.
+        """
+        if not hasattr(network, self.asks):
+            raise ValueError(
+                f"{self.teacher.partition('@')[0]} cannot teach --loss {self.name}: take mask-rcnn-small, or on photographs yolov5n"
+            )
+        bound = copy.copy(self)
+        object.__setattr__(bound, "network", network)
+        return bound
+
+    def clean(self, x: Tensor, mask: Tensor, objects: list[dict[str, Tensor]] | None = None) -> Any:
+        if self.network is None:
+            raise ValueError(f"the loss `{self.name}` needs a teacher: bind it first")
+        return objects
+
+
+@register
+@dataclass(frozen=True)
+class Task(Taught):
+    r"""Eq. 2 of Shindo et al. (CCNC 2024): :math:`\mathcal R + \lambda_1 255^2\,\mathrm{MSE} + \lambda_2 \mathcal M(\hat x)`.
+
+    :math:`\mathcal M` is the teacher's own training loss on the decoded picture and its true objects, and
+    :math:`\lambda_2` is `task_weight` times lmbda, whatever the scale of the MSE.
+    """
+
+    name, label, colour, marker = "task", "task loss", "#009e73", "D"
+    needs_objects, costly = True, True
+    asks = "task_loss"
+
+    task_weight: float = 0.0
+
+    def terms(self, out: dict[str, Any], x: Tensor, clean: Any, lmbda: float, scale: float) -> dict[str, Tensor]:
+        from icm_helpers import losses
+
+        found = losses.rate_distortion(out, x, lmbda * scale)
+        task = self.network.task_loss(list(out["x_hat"].float()), clean)
+        return {**found, "loss": found["loss"] + lmbda * self.task_weight * task, "task": task}
+
+
+@register
+@dataclass(frozen=True)
+class Distill(Taught):
+    r"""Iino et al., eq. 2: the teacher's features stay, :math:`\mathcal D = \frac 1 N \sum_i \mathrm{MSE}(F_i, \hat F_i)`.
+
+    Pictures that the teacher cannot take are continued to multiples of 32 pixels by their last row and column, original and decoded
+    alike.
+
+    Args:
+        levels: of the pyramid: `all`, or some, such as `p2+p3`.
+    """
+
+    name, label, colour, marker = "distill", "distillation, equal weights", "#56b4e9", "v"
+    refinable = True
+    asks = "features_and_objectness"
+
+    levels: str = "all"
+
+    def bind(self, device: torch.device, remember: bool = False) -> Loss:
+        from icm_helpers.files import RUNS
+        from icm_helpers.tasks.teacher import Remembered
+
+        network = _network(self.teacher, device)
+        return self.taught_by(Remembered(network, RUNS / "teachers" / self.teacher) if remember else network)
+
+    def clean(
+        self, x: Tensor, mask: Tensor, objects: list[dict[str, Tensor]] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+        """The original pictures' features and weights, where these do not depend on the codec: one pass of the teacher."""
+        import torch
+
+        super().clean(x, mask, objects)
+        with torch.no_grad():
+            return self._clean(_continued(x), objects)
+
+    def _clean(self, x: Tensor, objects: list[dict[str, Tensor]] | None) -> tuple[dict[str, Tensor], Any]:
+        return self._chosen(self.network.features(x)), None
+
+    def distortion(self, x_hat: Tensor, x: Tensor, clean: tuple[dict[str, Tensor], Any]) -> Tensor:
+        from icm_helpers import losses
+
+        feats, weights = clean
+        feats_hat, weights = self._decoded(_continued(x_hat.float()), feats, weights)
+        return losses.feature_distillation(feats, self._chosen(feats_hat), weights)
+
+    def _decoded(self, x_hat: Tensor, feats: dict[str, Tensor], weights: Any) -> tuple[dict[str, Tensor], Any]:
+        return self.network.features(x_hat), weights
+
+    def _chosen(self, feats: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.levels == "all":
+            return feats
+        if missing := set(self.levels.split("+")) - feats.keys():
+            raise ValueError(f"the teacher has no level {', '.join(sorted(missing))}; it has {', '.join(feats)}")
+        return {level: feats[level] for level in self.levels.split("+")}
+
+
+@register
+@dataclass(frozen=True)
+class DistillBoxes(Distill):
+    """Iino et al., eq. 3: features weighted by the true boxes."""
+
+    name, label, colour, marker = "distill-boxes", "distillation, true boxes", "#e69f00", "P"
+    needs_objects = True
+
+    def _clean(self, x: Tensor, objects: list[dict[str, Tensor]]) -> tuple[dict[str, Tensor], Any]:
+        from icm_helpers import losses
+
+        feats, _ = super()._clean(x, objects)
+        boxes = [picture["boxes"].to(x.device) for picture in objects]
+        return feats, losses.box_weights(boxes, _sizes(feats), tuple(x.shape[2:]))
+
+
+@register
+@dataclass(frozen=True)
+class DistillObjectness(Distill):
+    """Iino et al., eq. 4: features weighted by the teacher's objectness.
+
+    Args:
+        reduction, temperature: as in :func:`icm_helpers.losses.objectness_weights`.
+        objectness: seen in the `original` picture, as we read the paper, or in the `decoded` one.
+
+    Raises:
+        ValueError: `objectness` is neither.
+    """
+
+    name, label, colour, marker = "distill-objectness", "distillation, objectness", "#b22f5b", "*"
+
+    reduction: str = "max"
+    temperature: float = 1.0
+    objectness: str = "original"
+
+    def __post_init__(self) -> None:
+        if self.objectness not in ("original", "decoded"):
+            raise ValueError(f"objectness must be of the original or the decoded picture, not {self.objectness!r}")
+
+    def _clean(self, x: Tensor, objects: Any) -> tuple[dict[str, Tensor], Any]:
+        if self.objectness == "decoded":
+            return super()._clean(x, objects)
+        feats, logits = self.network.features_and_objectness(x)
+        feats = self._chosen(feats)
+        return feats, self._weights(logits, feats)
+
+    def _decoded(self, x_hat: Tensor, feats: dict[str, Tensor], weights: Any) -> tuple[dict[str, Tensor], Any]:
+        if weights is not None:
+            return super()._decoded(x_hat, feats, weights)
+        feats_hat, logits = self.network.features_and_objectness(x_hat)
+        return feats_hat, self._weights(logits, feats)
+
+    def _weights(self, logits: dict[str, Tensor], feats: dict[str, Tensor]) -> dict[str, Tensor]:
+        from icm_helpers import losses
+
+        return losses.objectness_weights(logits, _sizes(feats), self.reduction, self.temperature)
+
+
+def _continued(x: Tensor) -> Tensor:
+    from icm_helpers.codecs import container
+    from icm_helpers.tasks.teacher import STRIDE
+
+    return container.pad(x, STRIDE) if x.shape[2] % STRIDE or x.shape[3] % STRIDE else x
+
+
+def _sizes(feats: dict[str, Tensor]) -> dict[str, tuple[int, int]]:
+    return {level: tuple(f.shape[2:]) for level, f in feats.items()}
+
+
+# --- of videos -----------------------------------------------------------------------------------------------------------
+
+
+@register
+@dataclass(frozen=True)
+class NeRVLoss(Loss):
+    r"""Eq. 4 of Shindo et al. (ICIP 2024), a network's distance from a video: :math:`\beta\,L_1 + (1 - \beta)(1 - \mathrm{SSIM})`."""
+
+    name, label, colour, marker, video = "nerv", "NeRV", "#0072b2", "o", True
+
+    beta: float = 0.7
+
+    def frames_loss(self) -> Callable[..., Tensor]:
+        """What `overfit` minimises: of frames, pictures and, where :meth:`frames_region` gives them, masks."""
+        from icm_helpers import losses
+
+        return partial(losses.nerv_loss, beta=self.beta)
+
+    def frames_region(self, clip: Video, source: Clip, device: str = "auto", progress: bool = True) -> Tensor | None:
+        """Where a video counts twice, (T, 1, H, W) in {0, 1}; None: nowhere."""
+        return None
+
+
+@register
+@dataclass(frozen=True)
+class SANeRVTruth(NeRVLoss):
+    """SA-NeRV on the edges of the true object masks: what a perfect segmenter of objects would give."""
+
+    name, label, colour, marker = "sa-nerv-truth", "SA-NeRV, true outlines", "#e69f00", "D"
+
+    mask_weight: float = 1.0
+
+    def frames_loss(self) -> Callable[..., Tensor]:
+        from icm_helpers import losses
+
+        return partial(losses.sa_nerv_loss, beta=self.beta, weight=self.mask_weight)
+
+    def frames_region(self, clip: Video, source: Clip, device: str = "auto", progress: bool = True) -> Tensor:
+        import numpy as np
+        import torch
+
+        from icm_helpers import masks
+
+        # In the order of the annotation, as the true masks are drawn.
+        numbered = [(np.arange(1, len(m) + 1)[:, None, None] * m.numpy()).max(0, initial=0) for m in clip.masks]
+        return torch.stack([torch.from_numpy(masks.edges(labels))[None].float() for labels in numbered])
+
+
+@register
+@dataclass(frozen=True)
+class SANeRV(SANeRVTruth):
+    r"""Eq. 6 of Shindo et al. (ICIP 2024): the same again on the edges :math:`\mathrm{sam}_x(\alpha)` of every frame.
+
+    Args:
+        segmenter: the name of a Segment Anything with the fingerprint of its weights.
+        alpha: how sure it must be of a mask.
+    """
+
+    name, label, colour, marker = "sa-nerv", "SA-NeRV", "#d55e00", "s"
+
+    segmenter: str = "none"
+    alpha: float = 0.0
+
+    def frames_region(self, clip: Video, source: Clip, device: str = "auto", progress: bool = True) -> Tensor:
+        from icm_helpers import masks
+        from icm_helpers.data import scenes
+
+        made = {"data": source.data, "clip": source.clip, "size": source.size, "scenes": scenes.VERSION}
+        name = f"masks-{source.data}-{source.clip}-{source.size}"
+        return masks.of_video(clip, self.segmenter, self.alpha, name, made, device=device, progress=progress)
