@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import Subset
 
 from icm_helpers import bd, claims, clips, evaluate, files, judges, losses, masks, overfit, presets, run, train
-from icm_helpers.codecs import classical, container, nerv, zoo
+from icm_helpers.codecs import container, nerv, networks, zoo
 from icm_helpers.data import coco, datasets, video
 from icm_helpers.data.crops import Crops
 from icm_helpers.ledger import grid, results
@@ -206,7 +206,7 @@ def _codec(args: argparse.Namespace) -> None:
     )
     if train.rank():
         return  # the first process writes
-    zoo.save(
+    networks.save(
         model.cpu(),
         args.out,
         {k: str(getattr(args, k)) for k in ("data", "loss", "lmbda", "steps")} | {"curve": json.dumps(curve)},
@@ -282,27 +282,10 @@ def _alone(args: argparse.Namespace, recipe: Recipe) -> list[str]:
     return command + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(args, flag)]
 
 
-_SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp", "avif": "avif"}
-_SUFFIXES |= {"nerv": "nrv", "hevc-inter": "hevc", "vvc-inter": "vvc"}
-
-
 def _named_codec(name: str, quality: int | None, weights: Path | None, device: str) -> Any:
     """The codec that --codec, --quality and --weights name, ready to code."""
-    if weights and (name == "png" or name in run.CLASSICAL):
-        raise ValueError(f"{name} has no weights: leave --weights out, or name a learned --codec")
-    if name == "png":
-        if quality is not None:
-            raise ValueError("png loses nothing: leave --quality out")
-        return classical.Png()
-    if name in run.CLASSICAL:
-        if quality is None:
-            raise ValueError(f"{name} needs --quality: from 1 (smallest) to 100, or for hevc and vvc a QP such as 32")
-        return run.CLASSICAL[name](quality)
-    if name not in zoo.ARCHITECTURES:
-        raise ValueError(
-            f"no codec is called {name!r}; there is png, {', '.join([*run.CLASSICAL, *zoo.ARCHITECTURES])}"
-        )
-    return zoo.load(name, quality, weights=weights or "default").to(train.fabric(device).device)
+    model = zoo.load(name, quality, weights=weights or "default")
+    return model.to(train.fabric(device).device) if isinstance(model, torch.nn.Module) else model
 
 
 def _draw(path: Path, x: torch.Tensor) -> None:
@@ -331,7 +314,7 @@ def _code(args: argparse.Namespace) -> None:
         coded = container.encode(model, x)
         x_hat = container.decode(model, coded).cpu()
         # `coded` in the name: in the folder of the pictures, photo.jpg must not overwrite photo.jpg.
-        with files.atomically(args.out / f"{path.stem}.coded.{_SUFFIXES.get(args.codec, 'icm')}") as temporary:
+        with files.atomically(args.out / f"{path.stem}.coded.{zoo.find(args.codec)[0].suffix}") as temporary:
             temporary.write_bytes(coded)
         _draw(args.out / f"{path.stem}.decoded.png", x_hat)
         psnr = evaluate.psnr((x - x_hat).square().mean().item())
@@ -339,16 +322,12 @@ def _code(args: argparse.Namespace) -> None:
 
 
 def _video(args: argparse.Namespace) -> None:
-    inter = clips.INTER.get(args.codec)
-    if inter and args.quality is None:
-        raise ValueError(f"{args.codec} needs --quality, a QP such as 37")
+    coder, inter = zoo.load(args.codec, args.quality), args.codec != "nerv"
     if inter and args.edges:
         raise ValueError(f"{args.codec} knows no edges: leave --edges out")
-    if not inter and args.quality is not None:
-        raise ValueError("--quality is a QP of hevc-inter or vvc-inter: name one by --codec, or leave it out")
     name, coded, suffix = args.video.name.rpartition(".coded.")
-    if coded and (written := [codec for codec in ("nerv", *clips.INTER) if _SUFFIXES[codec] == suffix]):
-        coder = clips.INTER[written[0]](32) if written[0] in clips.INTER else nerv  # no QP is needed to decode
+    if coded and (written := [codec for codec in zoo.CODECS.values() if codec.video and codec.suffix == suffix]):
+        coder = zoo.load(written[0].name, 32 if written[0].setting else None)  # any QP decodes
         x_hat, decoded = coder.decode_video(args.video.read_bytes()), args.out / f"{name}.decoded"
         _draw_all(decoded, x_hat)
         print(f"{args.video}: {len(x_hat)} frames decoded to {decoded}")
@@ -359,8 +338,7 @@ def _video(args: argparse.Namespace) -> None:
         print(f"only the first {args.frames} frames of {args.video}: --frames says how many")
     decoded = args.out / f"{clip.name}.decoded"
     decoded.mkdir(parents=True, exist_ok=True)  # before any work: a wrong --out shows at once
-    path = args.out / f"{clip.name}.coded.{_SUFFIXES[args.codec]}"
-    coder = inter(args.quality) if inter else nerv
+    path = args.out / f"{clip.name}.coded.{zoo.CODECS[args.codec].suffix}"
     data, folder = (coder.encode_video(clip.frames), None) if inter else _overfitted(args, clip)
     with files.atomically(path, hint="the training is kept: the same command goes on") as temporary:
         temporary.write_bytes(data)
@@ -436,7 +414,7 @@ def _judged(args: argparse.Namespace) -> None:
     for k, (weights, quality) in enumerate(zip(*pairs, strict=True)):
         told = " ".join(str(word) for word in (args.codec, weights, quality) if word is not None)
         model = _named_codec(args.codec, quality, weights, args.device)
-        learned = zoo.fingerprint(model).hex() if isinstance(model, torch.nn.Module) else None
+        learned = networks.fingerprint(model).hex() if isinstance(model, torch.nn.Module) else None
         asked = {"codec": args.codec, "weights": learned, "quality": quality, **judged}
         found = next((record for record in kept if record["asked"] == asked), None)
         if found is None:
@@ -559,7 +537,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def naming(sub: argparse.ArgumentParser, many: str | None = None) -> None:
         several = "; several are rates of one codec, which make a curve" if many else ""
-        names = f"a learned codec by the zoo's name, or png, {', '.join(run.CLASSICAL)}"
+        names = f"a codec of the zoo: {', '.join(c.name for c in zoo.CODECS.values() if not c.video)}"
         sub.add_argument("--codec", default="mean-scale-small", help=names)
         sub.add_argument(
             "--quality",
@@ -612,7 +590,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, default=sam.NANO, help="where the weights go (.safetensors)")
     sub = command("codec", _codec, "Train a codec from a random start.")
     training(sub, steps=6000, batch=4, lr=1e-3)
-    sub.add_argument("--codec", default="mean-scale-small", help=f"architecture: {', '.join(zoo.ARCHITECTURES)}")
+    sub.add_argument(
+        "--codec",
+        default="mean-scale-small",
+        help=f"architecture: {', '.join(c.name for c in zoo.CODECS.values() if c.network)}",
+    )
     sub.add_argument("--quality", type=int, help="a CompressAI model's size, 1 to 8")
     named = ["mse", *presets.MASKED, "task", *presets.DISTILLED]
     sub.add_argument("--loss", default="mse", choices=named, help="what distortion means")
@@ -646,7 +628,12 @@ def _parser() -> argparse.ArgumentParser:
         "video", _video, "Code a video of yours to one real file and back, with a network that is trained to be it."
     )
     sub.add_argument("video", type=Path, help="video file, or one that this command has coded, to decode it")
-    sub.add_argument("--codec", default="nerv", choices=["nerv", *clips.INTER], help="NeRV, or a classical codec")
+    sub.add_argument(
+        "--codec",
+        default="nerv",
+        choices=[c.name for c in zoo.CODECS.values() if c.video],
+        help="NeRV, or a classical codec",
+    )
     sub.add_argument("--quality", type=int, help="QP of a classical codec")
     sub.add_argument("--frames", type=positive, default=100, help="only the first so many")
     sub.add_argument("--height", type=positive, help="scale frames to so many rows; as they are where left out")

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from icm_helpers import evaluate, files, judges, losses, masks, overfit, train
-from icm_helpers.codecs import classical, container, ffmpeg, nerv
+from icm_helpers.codecs import container, nerv, zoo
 from icm_helpers.data import datasets, downloads, scenes, video
 from icm_helpers.data.video import Video
 from icm_helpers.ledger import results
@@ -31,7 +31,6 @@ CHECKPOINTS = ROOT / "data" / "checkpoints"
 RUNS = ROOT / "runs"
 DAVIS = {"dog": "dog", "car-shadow": "car"}
 """Clips of DAVIS 2016, and what the annotated object of each is to COCO."""
-INTER = {"hevc-inter": ffmpeg.Hevc, "vvc-inter": ffmpeg.Vvc}
 LOSSES = ("nerv", "sa-nerv", "sa-nerv-truth")
 STAGES = ("whole", "pruned")  # of a network's training
 TOLERANCE = 1  # pixels by which an edge may be off
@@ -153,8 +152,8 @@ def coded(
     if recipe.method == "classical":
         clip = load(recipe)
         if recipe.codec == "png":  # no video, but what "uncompressed" costs
-            return b"".join(container.encode(classical.Png(), frame) for frame in clip.frames)
-        return INTER[recipe.codec](int(recipe.lmbda)).encode_video(clip.frames)
+            return b"".join(container.encode(zoo.load("png"), frame) for frame in clip.frames)
+        return zoo.load(recipe.codec, int(recipe.lmbda)).encode_video(clip.frames)
     for path in places(recipe):
         if path.exists():
             return path.read_bytes()
@@ -224,7 +223,9 @@ def decoded(recipe: Recipe, data: bytes) -> Tensor:
     """The frames (T, 3, H, W) in a file of :func:`coded`."""
     if recipe.method != "classical":
         return nerv.decode_video(data)
-    return load(recipe).frames if recipe.codec == "png" else INTER[recipe.codec](int(recipe.lmbda)).decode_video(data)
+    return (
+        load(recipe).frames if recipe.codec == "png" else zoo.load(recipe.codec, int(recipe.lmbda)).decode_video(data)
+    )
 
 
 def measure(

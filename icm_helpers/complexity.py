@@ -33,7 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from tqdm import tqdm
 
 from icm_helpers import evaluate, files
-from icm_helpers.codecs import classical, container, ffmpeg, zoo
+from icm_helpers.codecs import container, networks, zoo
 from icm_helpers.data import datasets, downloads
 from icm_helpers.ledger import results
 
@@ -42,6 +42,7 @@ PUBLISHED = results.LEDGER / "codecs" / "published.json"  # numbers of others, e
 REFERENCE = "mean-scale-small"  # whose time is 1
 CROP, SIDE = "kodim20", 256  # every codec is counted and timed on the middle of this picture
 REPEATS = 5
+ANCHORS = {"jpeg": (10, 30, 75), "webp": (5, 30, 75), "avif": (15, 35, 60), "hevc": (42, 37, 32), "vvc": (47, 42, 37)}
 
 Row = dict[str, Any]
 Codec = CompressionModel | container.FileCodec
@@ -74,7 +75,10 @@ def entries() -> list[Entry]:
     ['tcm small', 'tcm medium', 'tcm large', 'mbt2018-mean 1-4', 'mbt2018-mean 5-8']
     """
     found = []
-    for name, architecture in zoo.ARCHITECTURES.items():
+    for name, codec in zoo.CODECS.items():
+        if not codec.network:
+            found += [Entry(name, f"{q}", "none", partial(zoo.load, name, q)) for q in ANCHORS.get(name, ())]
+            continue
         if name == REFERENCE:
             for stem in (
                 "start-coco-mini",
@@ -87,21 +91,14 @@ def entries() -> list[Entry]:
             found += [
                 Entry(name, s, "random", partial(_tcm, n)) for s, n in (("small", 64), ("medium", 96), ("large", 128))
             ]
-        elif architecture.sizes:
-            for size in dict.fromkeys(architecture.sizes.values()):
-                qualities = [q for q, s in architecture.sizes.items() if s == size]
+        elif codec.sizes:
+            for size in dict.fromkeys(codec.sizes.values()):
+                qualities = [q for q, s in codec.sizes.items() if s == size]
                 build = partial(zoo.load, name, qualities[0], weights=None)
                 found.append(Entry(name, f"{qualities[0]}-{qualities[-1]}", "random", build))
         else:
             found.append(Entry(name, "", "random", partial(zoo.load, name, weights=None)))
-    anchors = {
-        classical.Jpeg: (10, 30, 75),
-        classical.Webp: (5, 30, 75),
-        classical.Avif: (15, 35, 60),
-        ffmpeg.Hevc: (42, 37, 32),
-        ffmpeg.Vvc: (47, 42, 37),
-    }
-    return found + [Entry(kind.name, f"{q}", "none", partial(kind, q)) for kind, qs in anchors.items() for q in qs]
+    return found
 
 
 def macs(codec: CompressionModel, x: Tensor) -> tuple[int, int, list[bytes]]:
@@ -140,7 +137,7 @@ def awaken(codec: CompressionModel, x: Tensor, spread: float = 0.3) -> None:
         for head in heads:
             bias = [layer for layer in head if isinstance(layer, nn.Conv2d)][-1].bias
             bias[: last.out_channels] += spread  # where means come from the same layer, they come after the scales
-    zoo.update_tables(codec, force=True)  # not codec.update: the variable-rate models' tables need a gain
+    networks.update_tables(codec, force=True)  # not codec.update: the variable-rate models' tables need a gain
 
 
 def measure(codec: Codec, crop: Tensor, pictures: Mapping[str, Tensor], *, repeats: int = REPEATS) -> Row:
@@ -199,7 +196,7 @@ def _times(codec: Codec, crop: Tensor, repeats: int) -> Row:
     try:
         for c, coded in both:
             if isinstance(c, nn.Module):
-                c.known_fingerprint = zoo.fingerprint(c)  # taken once, as where many pictures are coded
+                c.known_fingerprint = networks.fingerprint(c)  # taken once, as where many pictures are coded
             container.decode(c, coded)  # the first time is slower
         for _ in range(repeats):
             for name, work in (("encode", lambda c, coded: container.encode(c, crop)), ("decode", container.decode)):
@@ -269,9 +266,7 @@ def kodak(folder: Path | None = None) -> dict[str, Tensor]:
 
 
 def _tcm(n: int) -> CompressionModel:
-    codec = zoo.ARCHITECTURES["tcm"].build(N=n).eval()
-    codec.name, codec.quality = "tcm", None
-    return codec
+    return networks.build(zoo.CODECS["tcm"], N=n)
 
 
 def _add(entry: Entry, pictures: Mapping[str, Tensor], out: Path) -> None:
@@ -298,7 +293,9 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument(
         "--only", nargs="+", metavar="ROW", help="measure these rows of --list, again where they are there"
     )
-    parser.add_argument("--codec", choices=zoo.ARCHITECTURES, help="add a codec with trained weights")
+    parser.add_argument(
+        "--codec", choices=[c.name for c in zoo.CODECS.values() if c.network], help="add a codec with trained weights"
+    )
     parser.add_argument("--quality", type=int, help="its quality, where CompressAI has several")
     parser.add_argument("--weights", type=Path, help="its weights file; the shipped or published ones where left out")
     parser.add_argument(

@@ -15,11 +15,12 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from icm_helpers.bd import Curve
+from icm_helpers.codecs import zoo
 from icm_helpers.presets import FINETUNED
 
 INK = "#767c85"  # contrast 4 to 1 or better on white and on the dark theme
 # Okabe and Ito's palette, the shades that keep contrast on both grounds.
-METHODS: dict[str, tuple[str, str, str]] = {
+_TRAINED: dict[str, tuple[str, str, str]] = {
     "mse": ("#0072b2", "o", "MSE"),
     "object-region": ("#d55e00", "s", "object region"),
     "task": ("#009e73", "D", "task loss"),
@@ -30,16 +31,9 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "sa-icm-0.93": ("#009e73", "X", "SA-ICM .93"),
     "sa-icm-0.48": ("#66c2a4", "d", "SA-ICM .48"),
     "true-edges": ("#8c6d31", "|", "edges of the annotation"),
-    "jpeg": ("#999999", "^", "JPEG"),
-    "webp": ("#a08a5b", "v", "WebP"),
-    "avif": ("#7f8f3a", "P", "AVIF"),
-    "hevc": ("#cc79a7", "<", "HEVC intra"),
-    "vvc": ("#8a63b0", ">", "VVC intra"),
     "nerv": ("#0072b2", "o", "NeRV"),
     "sa-nerv": ("#d55e00", "s", "SA-NeRV"),
     "sa-nerv-truth": ("#e69f00", "D", "SA-NeRV, true outlines"),
-    "hevc-inter": ("#cc79a7", "<", "HEVC"),
-    "vvc-inter": ("#8a63b0", ">", "VVC"),
     "refined-mse": ("#0072b2", "o", "MSE, latents refined"),
     "refined-object-region": ("#e69f00", "s", "object region, latents refined"),
     "refined-distill": ("#56b4e9", "v", "equal weights, latents refined"),
@@ -49,7 +43,16 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "spent-distill-boxes": ("#e69f00", "P", "true boxes"),
     "spent-distill-objectness": ("#b22f5b", "*", "objectness"),
 }
-"""Method -> colour, marker, the name a reader sees."""
+
+
+class _Methods(dict[str, tuple[str, str, str]]):
+    def __missing__(self, name: str) -> tuple[str, str, str]:
+        codec = zoo.CODECS[name]
+        return codec.colour or INK, codec.marker or ".", codec.label or name
+
+
+METHODS = _Methods(_TRAINED)
+"""Method -> colour, marker, the name a reader sees: of losses, and of the zoo's codecs."""
 
 STYLE = {
     "figure.facecolor": "none",

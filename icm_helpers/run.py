@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from icm_helpers import bit_allocation, clips, evaluate, judges, latents, losses, masks, presets, probe, train
-from icm_helpers.codecs import classical, container, ffmpeg, zoo
+from icm_helpers.codecs import container, networks, zoo
 from icm_helpers.data import coco, datasets, formats
 from icm_helpers.data.crops import Crops
 from icm_helpers.ledger import results
@@ -24,14 +24,6 @@ from icm_helpers.tasks.teacher import STRIDE, Remembered, Teacher
 
 CHECKPOINTS = zoo.CHECKPOINTS
 RUNS = ROOT / "runs"
-CLASSICAL: dict[str, Callable[[int], container.FileCodec]] = {
-    "jpeg": classical.Jpeg,
-    "webp": classical.Webp,
-    "avif": classical.Avif,
-    "hevc": ffmpeg.Hevc,
-    "vvc": ffmpeg.Vvc,
-}
-"""Classical codecs that take one whole number: a quality, or for HEVC and VVC a quantisation parameter (smaller is better)."""
 
 
 # --- what a recipe names -------------------------------------------------------------------------------------------------
@@ -48,11 +40,10 @@ def codec(recipe: Recipe) -> Any:
     Raises:
         ValueError: no such codec, or other start weights than the recipe's.
     """
-    if recipe.codec == "png":
-        return classical.Png()
-    if recipe.codec in CLASSICAL:
-        return CLASSICAL[recipe.codec](int(recipe.lmbda))
-    build = _architecture(recipe)
+    entry, _ = zoo.find(recipe.codec)
+    if not entry.network:
+        return zoo.load(recipe.codec, int(recipe.lmbda) if entry.setting else None)
+    build = partial(zoo.load, recipe.codec)
     if recipe.start == "none":
         torch.manual_seed(recipe.seed)
         return build(weights=None)
@@ -64,12 +55,6 @@ def codec(recipe: Recipe) -> Any:
     if found != wanted:
         raise ValueError(f"{path} has fingerprint {found}, the recipe starts from {wanted}: other weights")
     return model
-
-
-def _architecture(recipe: Recipe) -> Callable[..., torch.nn.Module]:
-    """zoo.load for a recipe's codec: `mbt2018-mean-q5` is CompressAI's mbt2018-mean of quality 5."""
-    name, _, quality = recipe.codec.partition("-q")
-    return partial(zoo.load, name, int(quality) if quality else None)
 
 
 def objective(
@@ -351,7 +336,7 @@ def trained_codec(
         return codec(recipe)
     for path in places(recipe):
         if path.exists():
-            return _architecture(recipe)(weights=path)
+            return zoo.load(recipe.codec, weights=path)
     if not keep and recipe.codec_id in _FLEETING:
         return _FLEETING[recipe.codec_id]
     model, folder, place = codec(recipe), RUNS / recipe.codec_id, train.fabric(device).device
@@ -377,10 +362,10 @@ def trained_codec(
     if keep:
         # The loss curve travels with the weights, and so does a scale that was found at the start.
         told = {"codec_id": recipe.codec_id, "scale": f"{found:.6g}", "curve": json.dumps(curve)}
-        zoo.save(model, folder / "codec.safetensors", told)
+        networks.save(model, folder / "codec.safetensors", told)
         (folder / "training.ckpt").unlink(missing_ok=True)
     else:
-        zoo.update_tables(model, force=True)
+        networks.update_tables(model, force=True)
         _FLEETING[recipe.codec_id] = model
     return model
 

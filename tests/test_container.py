@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from icm_helpers.codecs import zoo
+from icm_helpers.codecs import networks, zoo
 from icm_helpers.codecs.classical import Jpeg
 from icm_helpers.codecs.container import BitstreamError, decode, decode_many, encode, encode_many, pad
 
@@ -69,7 +69,7 @@ def test_header_is_46_bytes_and_the_rest_is_what_the_likelihoods_say(codec):
 
 
 def test_decoding_in_a_fresh_process_gives_the_same_picture(codec, tmp_path):
-    zoo.save(codec, tmp_path / "codec.safetensors")
+    networks.save(codec, tmp_path / "codec.safetensors")
     data = encode(codec, torch.rand(3, 50, 70))
     (tmp_path / "photo.icm").write_bytes(data)
     files = [str(tmp_path / name) for name in ("codec.safetensors", "photo.icm", "x_hat.pt")]
@@ -137,7 +137,7 @@ def test_other_codec_weights_or_version_raises_bitstream_error_by_name(codec):
     data = encode(codec, torch.rand(3, 8, 8))
     other = zoo.load("mean-scale-small", weights=None)
     other.update(force=True)
-    with pytest.raises(BitstreamError, match=f"weights {zoo.fingerprint(codec).hex()}, these are"):
+    with pytest.raises(BitstreamError, match=f"weights {networks.fingerprint(codec).hex()}, these are"):
         decode(other, data)
     other = zoo.load("bmshj2018-factorized", 1, weights=None)
     other.update(force=True)

@@ -131,16 +131,16 @@ def stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(run.datasets, "load", partial(datasets.load, root=tmp_path))
     monkeypatch.setattr(run.train, "Schedule", partial(train.Schedule, aux_steps=5))
-    save, words = run.zoo.save, ["codec", "--out", str(tmp_path / "mine.safetensors"), "--device", "cpu"]
+    save, words = run.networks.save, ["codec", "--out", str(tmp_path / "mine.safetensors"), "--device", "cpu"]
     words += ["--images", "2", "--size", "64", "--patch", "64", "--steps", "2", "--batch", "1"]
 
     def interrupt(*_) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run.zoo, "save", interrupt)
+    monkeypatch.setattr(run.networks, "save", interrupt)
     with pytest.raises(SystemExit, match="the same command goes on from the last checkpoint"):
         icm.main(words)
-    monkeypatch.setattr(run.zoo, "save", save)
+    monkeypatch.setattr(run.networks, "save", save)
     return words
 
 

@@ -124,7 +124,7 @@ def test_a_number_out_of_range_is_refused_before_any_work(words, message, capsys
             ["--loss", "task", "--teacher", "panoptic-deeplab-scenes"],
             "panoptic-deeplab-scenes cannot teach --loss task",
         ),
-        (["--codec", "jpeg"], "no codec is called 'jpeg'"),
+        (["--codec", "jpeg"], "jpeg has no weights"),
         (["--out", "."], "--out . is a folder: name a file in it"),
     ],
 )
@@ -227,7 +227,7 @@ def test_a_network_that_could_not_be_written_is_not_trained_again(coded_film, tm
     [
         (["no.mp4"], "error: video no.mp4 is missing"),
         (["text.mp4"], "error: .*text.mp4 cannot be decoded as a video"),
-        (["text.mp4", "--codec", "vvc-inter"], "error: vvc-inter needs --quality"),
+        (["text.mp4", "--codec", "vvc-inter"], "error: vvc-inter needs a quality"),
         (
             ["text.mp4", "--codec", "vvc-inter", "--quality", "40", "--edges", "nano-sam"],
             "error: vvc-inter knows no edges",
@@ -306,7 +306,7 @@ def test_grid_takes_a_share_of_the_runs():
 
 
 def test_a_classical_codec_without_a_quality_is_refused(picture, tmp_path):
-    with pytest.raises(SystemExit, match="webp needs --quality: from 1"):
+    with pytest.raises(SystemExit, match="webp needs a quality: from 1"):
         icm.main(["code", str(picture), "--codec", "webp", "--out", str(tmp_path)])
 
 

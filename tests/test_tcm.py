@@ -10,7 +10,7 @@ import torch
 from torchvision.io import read_image
 
 from icm_helpers import train
-from icm_helpers.codecs import zoo
+from icm_helpers.codecs import networks, zoo
 from icm_helpers.codecs.container import decode, encode
 from icm_helpers.codecs.tcm import TCM
 from icm_helpers.run import objective
@@ -145,7 +145,7 @@ def test_a_state_dict_tells_what_network_it_is_of(sizes):
     again = TCM.from_state_dict({f"module.{name}": value for name, value in model.state_dict().items()})
     for name in ("config", "head_dim", "N", "M", "num_slices", "max_support_slices", "width"):
         assert getattr(again, name) == getattr(model, name)
-    assert zoo.fingerprint(again) == zoo.fingerprint(model)
+    assert networks.fingerprint(again) == networks.fingerprint(model)
 
 
 def test_the_authors_files_load(tmp_path):
@@ -164,8 +164,8 @@ def test_the_authors_files_load(tmp_path):
     assert all(torch.equal(p, q) for p, q in zip(codec.parameters(), model.parameters(), strict=True))
     image = torch.rand(3, 40, 50)
     assert decode(codec, encode(codec, image)).shape == image.shape
-    zoo.save(codec, tmp_path / "ours.safetensors")
-    assert zoo.fingerprint(zoo.load("tcm", tmp_path / "ours.safetensors")) == zoo.fingerprint(codec)
+    networks.save(codec, tmp_path / "ours.safetensors")
+    assert networks.fingerprint(zoo.load("tcm", tmp_path / "ours.safetensors")) == networks.fingerprint(codec)
 
 
 def test_bits_from_likelihoods_are_those_of_the_strings_on_kodak(real_data, monkeypatch):

@@ -44,7 +44,7 @@ from compressai.models import CompressionModel
 from torch import Tensor, nn
 from torch.nn import functional
 
-from icm_helpers.codecs.zoo import fingerprint
+from icm_helpers.codecs.networks import fingerprint
 
 MAGIC, VERSION = b"ICM", 1
 MAX_PIXELS = 2**26  # 8192 x 8192: what a header may make the decoder allocate

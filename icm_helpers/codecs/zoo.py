@@ -1,75 +1,102 @@
-"""Every codec of the book by name: `load`, `save`, and the `fingerprint` that ties a bitstream to its weights.
+"""The registry of codecs: every one by name, what decides its rate, how figures show it, and how to `load` it.
 
-CDF tables are part of a checkpoint. They follow from the weights, but through float arithmetic whose last bit may
-differ between machines and library versions, and one differing entry makes a bitstream unreadable. So `save` computes
-them once, the file carries them, `load` uses them as they are, and `fingerprint` covers them.
+A name is listed without importing what it stands for: neither torch nor CompressAI. Register one of your own from anywhere:
+
+    zoo.register(zoo.Codec("jpeg2000", Jpeg2000, setting="quality", suffix="jp2"))  # a class with encode and decode
+    zoo.register(zoo.Codec("mine", MyNetwork, network=True))                        # one that answers CompressAI's contract
+
+and a command that is told `module:mine` imports the module that registers it.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from pickle import UnpicklingError
+from pkgutil import resolve_name
 from typing import Any
 
-import compressai.zoo
-import torch
-from compressai.models import (
-    CompressionModel,
-    FactorizedPriorReLU,
-    JointAutoregressiveHierarchicalPriorsVbr,
-    MeanScaleHyperprior,
-    MeanScaleHyperpriorVbr,
-    ScaleHyperpriorVbr,
-)
-from compressai.models.utils import remap_old_keys
-from compressai.zoo import image as _image
-from compressai.zoo import image_vbr as _image_vbr
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-
-from icm_helpers import files
-from icm_helpers.codecs import tcm
-
-CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
-SHIPPED = {"mean-scale-small": "start-coco-mini.safetensors"}  # trained on photographs, for mean squared error
+from icm_helpers.files import CHECKPOINTS as CHECKPOINTS
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """How to build one codec: `build(*sizes[quality])`, or `build()` where one size is all there is.
+class Codec:
+    """One codec: `make` gives an object with `encode` and `decode` of pictures, as `classical.Jpeg`, or a `network`.
 
-    Where a file may hold any size, `arguments` reads it off the state dict: `build(**arguments(state))`.
+    Args:
+        name: letters, digits and hyphens.
+        make: what makes it, or where that is found, as "module:attribute".
+        setting: the whole number that decides its rate, which `make` takes: "quality" or "qp"; None where there is none.
+        label, colour, marker: as figures show it.
+        suffix: of a coded file.
+        video: whether it codes frames together, by `encode_video` and `decode_video`.
+        network: whether it is a torch module with weights that answers CompressAI's `forward`, `compress`, `decompress`, `update`
+            and `downsampling_factor`, the pixels along one side for one element of its smallest latent.
+        sizes: what `make` takes for each quality; None where a network has one size, and so no quality.
+        options: what `make` takes besides.
+        arguments: where a network's file may hold any size, its state dict -> more of what `make` takes.
+        shipped: its weights in data/checkpoints, where they are called otherwise than it.
     """
 
-    build: Callable[..., CompressionModel]
+    name: str
+    make: Callable[..., Any] | str
+    setting: str | None = None
+    label: str = ""
+    colour: str = ""
+    marker: str = ""
+    suffix: str = "icm"
+    video: bool = False
+    network: bool = False
     sizes: Mapping[int, tuple[int, ...]] | None = None
-    arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    shipped: str = ""
+
+    def build(self, *sizes: Any, **more: Any) -> Any:
+        """What `make` makes of its `options` and of these."""
+        make = resolve_name(self.make) if isinstance(self.make, str) else self.make
+        return make(*sizes, **self.options, **more)
 
 
-# CompressAI's zoo function of this name builds the GDN network (1.2.8), hence the class itself.
-_FIXED = _image.model_architectures | {"bmshj2018-factorized-relu": FactorizedPriorReLU}
-# As published: a variable step of the hyperlatent too, which the autoregressive model does not have.
-_VARIABLE = {
-    "bmshj2018-hyperprior-vbr": partial(ScaleHyperpriorVbr, vr_entbttlnck=True),
-    "mbt2018-mean-vbr": partial(MeanScaleHyperpriorVbr, vr_entbttlnck=True),
-    "mbt2018-vbr": JointAutoregressiveHierarchicalPriorsVbr,
-}
+CODECS: dict[str, Codec] = {}
 
-# One line a codec. A class answers CompressAI's forward, compress, decompress and update, and its downsampling_factor:
-# it takes sides that are multiples of it, and its latent is that much smaller.
-ARCHITECTURES: dict[str, Architecture] = {
-    "mean-scale-small": Architecture(partial(MeanScaleHyperprior, 32, 48)),
-    "tcm": Architecture(tcm.TCM, arguments=tcm.arguments),
-    "tcm-tiny": Architecture(partial(tcm.TCM, N=32, M=64, num_slices=4, width=32)),
-    **{name: Architecture(_FIXED[name], sizes) for name, sizes in _image.cfgs.items()},
-    **{name: Architecture(partial(build, *_image_vbr.cfgs[name])) for name, build in _VARIABLE.items()},
-}
+
+def register(codec: Codec) -> Codec:
+    """Make a codec known by its name.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if codec.name in CODECS:
+        raise ValueError(f"a codec is called {codec.name!r} already: take another name")
+    CODECS[codec.name] = codec
+    return codec
+
+
+def find(name: str) -> tuple[Codec, int | None]:
+    """A codec by name, and the quality that the name ends in, if it does; `module:name` imports the module first.
+
+    Raises:
+        ValueError: no codec has this name; the message tells the known ones.
+
+    >>> found, quality = find("mbt2018-mean-q5")
+    >>> found.name, quality
+    ('mbt2018-mean', 5)
+    """
+    module, _, name = name.rpartition(":")
+    if module:
+        import_module(module)
+    if name in CODECS:
+        return CODECS[name], None
+    start, _, quality = name.rpartition("-q")
+    if start in CODECS and quality.isdecimal():
+        return CODECS[start], int(quality)
+    close = difflib.get_close_matches(name, CODECS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"no codec is called {name!r}.{hint} Known: {', '.join(CODECS)}.")
 
 
 def load(
@@ -78,17 +105,20 @@ def load(
     *,
     weights: Path | str | None = "default",
     metric: str = "mse",
-) -> CompressionModel:
-    """Build a codec by name, in eval mode, trainable, with `codec.name` and `codec.quality` set.
+) -> Any:
+    """Build a codec by name, ready for `container.encode` and `decode`, or with `video` for `encode_video` and `decode_video`.
+
+    A network is in eval mode, trainable, and has `name` and `quality` set.
 
     Args:
         name: `mean-scale-small` (`MeanScaleHyperprior(32, 48)`, 0.44 million parameters); `tcm`, LIC-TCM of the size that the
-            weights have (N = 128 without any); `tcm-tiny`, a LIC-TCM of 4.2 million parameters for demonstrations; or any image
-            model of CompressAI's zoo. Its variable-rate models (-vbr) are coded at their default gain, `s=1`.
-        quality: 1 to 8 (1 to 6 for cheng2020) where CompressAI has sizes by quality, else None; or, in its place, a file of
-            weights: `load("tcm", "tcm_0.05.pth.tar")`.
-        weights: "default" for the file shipped in data/checkpoints, or CompressAI's published weights;
-            a `.safetensors` file written by `save`; a `.pt`, `.pth` or `.pth.tar` state dict; or None for a random
+            weights have (N = 128 without any); `tcm-tiny`, a LIC-TCM of 4.2 million parameters for demonstrations; any image
+            model of CompressAI's zoo, of which the variable-rate ones (-vbr) are coded at their default gain, `s=1`; a classical
+            codec; or one of your own. `mbt2018-mean-q5` is `mbt2018-mean` of quality 5.
+        quality: of a classical codec, for HEVC and VVC its QP; of a CompressAI model 1 to 8 (cheng2020: 6); else None. Or, in its
+            place, a network's file of weights: `load("tcm", "tcm_0.05.pth.tar")`.
+        weights: of a network: "default" for the file shipped in data/checkpoints, or CompressAI's published weights;
+            a `.safetensors` file written by `networks.save`; a `.pt`, `.pth` or `.pth.tar` state dict; or None for a random
             start that depends on torch's seed only. A random start has no CDF tables: call `codec.update(force=True)`
             after training, and before coding.
         metric: "mse" or "ms-ssim": what CompressAI's published weights were trained for.
@@ -102,188 +132,64 @@ def load(
     >>> sum(p.numel() for p in codec.parameters())
     444875
     """
-    if name not in ARCHITECTURES:
-        close = difflib.get_close_matches(name, ARCHITECTURES, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"no codec is called {name!r}.{hint} Known: {', '.join(ARCHITECTURES)}.")
-    architecture = ARCHITECTURES[name]
+    codec, named = find(name)
     if isinstance(quality, (str, Path)):
         quality, weights = None, quality
-    if architecture.sizes is None and quality is not None:
-        raise ValueError(f"{name} has one size only: leave quality out (got {quality!r}).")
-    if architecture.sizes is not None and quality not in architecture.sizes:
-        raise ValueError(f"{name} needs a quality out of {', '.join(map(str, architecture.sizes))} (got {quality!r}).")
-    shipped = CHECKPOINTS / SHIPPED.get(name, f"{name}.safetensors")
-    sizes, state = {}, None
-    if weights not in (None, "default"):
-        state = _read(Path(weights), name, quality)
-        if architecture.arguments:
-            try:
-                sizes = architecture.arguments(state)
-            except ValueError as error:
-                raise ValueError(f"{weights} holds no {name}: {error}") from error
-    codec = architecture.build(*(architecture.sizes[quality] if architecture.sizes else ()), **sizes)
-    codec.name, codec.quality = name, quality
-    codec.eval()
-    if weights is None:
-        return codec
+    if named is not None and quality not in (None, named):
+        raise ValueError(f"{name} is of quality {named}: leave quality out (got {quality!r}).")
+    quality = named if quality is None else quality
+    if codec.network:
+        from icm_helpers.codecs import networks
 
-    if state is not None:
-        _fill(codec, state, Path(weights))
-    elif name in compressai.zoo.image_models:
-        _fill(codec, *_fetch(name, quality, metric))
-    elif shipped.is_file():
-        _fill(codec, _read(shipped, name, quality), shipped)
-    else:
-        lost = (
-            f"the shipped weights {shipped} are missing: restore them"
-            if name in SHIPPED
-            else f"{name} has no weights here"
-        )
-        raise FileNotFoundError(
-            f"{lost}, name a file of your own, train the codec and write it with zoo.save, or, in Python, take weights=None for a "
-            "random start."
-        )
-    return codec
+        return networks.load(codec, quality, weights, metric)
+    if weights != "default":
+        raise ValueError(f"{name} has no weights: leave weights out, or name a network such as mean-scale-small.")
+    if codec.setting is None and quality is not None:
+        raise ValueError(f"{name} has nothing to set: leave quality out (got {quality!r}).")
+    if codec.setting is not None and quality is None:
+        which = "a QP such as 32, of which smaller is better" if codec.setting == "qp" else "from 1 (smallest) to 100"
+        raise ValueError(f"{name} needs a quality: {which}.")
+    return codec.build(*([] if codec.setting is None else [quality]))
 
 
-def save(codec: CompressionModel, path: Path | str, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a codec from `load` as safetensors, atomically, with its name, quality and your `metadata` in the header.
-
-    The CDF tables of `codec` are recomputed in place first, so that they belong to the weights, and so that codec and
-    file share one `fingerprint`.
-
-    Raises:
-        ValueError: the codec was not made by `load`, so that nobody could tell what to build from the file.
-    """
-    if not hasattr(codec, "name"):
-        raise ValueError(f"{type(codec).__name__} has no name to write into {path}: make it with zoo.load.")
-    update_tables(codec, force=True)
-    header = dict(metadata or {}) | {"codec": codec.name, "quality": str(codec.quality)}
-    state = _packed({key: value.detach().cpu().contiguous() for key, value in codec.state_dict().items()})
-    with files.atomically(path) as temporary:
-        save_file(state, temporary, metadata=header)
+def _network(name: str, make: str, **more: Any) -> None:
+    register(Codec(name, make, network=True, **more))
 
 
-def fingerprint(codec: CompressionModel) -> bytes:
-    """Eight bytes that change with any weight or CDF table: a SHA-256 over names, types, shapes and values, cut short.
+# What is coded by a network with weights. Of CompressAI's, with its sizes N, or N and M, from quality 1 on; a test compares.
+_WIDE, _FROM_6 = (192, 320), [(128, 192)] * 5 + [(192, 320)] * 3
+_MODELS, _TCM = "compressai.models:", "icm_helpers.codecs.tcm:TCM"
+_network("mean-scale-small", _MODELS + "MeanScaleHyperprior", options={"N": 32, "M": 48}, shipped="start-coco-mini")
+_network("tcm", _TCM, arguments=lambda state: resolve_name("icm_helpers.codecs.tcm:arguments")(state))
+_network("tcm-tiny", _TCM, options={"N": 32, "M": 64, "num_slices": 4, "width": 32})
+for _name, _class, _sizes in (
+    ("bmshj2018-factorized", "FactorizedPrior", _FROM_6),
+    ("bmshj2018-factorized-relu", "FactorizedPriorReLU", _FROM_6),
+    ("bmshj2018-hyperprior", "ScaleHyperprior", _FROM_6),
+    ("mbt2018-mean", "MeanScaleHyperprior", [(128, 192)] * 4 + [_WIDE] * 4),
+    ("mbt2018", "JointAutoregressiveHierarchicalPriors", [(192, 192)] * 4 + [_WIDE] * 4),
+    ("cheng2020-anchor", "Cheng2020Anchor", [(128,)] * 3 + [(192,)] * 3),
+    ("cheng2020-attn", "Cheng2020Attention", [(128,)] * 3 + [(192,)] * 3),
+):
+    _network(_name, _MODELS + _class, sizes=dict(enumerate(_sizes, start=1)))
+# As published: a variable step of the hyperlatent too, which the autoregressive model does not have.
+for _name, _class, _options in (
+    ("bmshj2018-hyperprior-vbr", "ScaleHyperpriorVbr", {"vr_entbttlnck": True}),
+    ("mbt2018-mean-vbr", "MeanScaleHyperpriorVbr", {"vr_entbttlnck": True}),
+    ("mbt2018-vbr", "JointAutoregressiveHierarchicalPriorsVbr", {}),
+):
+    _network(_name, _MODELS + _class, options={"N": 192, "M": 320, **_options})
 
-    Independent of the device and of the order of layers. Takes about 1 ms a million parameters.
-
-    >>> codec = load(weights=None)
-    >>> len(fingerprint(codec)), fingerprint(codec) == fingerprint(load(weights=None))
-    (8, False)
-    """
-    digest = hashlib.sha256()
-    state = codec.state_dict()
-    for key in sorted(state):
-        value = state[key].detach().cpu()
-        # A masked convolution zeroes its weights only when it first runs: hash what it will compute with.
-        mask = state.get(key.removesuffix("weight") + "mask") if key.endswith(".weight") else None
-        if mask is not None:
-            value = value * mask.cpu()
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.digest()[:8]
-
-
-def _read(path: Path, name: str, quality: int | None) -> dict[str, Tensor]:
-    """The state dict in a file, without unpickling anything but tensors."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: name a .safetensors, .pt or .pth.tar file, or None.")
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                header = file.metadata() or {}
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            found = f"({header.get('codec', name)!r}, {header.get('quality', quality)})"
-            wanted = f"({name!r}, {quality})"
-            if found != wanted:
-                raise ValueError(f"{path} was saved from load{found}, this is load{wanted}: ask for what it holds.")
-            return _unpacked(state)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} cannot be read as weights ({str(error).partition(chr(10))[0]}): the file is damaged, or "
-            f"holds more than tensors, which is refused because it could run code."
-        ) from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state dict: expected names and tensors, or those under 'state_dict'.")
-    return dict(state)
-
-
-def _packed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """CDF tables one row after the other, (sum of lengths,), without the zeros that fill rows up, and each entry as the step from
-    the one before, which fits into 16 bits: a fourteenth of the size."""
-    packed = dict(state)
-    for key in [key for key in state if key.endswith(_TABLE) and state[key].ndim == 2]:
-        lengths = state[key.removesuffix(_TABLE) + "_cdf_length"].tolist()
-        steps = state[key].diff(dim=1, prepend=torch.zeros_like(state[key][:, :1]))
-        packed[key] = torch.cat([row[:n] for row, n in zip(steps, lengths, strict=True)]).to(torch.int16)
-    return packed
-
-
-def _unpacked(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What :func:`_packed` packed; tables that were not come back as they are, and so do older files' rows of 32 bits."""
-    whole = dict(state)
-    for key in [key for key in state if key.endswith(_TABLE)]:
-        lengths = state.get(key.removesuffix(_TABLE) + "_cdf_length")
-        if state[key].ndim == 1 and state[key].numel() and lengths is not None:
-            rows = state[key].split(lengths.tolist())
-            if state[key].dtype == torch.int16:  # steps from 0 to 65,535, of which the larger half looks negative
-                rows = [(row.int() & 0xFFFF).cumsum(0, dtype=torch.int32) for row in rows]
-            whole[key] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (rows, longest)
-    return whole
-
-
-_TABLE = "_quantized_cdf"
-
-
-def _fetch(name: str, quality: int | None, metric: str) -> tuple[dict[str, Tensor], str]:
-    """CompressAI's published weights and their URL; the zoo's own loader would unpickle anything and check no hash."""
-    urls = (_image.model_urls | _image_vbr.model_urls).get(name, {}).get(metric, {})
-    url = urls.get(quality) if isinstance(urls, dict) else urls
-    if url is None:
-        raise ValueError(f"CompressAI publishes no {metric!r} weights of {name}, quality {quality}: take weights=None.")
-    try:
-        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True), url
-    except OSError as error:
-        cache = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
-        raise ConnectionError(
-            f"cannot fetch {url} ({error}): place the file at {cache}, name one of your own with weights=..., take "
-            f"weights=None for a random start, or take load('mean-scale-small'), which needs no network."
-        ) from error
-
-
-def _fill(codec: CompressionModel, state: dict[str, Tensor], source: Path | str) -> None:
-    """Load `state` strictly, whichever of CompressAI's spellings its keys have, and make sure there are CDF tables."""
-    expected = codec.state_dict()
-    state.pop("QuantOffset", None)  # in the published variable-rate weights, in no network
-    old = compressai.zoo.load_state_dict({key: value for key, value in state.items() if key not in expected})
-    state = {key: value for key, value in state.items() if key in expected} | remap_old_keys("entropy_bottleneck", old)
-    for key, buffer in codec.named_buffers():  # CDF tables are as long as the weights ask for
-        if key in state and not buffer.numel():
-            buffer.resize_(state[key].shape)
-    try:
-        codec.load_state_dict(state)
-    except (RuntimeError, KeyError, ValueError) as error:
-        expected = codec.state_dict()
-        wrong = [f"{key} is missing" for key in expected if key not in state]
-        wrong += [f"{key} is unknown" for key in state if key not in expected]
-        wrong += [
-            f"{key} is {tuple(state[key].shape)} instead of {tuple(value.shape)}"
-            for key, value in expected.items()
-            if key in state and state[key].shape != value.shape
-        ]
-        raise ValueError(
-            f"{source} does not fit {codec.name} of quality {codec.quality}: {len(wrong)} entries differ, first "
-            f"{'; '.join(wrong[:4])}. Was it trained as another codec or quality?"
-        ) from error
-    update_tables(codec, force=False)  # only where the file has no tables
-
-
-def update_tables(codec: CompressionModel, force: bool) -> None:
-    """`codec.update`; for a variable step of the hyperlatent, at the gain that `compress` takes by default."""
-    gain = {"scale": codec.Gain[1].detach()} if getattr(codec, "vr_entbttlnck", False) else {}
-    codec.update(force=force, **gain)
+_PILLOW, _FFMPEG = "icm_helpers.codecs.classical:", "icm_helpers.codecs.ffmpeg:"
+for _codec in (
+    Codec("png", _PILLOW + "Png", label="PNG", suffix="png"),
+    Codec("jpeg", _PILLOW + "Jpeg", "quality", "JPEG", "#999999", "^", "jpg"),
+    Codec("webp", _PILLOW + "Webp", "quality", "WebP", "#a08a5b", "v", "webp"),
+    Codec("avif", _PILLOW + "Avif", "quality", "AVIF", "#7f8f3a", "P", "avif"),
+    Codec("hevc", _FFMPEG + "Hevc", "qp", "HEVC intra", "#cc79a7", "<"),
+    Codec("vvc", _FFMPEG + "Vvc", "qp", "VVC intra", "#8a63b0", ">"),
+    Codec("hevc-inter", _FFMPEG + "Hevc", "qp", "HEVC", "#cc79a7", "<", "hevc", video=True),
+    Codec("vvc-inter", _FFMPEG + "Vvc", "qp", "VVC", "#8a63b0", ">", "vvc", video=True),
+    Codec("nerv", partial(import_module, "icm_helpers.codecs.nerv"), label="NeRV", suffix="nrv", video=True),
+):
+    register(_codec)

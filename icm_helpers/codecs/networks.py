@@ -1,0 +1,213 @@
+"""Codecs with weights: `load` builds one and fills it, `save` writes it, `fingerprint` ties a bitstream to its weights.
+
+CDF tables are part of a checkpoint. They follow from the weights, but through float arithmetic whose last bit may
+differ between machines and library versions, and one differing entry makes a bitstream unreadable. So `save` computes
+them once, the file carries them, `load` uses them as they are, and `fingerprint` covers them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+import compressai.zoo
+import torch
+from compressai.models import CompressionModel
+from compressai.models.utils import remap_old_keys
+from compressai.zoo import image as _image
+from compressai.zoo import image_vbr as _image_vbr
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from icm_helpers import files
+
+if TYPE_CHECKING:
+    from icm_helpers.codecs.zoo import Codec
+
+
+def load(codec: Codec, quality: int | None, weights: Path | str | None, metric: str) -> CompressionModel:
+    """What `zoo.load` gives for a network: see there."""
+    name, shipped = codec.name, files.CHECKPOINTS / f"{codec.shipped or codec.name}.safetensors"
+    if codec.sizes is None and quality is not None:
+        raise ValueError(f"{name} has one size only: leave quality out (got {quality!r}).")
+    if codec.sizes is not None and quality not in codec.sizes:
+        raise ValueError(f"{name} needs a quality out of {', '.join(map(str, codec.sizes))} (got {quality!r}).")
+    if weights is None:
+        return build(codec, quality)
+    if weights != "default":
+        source = Path(weights)
+        state = _read(source, name, quality)
+    elif name in compressai.zoo.image_models:
+        state, source = _fetch(name, quality, metric)
+    elif shipped.is_file():
+        state, source = _read(shipped, name, quality), shipped
+    else:
+        lost = (
+            f"the shipped weights {shipped} are missing: restore them"
+            if codec.shipped
+            else f"{name} has no weights here"
+        )
+        raise FileNotFoundError(
+            f"{lost}, name a file of your own, train the codec and write it with networks.save, or, in Python, take weights=None "
+            "for a random start."
+        )
+    try:
+        sizes = codec.arguments(state) if codec.arguments else {}
+    except ValueError as error:
+        raise ValueError(f"{source} holds no {name}: {error}") from error
+    model = build(codec, quality, **sizes)
+    _fill(model, state, source)
+    return model
+
+
+def build(codec: Codec, quality: int | None = None, **sizes: Any) -> CompressionModel:
+    """A network with random weights in eval mode, of the codec's sizes or, where it has any, of those given."""
+    model = codec.build(*(codec.sizes[quality] if codec.sizes else ()), **sizes)
+    model.name, model.quality = codec.name, quality
+    return model.eval()
+
+
+def save(codec: CompressionModel, path: Path | str, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a codec from `zoo.load` as safetensors, atomically, with its name, quality and your `metadata` in the header.
+
+    The CDF tables of `codec` are recomputed in place first, so that they belong to the weights, and so that codec and
+    file share one `fingerprint`.
+
+    Raises:
+        ValueError: the codec was not made by `zoo.load`, so that nobody could tell what to build from the file.
+    """
+    if not hasattr(codec, "name"):
+        raise ValueError(f"{type(codec).__name__} has no name to write into {path}: make it with zoo.load.")
+    update_tables(codec, force=True)
+    header = dict(metadata or {}) | {"codec": codec.name, "quality": str(codec.quality)}
+    state = _packed({key: value.detach().cpu().contiguous() for key, value in codec.state_dict().items()})
+    with files.atomically(path) as temporary:
+        save_file(state, temporary, metadata=header)
+
+
+def fingerprint(codec: torch.nn.Module) -> bytes:
+    """Eight bytes that change with any weight or CDF table: a SHA-256 over names, types, shapes and values, cut short.
+
+    Independent of the device and of the order of layers. Takes about 1 ms a million parameters.
+
+    >>> first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    >>> len(fingerprint(first)), fingerprint(first) == fingerprint(second)
+    (8, False)
+    """
+    digest = hashlib.sha256()
+    state = codec.state_dict()
+    for key in sorted(state):
+        value = state[key].detach().cpu()
+        # A masked convolution zeroes its weights only when it first runs: hash what it will compute with.
+        mask = state.get(key.removesuffix("weight") + "mask") if key.endswith(".weight") else None
+        if mask is not None:
+            value = value * mask.cpu()
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.digest()[:8]
+
+
+def _read(path: Path, name: str, quality: int | None) -> dict[str, Tensor]:
+    """The state dict in a file, without unpickling anything but tensors."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: name a .safetensors, .pt or .pth.tar file, or None.")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                header = file.metadata() or {}
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            found = f"({header.get('codec', name)!r}, {header.get('quality', quality)})"
+            wanted = f"({name!r}, {quality})"
+            if found != wanted:
+                raise ValueError(f"{path} was saved from load{found}, this is load{wanted}: ask for what it holds.")
+            return _unpacked(state)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path} cannot be read as weights ({str(error).partition(chr(10))[0]}): the file is damaged, or "
+            f"holds more than tensors, which is refused because it could run code."
+        ) from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no state dict: expected names and tensors, or those under 'state_dict'.")
+    return dict(state)
+
+
+def _packed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """CDF tables one row after the other, (sum of lengths,), without the zeros that fill rows up, and each entry as the step from
+    the one before, which fits into 16 bits: a fourteenth of the size."""
+    packed = dict(state)
+    for key in [key for key in state if key.endswith(_TABLE) and state[key].ndim == 2]:
+        lengths = state[key.removesuffix(_TABLE) + "_cdf_length"].tolist()
+        steps = state[key].diff(dim=1, prepend=torch.zeros_like(state[key][:, :1]))
+        packed[key] = torch.cat([row[:n] for row, n in zip(steps, lengths, strict=True)]).to(torch.int16)
+    return packed
+
+
+def _unpacked(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What :func:`_packed` packed; tables that were not come back as they are, and so do older files' rows of 32 bits."""
+    whole = dict(state)
+    for key in [key for key in state if key.endswith(_TABLE)]:
+        lengths = state.get(key.removesuffix(_TABLE) + "_cdf_length")
+        if state[key].ndim == 1 and state[key].numel() and lengths is not None:
+            rows = state[key].split(lengths.tolist())
+            if state[key].dtype == torch.int16:  # steps from 0 to 65,535, of which the larger half looks negative
+                rows = [(row.int() & 0xFFFF).cumsum(0, dtype=torch.int32) for row in rows]
+            whole[key] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (rows, longest)
+    return whole
+
+
+_TABLE = "_quantized_cdf"
+
+
+def _fetch(name: str, quality: int | None, metric: str) -> tuple[dict[str, Tensor], str]:
+    """CompressAI's published weights and their URL; the zoo's own loader would unpickle anything and check no hash."""
+    urls = (_image.model_urls | _image_vbr.model_urls).get(name, {}).get(metric, {})
+    url = urls.get(quality) if isinstance(urls, dict) else urls
+    if url is None:
+        raise ValueError(f"CompressAI publishes no {metric!r} weights of {name}, quality {quality}: take weights=None.")
+    try:
+        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True), url
+    except OSError as error:
+        cache = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+        raise ConnectionError(
+            f"cannot fetch {url} ({error}): place the file at {cache}, name one of your own with weights=..., take "
+            f"weights=None for a random start, or take load('mean-scale-small'), which needs no network."
+        ) from error
+
+
+def _fill(codec: CompressionModel, state: dict[str, Tensor], source: Path | str) -> None:
+    """Load `state` strictly, whichever of CompressAI's spellings its keys have, and make sure there are CDF tables."""
+    expected = codec.state_dict()
+    state.pop("QuantOffset", None)  # in the published variable-rate weights, in no network
+    old = compressai.zoo.load_state_dict({key: value for key, value in state.items() if key not in expected})
+    state = {key: value for key, value in state.items() if key in expected} | remap_old_keys("entropy_bottleneck", old)
+    for key, buffer in codec.named_buffers():  # CDF tables are as long as the weights ask for
+        if key in state and not buffer.numel():
+            buffer.resize_(state[key].shape)
+    try:
+        codec.load_state_dict(state)
+    except (RuntimeError, KeyError, ValueError) as error:
+        expected = codec.state_dict()
+        wrong = [f"{key} is missing" for key in expected if key not in state]
+        wrong += [f"{key} is unknown" for key in state if key not in expected]
+        wrong += [
+            f"{key} is {tuple(state[key].shape)} instead of {tuple(value.shape)}"
+            for key, value in expected.items()
+            if key in state and state[key].shape != value.shape
+        ]
+        raise ValueError(
+            f"{source} does not fit {codec.name} of quality {codec.quality}: {len(wrong)} entries differ, first "
+            f"{'; '.join(wrong[:4])}. Was it trained as another codec or quality?"
+        ) from error
+    update_tables(codec, force=False)  # only where the file has no tables
+
+
+def update_tables(codec: CompressionModel, force: bool) -> None:
+    """`codec.update`; for a variable step of the hyperlatent, at the gain that `compress` takes by default."""
+    gain = {"scale": codec.Gain[1].detach()} if getattr(codec, "vr_entbttlnck", False) else {}
+    codec.update(force=force, **gain)
