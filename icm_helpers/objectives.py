@@ -70,7 +70,9 @@ class Loss:
         """What its curves are called: the name, with a field where one loss gives several curves."""
         return self.name
 
-    def region(self, images: CocoDataset, pictures: Pictures, device: str = "auto") -> Callable[[Sample], Tensor] | None:
+    def region(
+        self, images: CocoDataset, pictures: Pictures, device: str = "auto"
+    ) -> Callable[[Sample], Tensor] | None:
         """What gives the mask of a training picture, (1, H, W) in {0, 1}; None: the union of its objects."""
         return None
 

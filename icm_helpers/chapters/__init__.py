@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from functools import cache
 
-from icm_helpers.ledger.study import Chapter
+from icm_helpers.ledger.chapter import Chapter
 
 NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 

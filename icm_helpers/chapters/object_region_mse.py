@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from icm_helpers.ledger.chapter import Chapter, Claim
 from icm_helpers.ledger.recipe import Accuracy, Pictures, Recipe, Training
-from icm_helpers.ledger.study import Chapter, Microscope, Study
-from icm_helpers.ledger.verdicts import Claim
+from icm_helpers.ledger.study import Microscope, Study
 from icm_helpers.objectives import MSE, ObjectRegion, Task
 from icm_helpers.tasks.models import fingerprinted
 
@@ -60,9 +60,7 @@ COCO_MINI = replace(
     SCENES,
     name="coco-mini",
     pictures=Pictures("coco-mini", images=127),
-    training=replace(
-        SCENES.training, start="start-coco-mini@edbb1b8d", steps=5000, augment="heavy", train_images=180
-    ),
+    training=replace(SCENES.training, start="start-coco-mini@edbb1b8d", steps=5000, augment="heavy", train_images=180),
     losses=((MSE(), 1.0), (ObjectRegion(), 2.5), (_PHOTO_TASK, 0.5)),  # objects cover twice as much here as on scenes
     lmbdas=(0.002, 0.005, 0.01, 0.02),
     seeds=(0,),
@@ -93,9 +91,7 @@ PAPER = replace(
     name="coco2017",
     pictures=Pictures("coco2017", images=5000),
     codec="mbt2018-mean-q5",
-    training=replace(
-        SCENES.training, start="none", steps=500_000, batch=16, patch=256, lr=1e-4, train_images=118_287
-    ),
+    training=replace(SCENES.training, start="none", steps=500_000, batch=16, patch=256, lr=1e-4, train_images=118_287),
     losses=((MSE(), 1.0), (ObjectRegion(), 5.0), (_PHOTO_TASK, 0.5)),
     lmbdas=(0.001, 0.002, 0.005, 0.01),
     seeds=(0,),
@@ -120,11 +116,7 @@ SMOKE = replace(
 def beside(study: Study) -> tuple[Recipe, ...]:
     """The runs of this chapter that others compare with: MSE, object region, classical codecs, no compression."""
     kept = ("mse", "object-region")
-    return tuple(
-        r
-        for r in study.recipes()
-        if r.kind == "classical" or (r.kind == "trained" and r.loss.name in kept)
-    )
+    return tuple(r for r in study.recipes() if r.kind == "classical" or (r.kind == "trained" and r.loss.name in kept))
 
 
 _BEST = (

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 from icm_helpers.chapters import object_region_mse as base
 from icm_helpers.chapters.object_region_mse import COCO_MINI, SCENES, beside, judges
+from icm_helpers.ledger.chapter import Chapter, Claim
 from icm_helpers.ledger.recipe import Accuracy
-from icm_helpers.ledger.study import Chapter
-from icm_helpers.ledger.verdicts import Claim
 from icm_helpers.objectives import MSE, SAICM, Loss, ObjectRegion, TrueEdges
 from icm_helpers.tasks.models import fingerprinted
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from icm_helpers.chapters.object_region_mse import judges
-from icm_helpers.ledger.study import Chapter, VideoStudy
-from icm_helpers.ledger.verdicts import Claim
+from icm_helpers.ledger.chapter import Chapter, Claim
+from icm_helpers.ledger.study import VideoStudy
 from icm_helpers.objectives import NeRVLoss, SANeRV, SANeRVTruth
 from icm_helpers.tasks.models import fingerprinted
 
@@ -110,7 +110,12 @@ VIDEOS_PAPER = (
     replace(
         _CLASS_C,
         name="sfu, class D",
-        clips=("BQSquare_416x240_60", "BasketballPass_416x240_50", "BlowingBubbles_416x240_50", "RaceHorses_416x240_30"),
+        clips=(
+            "BQSquare_416x240_60",
+            "BasketballPass_416x240_50",
+            "BlowingBubbles_416x240_50",
+            "RaceHorses_416x240_30",
+        ),
         networks=(("sfu-d-s", 6), ("sfu-d", 12)),
         hours=4.0,
     ),

@@ -60,7 +60,7 @@ class Classical:
 
     def __post_init__(self) -> None:
         given = [name for name in ("quality", "qp") if getattr(self, name) is not None]
-        wanted = zoo.named(self.codec).setting
+        wanted = zoo.find(self.codec)[0].setting
         if given != [wanted] * (wanted is not None):
             raise ValueError(f"{self.codec} takes {wanted or 'no setting'}, not {' and '.join(given) or 'none'}")
 
@@ -74,7 +74,9 @@ class Classical:
 class Training:
     """How a codec is trained, the same for all losses that are compared."""
 
-    start: str  # the weights it starts from: file in data/checkpoints, or published (CompressAI's), @ fingerprint; or none
+    start: (
+        str  # the weights it starts from: file in data/checkpoints, or published (CompressAI's), @ fingerprint; or none
+    )
     steps: int
     batch: int
     patch: int  # pixels
@@ -222,7 +224,17 @@ def _name(content: dict[str, Any]) -> str:
 # The first records had these fields, whatever they coded; they stay in every name. Any other stands there if it is not at its default.
 _ALWAYS = {
     **dict.fromkeys(("chapter", "data", "images", "size", "codec", "method", "detectors")),
-    **{"loss": "none", "lmbda": 0.0, "scale": 1.0, "seed": 0, "start": "none", "steps": 0, "batch": 0, "patch": 0, "lr": 0.0},
+    **{
+        "loss": "none",
+        "lmbda": 0.0,
+        "scale": 1.0,
+        "seed": 0,
+        "start": "none",
+        "steps": 0,
+        "batch": 0,
+        "patch": 0,
+        "lr": 0.0,
+    },
     **{"augment": "none", "precision": "32-true", "train_images": 0},
 }
 # One key for what decides the rate, and two that are older than their fields' names.
@@ -261,7 +273,7 @@ def nested(content: dict[str, Any]) -> Recipe:
     coded = Overfitted if loss and loss.video else Trained if loss else Classical
     measured = _MEASURED.get(content["method"], Accuracy)
     parts = {"loss": loss, "training": _part(Training, content) if coded is Trained else None}
-    if coded is Classical and (setting := zoo.named(content["codec"]).setting):
+    if coded is Classical and (setting := zoo.find(content["codec"])[0].setting):
         parts[setting] = int(content["lmbda"])
     codec = _part(Refined if content["method"] == "refined" else coded, content, **parts)
     return Recipe(content["chapter"], pictures, codec, _part(measured, content))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -58,7 +58,9 @@ class Study:
     seed_lmbdas: tuple[float, ...] = ()  # those of the other seeds; all where empty
     anchors: Anchors = ()  # classical codecs and their qualities or QPs
     bit_allocation: bool = False  # whether it is measured where the first seed's distilled codecs spend their bits
-    probed: tuple[str, ...] = ()  # losses (of the first seed) and classical codecs that are asked what textures they give away
+    probed: tuple[
+        str, ...
+    ] = ()  # losses (of the first seed) and classical codecs that are asked what textures they give away
     microscope: Microscope | None = None
     beside: tuple[Recipe, ...] = ()  # runs of another chapter that this one's are compared with
     role: str = "main"
@@ -186,29 +188,9 @@ class VideoStudy:
         return _settings(self)
 
 
-@dataclass(frozen=True)
-class Chapter:
-    """A paper's part of the book: its title, what it claims and how that is tested, and its studies by preset."""
-
-    name: str
-    title: str
-    claims: tuple[Any, ...]  # ledger.verdicts.Claim
-    presets: dict[str, tuple[Study | VideoStudy, ...]] = field(hash=False)
-
-    def studies(self, preset: str = "book") -> tuple[Study | VideoStudy, ...]:
-        """The studies of a preset.
-
-        Raises:
-            ValueError: no such preset.
-        """
-        if preset not in self.presets:
-            raise ValueError(f"a preset of {self.name} is one of {', '.join(self.presets)}, not {preset!r}")
-        return self.presets[preset]
-
-
 def classical(anchors: Anchors) -> list[Classical]:
     """Classical codecs at each of their settings, and with any of them the uncompressed picture."""
-    coded = [Classical(name, **{zoo.named(name).setting: value}) for name, values in anchors for value in values]
+    coded = [Classical(name, **{zoo.find(name)[0].setting: value}) for name, values in anchors for value in values]
     return [*coded, Classical("png")] if coded else []
 
 

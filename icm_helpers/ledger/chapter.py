@@ -1,0 +1,51 @@
+"""A paper's part of the book: its title, what it claims and how each claim is tested, and its studies by preset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from icm_helpers.ledger.study import Study, VideoStudy
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence and its test: `method` is compared with `anchor`, and `sign` is where the claim says the value lies.
+
+    `measure` is `bd_rate`; `bd_metric`; `rate`, how much more bits `method` takes than `anchor` at the same lambdas; `cover`,
+    BD-rate on the third of the images of which objects cover least, minus BD-rate on the third of which they cover most;
+    `transfer`, BD-rate by a detector minus BD-rate by the teacher; or `majority`, the share of the videos with a positive
+    `bd_metric`, minus one half. `judged` says by which detectors: those used `as they are`; of these the one that is the `teacher`
+    of the codecs, or the `strangers` to them; those `fine-tuned` on what the codec decodes; or `fine-tuned against as they are`,
+    where only `method` has the fine-tuned one.
+    """
+
+    id: str
+    quote: str
+    where: str
+    test: str
+    sign: int
+    measure: str
+    metrics: tuple[str, ...]
+    anchor: str
+    method: str
+    judged: str = "as they are"
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A paper's part of the book: its title, what it claims and how that is tested, and its studies by preset."""
+
+    name: str
+    title: str
+    claims: tuple[Claim, ...]
+    presets: dict[str, tuple[Study | VideoStudy, ...]] = field(hash=False)
+
+    def studies(self, preset: str = "book") -> tuple[Study | VideoStudy, ...]:
+        """The studies of a preset.
+
+        Raises:
+            ValueError: no such preset.
+        """
+        if preset not in self.presets:
+            raise ValueError(f"a preset of {self.name} is one of {', '.join(self.presets)}, not {preset!r}")
+        return self.presets[preset]

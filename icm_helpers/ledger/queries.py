@@ -1,0 +1,198 @@
+"""What records say: grouped by method, judged by whom, as curves of rate and accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from icm_helpers import chapters
+from icm_helpers.bd import Curve, Interval, bd_rate, curve
+from icm_helpers.evaluate import resamplings
+from icm_helpers.ledger import results
+from icm_helpers.ledger.recipe import Accuracy, Clip
+from icm_helpers.ledger.results import Record
+
+FINETUNED = "-finetuned"
+"""Ends the name, in a record, of a detector that was trained further on what the record's codec decodes."""
+UNITS = {  # of a metric's mean difference
+    **dict.fromkeys(("psnr", "psnr_inside", "psnr_outside"), "dB"),
+    **dict.fromkeys(
+        ("box_ap", "boundary_f", "missed_to_found", "texture_auc", "shape_ap", "pq", "pq_things", "pq_stuff"), ""
+    ),
+}
+NAMES = {
+    "box_ap": "box AP",
+    "mask_ap": "mask AP",
+    "agreement": "agreement AP",
+    "missed_to_found": "missed over found",
+    "texture_auc": "texture",
+    "shape_ap": "AP of shapes",
+    "boundary_f": "boundary F-score",
+    "psnr": "PSNR",
+    "psnr_inside": "PSNR inside objects",
+    "psnr_outside": "PSNR outside objects",
+    "pq": "PQ",
+    "pq_things": "PQ of things",
+    "pq_stuff": "PQ of stuff",
+}
+
+
+def methods(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records by what a figure calls the method: `mse`, `object-region`, `jpeg`, `png`, `sa-icm-0.93`, `refined-mse`, ..."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.recipe.method, []).append(record)
+    return groups
+
+
+def select(records: Sequence[Record], **wanted: Any) -> list[Record]:
+    """The records whose recipe has these values: `kind`, `method`, `setting`, `seed`, or the name of a `loss`, a `codec` or a `clip`.
+
+    A list, a tuple or a set stands for any of its members.
+    """
+
+    def value(record: Record, name: str) -> Any:
+        recipe = record.recipe
+        if name == "loss":
+            return recipe.loss.name if recipe.loss else "none"
+        return {"codec": recipe.codec.codec, "clip": getattr(recipe.pictures, "clip", "none")}.get(name) or getattr(
+            recipe, name
+        )
+
+    def fits(record: Record) -> bool:
+        return all(value(record, k) in (v if isinstance(v, list | tuple | set) else (v,)) for k, v in wanted.items())
+
+    return [record for record in records if fits(record)]
+
+
+def judges(records: Sequence[Record], metric: str, *, finetuned: bool = True) -> list[str | None]:
+    """The detectors that a metric was measured with; [None] for a metric of the picture alone; [] where it was not measured.
+
+    Args:
+        finetuned: also those that were trained further on what a codec decodes.
+    """
+    measured = [r.result[metric] for r in records if metric in r.result]
+    if not measured or not isinstance(measured[0], dict):
+        return [None] * bool(measured)
+    return sorted(name for name in set().union(*measured) if finetuned or not name.endswith(FINETUNED))
+
+
+def curves(
+    records: Sequence[Record], metric: str, judge: str | None = None, names: Sequence[str] | None = None
+) -> dict[str, Curve]:
+    """One curve for each method that was measured so, with at least two points; of videos, one over all clips (:func:`pooled`).
+
+    Args:
+        names: of the methods that are wanted; all where None.
+    """
+    measured = pooled([r for r in records if judge in judges([r], metric)])
+    return {
+        name: curve(group, metric, judge, name)
+        for name, group in methods(measured).items()
+        if len({r.recipe.setting for r in group}) > 1 and (names is None or name in names)
+    }
+
+
+def panel(
+    records: Sequence[Record], metric: str, judge: str | None = None, names: Sequence[str] | None = None
+) -> tuple[str, dict[str, Curve], float | None]:
+    """What `plots.rate_accuracy_panels` draws: the axis's label, the :func:`curves`, and, where a detector measured it, the value of
+    the uncompressed pictures."""
+    unit = f" [{UNITS[metric]}]" if UNITS.get(metric) else ""
+    label = f"{NAMES[metric]} of {judge}" if judge else NAMES[metric] + unit
+    clean = [r.result for r in methods(pooled(records)).get("png", [])]
+    top = clean[0].get(metric, {}).get(judge) if clean and judge else None
+    return label, curves(records, metric, judge, names), top
+
+
+def clips(records: Sequence[Record]) -> list[str]:
+    """The videos that records measure; [] for pictures."""
+    return sorted({r.recipe.pictures.clip for r in records if isinstance(r.recipe.pictures, Clip)})
+
+
+def pooled(records: Sequence[Record]) -> list[Record]:
+    """The records of videos as if all clips were one: what differs in nothing but its clip becomes one record of means.
+
+    In each replicate the clips are drawn anew, the same draw for every method, and each brings its own replicate, in which its
+    frames were drawn anew. Records of pictures stay as they are.
+
+    Raises:
+        ValueError: some runs were made on fewer clips than others.
+    """
+    names = clips(records)
+    if not names:
+        return list(records)
+    runs: dict[Any, list[Record]] = {}
+    for record in records:
+        recipe = record.recipe
+        runs.setdefault(replace(recipe, pictures=replace(recipe.pictures, clip="all")), []).append(record)
+    together = []
+    for recipe, run in runs.items():
+        run = sorted(run, key=lambda r: r.recipe.pictures.clip)
+        if [r.recipe.pictures.clip for r in run] != names:
+            raise ValueError(f"a run of {recipe.codec.codec} was made on {len(run)} clips, others on {len(names)}")
+        metrics = [r.bootstrap | {"bpp": r.result["bpp"]} for r in run]
+        result = {k: _mean([r.result[k] for r in run]) for k in metrics[0]}
+        together.append(Record(recipe, result, _drawn(metrics), {}))
+    return together
+
+
+def clip_draws(count: int) -> np.ndarray:
+    """Which of `count` clips each replicate takes, (replicates, count): the same for every method."""
+    return resamplings(range(count))
+
+
+def _mean(values: list[Any]) -> Any:
+    """Of numbers, or of dictionaries by detector, of which all clips have the same."""
+    if isinstance(values[0], dict):
+        return {k: _mean([v[k] for v in values]) for k in values[0]}
+    return float(np.mean(values))
+
+
+def _drawn(values: list[Any]) -> Any:
+    """Means over the clips that each replicate draws, of lists of replicates, dictionaries of them, or numbers without."""
+    if isinstance(values[0], dict):
+        return {k: _drawn([v[k] for v in values]) for k in values[0]}
+    draws = clip_draws(len(values))
+    own = np.broadcast_to(np.asarray(values).reshape(len(values), -1), (len(values), len(draws)))  # (clips, replicates)
+    return np.take_along_axis(own.T, draws, axis=1).mean(1).tolist()
+
+
+def within(records: Sequence[Record], third: str) -> list[Record]:
+    """The records as measured on one third of the images, `low`, `middle` or `high` object cover; [] where that is not known."""
+    return [
+        replace(r, result=r.result["by_cover"][third], bootstrap=r.bootstrap["by_cover"][third])
+        for r in records
+        if "by_cover" in r.result
+    ]
+
+
+def measured_alike(data: str, size: int, pictures: Sequence[int]) -> list[list[Record]]:
+    """What the book measured of codecs on just these pictures: the records of each main study.
+
+    Args:
+        data, size: as in `datasets.load`.
+        pictures: their ids, in order.
+
+    Raises:
+        LedgerError: a record of the book is missing or damaged.
+    """
+    groups = []
+    for chapter in map(chapters.named, chapters.NAMES):
+        for study in chapter.studies():
+            if study.data == data and study.role == "main":
+                wanted = [r for r in study.recipes() if isinstance(r.measured, Accuracy) and r.kind != "refined"]
+                measured = results.load_or_run(r for r in wanted if r.pictures.size in (0, size))
+                groups.append([r for r in measured if r.result["per_image"]["id"] == list(pictures)])
+    return groups
+
+
+def rivals(mine: Curve, groups: Sequence[Sequence[Record]], metric: str, judge: str) -> dict[str, Interval]:
+    """BD-rate [%] of a codec's curve against every method of :func:`measured_alike`, of the first group that has it."""
+    drawn: dict[str, Curve] = {}
+    for group in groups:
+        drawn = curves(group, metric, judge) | drawn
+    return {name: bd_rate(anchor, mine) for name, anchor in drawn.items()}
