@@ -18,19 +18,17 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from icm_helpers import evaluate, files, judges, losses, masks, overfit, train
-from icm_helpers.codecs import container, nerv, zoo
-from icm_helpers.data import datasets, downloads, scenes, video
+from icm_helpers.codecs import classical, container, ffmpeg, nerv
+from icm_helpers.data import datasets, scenes
 from icm_helpers.data.video import Video
 from icm_helpers.ledger import results
 from icm_helpers.ledger.results import ROOT, Recipe, Record
 
 CHECKPOINTS = ROOT / "data" / "checkpoints"
 RUNS = ROOT / "runs"
-DAVIS = {"dog": "dog", "car-shadow": "car"}
-"""Clips of DAVIS 2016, and what the annotated object of each is to COCO."""
+INTER = {"hevc-inter": ffmpeg.Hevc, "vvc-inter": ffmpeg.Vvc}
 LOSSES = ("nerv", "sa-nerv", "sa-nerv-truth")
 STAGES = ("whole", "pruned")  # of a network's training
 TOLERANCE = 1  # pixels by which an edge may be off
@@ -40,37 +38,8 @@ TOLERANCE = 1  # pixels by which an edge may be off
 
 
 def load(recipe: Recipe) -> Video:
-    """A recipe's clip: the moving scene of a seed, a clip of DAVIS at half its size, or a sequence of SFU-HW-Objects.
-
-    A sequence lies where `python -m icm_helpers.data.datasets fetch sfu-hw-objects` asks for it, say
-    ClassD/BasketballPass_416x240_50Hz_8bit_P420.yuv; its boxes beside it, in COCO's format, are called as CompressAI-Vision calls
-    them: ClassD/BasketballPass_416x240_50_val.json.
-
-    Raises:
-        ValueError: no such data set or clip.
-        DataError: a file is missing or damaged.
-    """
-    if recipe.data == "scenes-video":
-        return video.scene(int(recipe.clip), recipe.images, recipe.size)
-    if recipe.data == "sfu":
-        home = downloads.assets()["sfu-hw-objects"].home() / ("ClassC" if "_832x480_" in recipe.clip else "ClassD")
-        return video.sfu(home / f"{recipe.clip}Hz_8bit_P420.yuv", home / f"{recipe.clip}_val.json", recipe.images)
-    if recipe.data != "davis" or recipe.clip not in DAVIS:
-        raise ValueError(
-            f"no clip {recipe.clip!r} of {recipe.data!r}: scenes-video has one for each seed, davis has {', '.join(DAVIS)}, "
-            "sfu names such as BasketballPass_416x240_50"
-        )
-    folder = datasets.fetched_or_real(downloads.assets()["davis2016"].home() / "DAVIS", "davis2016")
-    return halved(video.davis(folder, recipe.clip, DAVIS[recipe.clip], recipe.images))
-
-
-def halved(whole: Video) -> Video:
-    """A video at half its height and width, rounded down: each pixel is the mean of four, a mask keeps what it has half of."""
-    height, width = (side // 2 * 2 for side in whole.frames.shape[2:])
-    small = [functional.avg_pool2d(m[None, :, :height, :width].float(), 2)[0] >= 0.5 for m in whole.masks]
-    return replace(
-        whole, frames=functional.avg_pool2d(whole.frames, 2), boxes=[box / 2 for box in whole.boxes], masks=small
-    )
+    """A recipe's clip, as `datasets.clip` opens it."""
+    return datasets.clip(recipe.data, recipe.clip, recipe.images, recipe.size)
 
 
 def network(recipe: Recipe) -> nerv.NeRV:
@@ -152,8 +121,8 @@ def coded(
     if recipe.method == "classical":
         clip = load(recipe)
         if recipe.codec == "png":  # no video, but what "uncompressed" costs
-            return b"".join(container.encode(zoo.load("png"), frame) for frame in clip.frames)
-        return zoo.load(recipe.codec, int(recipe.lmbda)).encode_video(clip.frames)
+            return b"".join(container.encode(classical.Png(), frame) for frame in clip.frames)
+        return INTER[recipe.codec](int(recipe.lmbda)).encode_video(clip.frames)
     for path in places(recipe):
         if path.exists():
             return path.read_bytes()
@@ -223,9 +192,7 @@ def decoded(recipe: Recipe, data: bytes) -> Tensor:
     """The frames (T, 3, H, W) in a file of :func:`coded`."""
     if recipe.method != "classical":
         return nerv.decode_video(data)
-    return (
-        load(recipe).frames if recipe.codec == "png" else zoo.load(recipe.codec, int(recipe.lmbda)).decode_video(data)
-    )
+    return load(recipe).frames if recipe.codec == "png" else INTER[recipe.codec](int(recipe.lmbda)).decode_video(data)
 
 
 def measure(

@@ -302,9 +302,12 @@ def _measured_video(recipe: Recipe, data: bytes, panel: dict[str, Any]) -> tuple
     result, bootstrap = evaluate_video.evaluate(clip(recipe), decoded(recipe, data), panel)
     pixels = result["frames"] * result.pop("pixels")
     result = {"bytes": len(data), "bpp": 8 * len(data) / pixels, **result}
-    if isinstance(recipe.codec, Overfitted):
+    if isinstance(recipe.codec, Overfitted):  # as the papers count: weights that pruning leaves, times bits
         network = start(recipe)
         nerv.prune(network, recipe.codec.density)
+        for parameter in network.parameters():
+            if parameter.ndim == 1:
+                torch.nn.init.ones_(parameter)  # biases are not pruned, and no zero once they are trained
         result["bpp_counted"] = nerv.counted_bits(network, recipe.codec.bits) / pixels
     return result, bootstrap
 

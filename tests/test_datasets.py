@@ -2,6 +2,10 @@
 
 import json
 import logging
+import re
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +15,10 @@ from faster_coco_eval.core import mask as rle
 from PIL import Image
 from torchvision.ops import box_iou, masks_to_boxes
 
-from icm_helpers.data import datasets
+from icm_helpers.data import DataError, datasets
 from icm_helpers.data.coco import CocoDataset, require_categories
 from icm_helpers.data.crops import Crops
-from icm_helpers.data.datasets import load
-from icm_helpers.data.formats import DataError
+from icm_helpers.data.datasets import DataSet, load
 
 WIDTH, HEIGHT = 40, 30
 CATEGORIES = [{"id": 1, "name": "person"}, {"id": 44, "name": "bottle"}]
@@ -187,6 +190,28 @@ def test_an_absent_data_set_says_where_to_get_it(tmp_path, monkeypatch):
         load("imagenet", "val")
     with pytest.raises(DataError, match="no split 'test'"):
         load("scenes", "test")
+
+
+def test_a_data_set_of_ones_own_opens_by_name_and_is_listed(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "DATASETS", dict(datasets.DATASETS))
+    paths = write(tmp_path, [annotation()])
+    mine = DataSet("mine", lambda split, *, limit, **_: CocoDataset(*paths, limit=limit), "one bottle")
+    film = DataSet("film", lambda clip, frames, size: (clip, frames, size), "a toy", video=True)
+    for data_set in (mine, film):
+        datasets.register(data_set)
+    assert load("mine", "val", limit=1)[0].labels.tolist() == [44] and "mine" in datasets.names()
+    assert datasets.clip("film", "a", 3, 64) == ("a", 3, 64) and datasets.names(video=True)[-1] == "film"
+    assert all(re.search(rf"{d.name} +(pictures|videos) +", datasets.listing()) for d in datasets.DATASETS.values())
+    with pytest.raises(ValueError, match="a data set is called 'mine' already"):
+        datasets.register(mine)
+    for wrong, open_it in (("mine", partial(datasets.clip, clip="a")), ("film", partial(load, split="val"))):
+        with pytest.raises(DataError, match=f"set '{wrong}': take 'scenes"):
+            open_it(wrong)
+
+
+def test_the_registry_needs_neither_torch_nor_opencv():
+    told = "import sys, icm_helpers.data.datasets; print(*{'torch', 'cv2', 'numpy', 'pooch'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout == "\n"
 
 
 def test_scenes_are_drawn_once_and_train_and_val_differ(tmp_path):

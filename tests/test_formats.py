@@ -16,7 +16,7 @@ HEIGHT, WIDTH = 40, 80
 @pytest.fixture(autouse=True)
 def _cache(tmp_path, monkeypatch):
     """Conversions are kept below the test's own folder."""
-    monkeypatch.setattr(datasets, "_ROOT", tmp_path / "repository")
+    monkeypatch.setattr(datasets, "ROOT", tmp_path / "repository")
 
 
 # --- VisDrone ------------------------------------------------------------------------------------------------------------
@@ -90,8 +90,8 @@ def test_a_damaged_row_and_missing_files_are_named(drone, tmp_path):
 def test_a_changed_annotation_is_read_again_and_an_unchanged_one_is_not(drone, monkeypatch):
     assert len(drone("2,2,10,10,1,4,0,0").ground_truth()["annotations"]) == 1
     assert len(drone("2,2,10,10,1,4,0,0", "20,2,10,10,1,4,0,0").ground_truth()["annotations"]) == 2
-    folder = formats.converted("x", [], lambda: {"instances": {}}, datasets._ROOT)
-    assert formats.converted("x", [], lambda: pytest.fail("read again"), datasets._ROOT) == folder
+    folder = formats.converted("x", [], lambda: {"instances": {}}, datasets.ROOT)
+    assert formats.converted("x", [], lambda: pytest.fail("read again"), datasets.ROOT) == folder
 
 
 # --- Cityscapes ----------------------------------------------------------------------------------------------------------

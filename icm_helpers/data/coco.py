@@ -20,10 +20,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from icm_helpers.data.formats import DataError
+from icm_helpers.data import DataError
 from icm_helpers.panoptic import Panoptic
 
-_ROOT = Path(__file__).resolve().parent.parent
 _log = logging.getLogger(__name__)
 
 

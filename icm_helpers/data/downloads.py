@@ -1,12 +1,11 @@
 """Data and weights by name: what `data/manifest.toml` lists is downloaded, verified, unpacked and checked.
 
-`python -m icm_helpers.data.datasets list | fetch NAME... | check NAME...` is its command line. Nothing that is there is overwritten
-or removed: a file comes to its place only when it is whole, and under a name that is free.
+`icm datasets list | fetch NAME... | check NAME...` is its command line. Nothing that is there is overwritten or removed: a file
+comes to its place only when it is whole, and under a name that is free.
 """
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import errno
 import hashlib
@@ -23,7 +22,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,16 +29,16 @@ import pooch
 import requests
 from tqdm import tqdm
 
-from icm_helpers.data.formats import DataError
+from icm_helpers.data import DataError
+from icm_helpers.files import ROOT
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+DATA = ROOT / "data"
 MANIFEST = DATA / "manifest.toml"
-_COMMAND = "python -m icm_helpers.data.datasets"
 _CHUNK = 1 << 16  # bytes; what a broken connection loses at most
 _log = logging.getLogger(__name__)
 
@@ -96,11 +94,34 @@ def assets() -> dict[str, Asset]:
 
 
 def _asset(name: str, files: list[dict[str, Any]], **entry: str) -> Asset:
-    listed = (
-        File(**{key: tuple(value) if isinstance(value, list) else value for key, value in file.items()})
-        for file in files
-    )
+    listed = [File(**{k: tuple(v) if isinstance(v, list) else v for k, v in file.items()}) for file in files]
     return Asset(name=name, files=tuple(listed), **entry)
+
+
+def listing() -> str:
+    """A table of what the manifest lists: name, size, state on this machine, what it is, what for, and its licence."""
+    rows = [("name", "size", "state", "what, what for (licence)")]
+    for asset in assets().values():
+        sizes = [file.size for file in asset.files if file.size is not None]
+        total = _bytes(sum(sizes)) + (" + ?" if len(sizes) < len(asset.files) else "") if sizes else "?"
+        there = [not _lacks(file, asset.home()) for file in asset.files]
+        absent = "in part" if any(there) else "registration" if asset.ask else "absent"
+        about = f"{asset.what}; {asset.use} ({asset.licence})"
+        rows.append((asset.name, total, "present" if all(there) else absent, about))
+    return table(rows)
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Rows of cells in columns; the last is wrapped to the width of the terminal."""
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)][:-1]
+    indent = " " * sum(widths)
+    columns = max(shutil.get_terminal_size((120, 24)).columns, len(indent) + 40)
+    return "\n".join(
+        textwrap.fill(
+            "".join(map(str.ljust, cells, widths)) + last, columns, subsequent_indent=indent, break_on_hyphens=False
+        )
+        for *cells, last in rows
+    )
 
 
 def fetch(name: str, folder: Path | str | None = None, progress: bool = True) -> Path:
@@ -123,7 +144,7 @@ def fetch(name: str, folder: Path | str | None = None, progress: bool = True) ->
     by_hand = []
     for file in files:
         path = target / file.name
-        if file.layout and _present(file, target):
+        if file.layout and not _lacks(file, target):
             _log.info("%s: what it holds is there already", path)
         elif path.is_file():
             if problem := _differs(path, file, target):
@@ -139,7 +160,7 @@ def fetch(name: str, folder: Path | str | None = None, progress: bool = True) ->
                 arrived.unlink()
             else:
                 if len(file.checksum) < 64:  # not a whole SHA-256
-                    digest = pooch.file_hash(str(arrived), alg="sha256")
+                    digest = _sha256(arrived)
                     _write_record(file, target, digest, {file.name: digest})
                 arrived.rename(path)
         else:
@@ -170,17 +191,12 @@ def _find(name: str) -> tuple[Asset, tuple[File, ...]]:
     listed = assets()
     name, _, part = name.partition("/")
     if name not in listed:
-        close = difflib.get_close_matches(name, listed, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise DataError(f"nothing is called {name!r}.{hint} `{_COMMAND} list` shows what there is")
+        hint = "".join(f" Did you mean {close!r}?" for close in difflib.get_close_matches(name, listed, n=1))
+        raise DataError(f"nothing is called {name!r}.{hint} `icm datasets list` shows what there is")
     files = tuple(file for file in listed[name].files if part in ("", file.name))
     if not files:
         raise DataError(f"{name} has no file {part!r}, but {', '.join(file.name for file in listed[name].files)}")
     return listed[name], files
-
-
-def _present(file: File, target: Path) -> bool:
-    return not _lacks(file, target)
 
 
 def _lacks(file: File, target: Path) -> list[str]:
@@ -191,7 +207,7 @@ def _lacks(file: File, target: Path) -> list[str]:
         absent = [name for name in known if not (target / name).is_file()]
         told = f"{len(absent)} of {len(known)} files of {file.name} are missing in {target}"
         return [f"{told}, first {absent[0]}"] if absent else []
-    counts = {pattern: _count(target, pattern) for pattern in file.layout}
+    counts = {pattern: len(list(target.glob(pattern))) for pattern in file.layout}
     return [
         f"{target / pattern}: {counts[pattern]} of {wanted} files are there, from {file.name}"
         for pattern, wanted in file.layout.items()
@@ -199,22 +215,25 @@ def _lacks(file: File, target: Path) -> list[str]:
     ]
 
 
-def _count(folder: Path, pattern: str) -> int:
-    return sum(1 for _ in folder.glob(pattern))
-
-
 def _instructions(asset: Asset, files: list[File], target: Path) -> str:
-    lines = [
-        f"{asset.name} cannot be fetched by a program: {asset.ask}",
-        f"  page    {asset.page}",
-        f"  folder  {target}",
-    ]
+    lines = [f"{asset.name} cannot be fetched by a program: {asset.ask}", f"  page    {asset.page}"]
+    lines += [f"  folder  {target}"]
     for file in files:
         known = [_bytes(file.size)] if file.size else []
         known += [file.checksum] if file.checksum != "unknown" else []
         lines.append(f"  file    {file.name}" + (f" ({', '.join(known)})" if known else ""))
         lines += [f"            unpacked, it gives {pattern}" for pattern in file.layout]
-    return "\n".join([*lines, f"Then run `{_COMMAND} fetch {asset.name}` again, and `{_COMMAND} check {asset.name}`."])
+    return "\n".join(
+        [*lines, f"Then run `icm datasets fetch {asset.name}` again, and `icm datasets check {asset.name}`."]
+    )
+
+
+def _bytes(count: int) -> str:
+    return tqdm.format_sizeof(count, "B")
+
+
+def _sha256(path: Path) -> str:
+    return pooch.file_hash(str(path), alg="sha256")
 
 
 # --- what is right ---------------------------------------------------------------------------------------------------------
@@ -225,8 +244,7 @@ def _differs(path: Path, file: File, target: Path) -> str:
     size = path.stat().st_size
     if file.size not in (None, size):
         return f"has {size} bytes instead of {file.size}"
-    first, _ = _read_record(file, target)
-    for wanted, source in ((file.checksum, "the manifest"), (first, _record(file, target))):
+    for wanted, source in ((file.checksum, "the manifest"), (_read_record(file, target)[0], _record(file, target))):
         algorithm, _, digest = wanted.partition(":")
         found = pooch.file_hash(str(path), alg=algorithm) if digest else ""
         if not found.startswith(digest):
@@ -236,21 +254,17 @@ def _differs(path: Path, file: File, target: Path) -> str:
 
 def _faults(asset: Asset, file: File, target: Path, progress: bool) -> Iterator[str]:
     path, (_, known) = target / file.name, _read_record(file, target)
-    cure = f"`{_COMMAND} fetch {asset.name}` gets it" if file.urls else f"get it from {asset.page}"
+    cure = f"`icm datasets fetch {asset.name}` gets it" if file.urls else f"get it from {asset.page}"
     missing = _lacks(file, target)
     yield from (f"{what}: {cure}" for what in missing)
-    if not file.layout:
-        if not missing and (problem := _differs(path, file, target)):
-            yield f"{path} {problem}: it is damaged, or another file. Move it away, then {cure}"
-    else:
+    if file.layout:
         here = [name for name in known if (target / name).is_file()]
         bar = tqdm(here, file.name, unit=" files", disable=None if progress else True)
-        damaged = [name for name in bar if pooch.file_hash(str(target / name), alg="sha256") != known[name]]
-        if damaged:
-            yield (
-                f"{len(damaged)} of {len(known)} files of {file.name} in {target} are not as they were unpacked, "
-                f"first {damaged[0]}: delete them, then {cure}"
-            )
+        if damaged := [name for name in bar if _sha256(target / name) != known[name]]:
+            told = f"{len(damaged)} of {len(known)} files of {file.name} in {target} are not as they were unpacked"
+            yield f"{told}, first {damaged[0]}: delete them, then {cure}"
+    elif not missing and (problem := _differs(path, file, target)):
+        yield f"{path} {problem}: it is damaged, or another file. Move it away, then {cure}"
     if not missing and not known and (file.layout or file.checksum == "unknown"):
         _log.info("%s: nobody states a checksum and none was recorded, so only its presence was checked", path)
 
@@ -264,13 +278,10 @@ def _read_record(file: File, target: Path) -> tuple[str, dict[str, str]]:
     path = _record(file, target)
     if not path.is_file():
         return "", {}
-    first, *lines = path.read_text(encoding="utf-8").splitlines()
-    entries = [line.split("  ", 1) for line in lines]
-    if not re.fullmatch(r"# sha256:[0-9a-f]{64}", first) or not all(
-        re.fullmatch("[0-9a-f]{64}", e[0]) for e in entries
-    ):
+    first, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    if not re.fullmatch("# sha256:[0-9a-f]{64}", first) or not all(re.match("[0-9a-f]{64}  ", line) for line in lines):
         raise DataError(f"{path} is damaged: delete it, and the files it stands for, and fetch again")
-    return first[2:], {name: digest for digest, name in entries}
+    return first[2:], {line[66:]: line[:64] for line in lines}
 
 
 def _write_record(file: File, target: Path, digest: str, contents: Mapping[str, str]) -> None:
@@ -280,9 +291,7 @@ def _write_record(file: File, target: Path, digest: str, contents: Mapping[str, 
         _log.warning(
             "%s: nobody states a checksum of this file, so it is trusted as it came. Its SHA-256 is %s; it is recorded in "
             "%s, and any later download is compared with it",
-            file.name,
-            digest,
-            path,
+            *(file.name, digest, path),
         )
     temporary = target / ".downloads" / path.name
     temporary.write_text("\n".join([f"# sha256:{digest}", *(f"{d}  {n}" for n, d in contents.items()), ""]), "utf-8")
@@ -290,10 +299,6 @@ def _write_record(file: File, target: Path, digest: str, contents: Mapping[str, 
 
 
 # --- transfer --------------------------------------------------------------------------------------------------------------
-
-
-class _StartOverError(Exception):
-    """The server has another file than the one whose beginning is here."""
 
 
 def _download(file: File, target: Path, progress: bool) -> Path:
@@ -310,12 +315,11 @@ def _download(file: File, target: Path, progress: bool) -> Path:
         except requests.RequestException as error:
             complaints.append(f"{url}: {error}")
             continue
-        _validator(part).unlink(missing_ok=True)
-        if problem := _differs(part, file, target):
-            part.unlink()
-            complaints.append(f"{url}: what it sent {problem}")
-            continue
-        return part.rename(arrived)
+        _tag(part).unlink(missing_ok=True)
+        if not (problem := _differs(part, file, target)):
+            return part.rename(arrived)
+        part.unlink()
+        complaints.append(f"{url}: what it sent {problem}")
     kept = f" {_bytes(_size(part))} of it are kept." if _size(part) else ""
     raise DataError(
         f"{file.name} could not be fetched.{kept} Run the same command again later, or download it in a browser to "
@@ -325,63 +329,68 @@ def _download(file: File, target: Path, progress: bool) -> Path:
 
 def _transfer(url: str, part: Path, file: File, progress: bool) -> None:
     """Fetch `url` into `part`, going on at its end; again and again as long as the connection breaks but brings more."""
-    most = _size(part)
     while True:
+        before = _size(part)
         try:
             return _request(url, part, file, progress)
-        except _StartOverError:
-            part.unlink()
-            _validator(part).unlink(missing_ok=True)
         except requests.RequestException:
-            if _size(part) <= most:
+            if _size(part) <= before:
                 raise
-            most = _size(part)
 
 
 def _request(url: str, part: Path, file: File, progress: bool) -> None:
-    have = _size(part) if _validator(part).is_file() else 0
+    have = _size(part) if _tag(part).is_file() else 0
     if have == file.size:
-        return
+        return None
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with _clear_if_full(part.parent), open(part, "ab" if have else "wb") as stream:
-        hooks = {"response": partial(_agree, url=url, part=part, have=have, file=file)}
-        bar = progress and sys.stderr.isatty()
-        get = pooch.HTTPDownloader(progressbar=bar, chunk_size=_CHUNK, headers=headers, hooks=hooks)
+    with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
+        if have and not _goes_on(answer, part, have, file):
+            part.unlink()
+            return _request(url, part, file, progress)
+        answer.raise_for_status()
+        if url.startswith("https:") and not answer.url.startswith("https:"):
+            raise requests.RequestException(f"it leads to {answer.url}, which is not encrypted")
+        if answer.headers.get("Content-Type", "").startswith("text/html"):
+            raise requests.RequestException("it sent a web page instead of the file")
+        have = have if answer.status_code == 206 else 0  # else the whole file comes, from its beginning
+        length = int(answer.headers.get("Content-Length", 0))
+        _enough_room(part.parent, length or (file.size or 0))
         _log.info("%s: from %s%s", file.name, url, f", after the {_bytes(have)} that are here" if have else "")
-        get(url, stream, None)
+        bar = tqdm(
+            desc=file.name,
+            total=have + length,
+            initial=have,
+            unit="B",
+            unit_scale=True,
+            disable=None if progress else True,
+        )
+        with _clear_if_full(part.parent), open(part, "ab" if have else "wb") as stream, bar:
+            _tag(part).write_text(f"{_identity(answer)}\n{have + length}", "utf-8")
+            for chunk in answer.iter_content(_CHUNK):
+                stream.write(chunk)
+                bar.update(len(chunk))
     if file.size is not None and _size(part) < file.size:
         raise requests.ConnectionError(f"the server stopped after {_size(part)} of {file.size} bytes")
 
 
-def _agree(response: requests.Response, *, url: str, part: Path, have: int, file: File, **_: Any) -> None:
-    """Look at the answer before its body is written: whether it is the file, goes on where we stopped, and fits the disk."""
-    if have and response.status_code == 416:  # nothing after what we have
-        raise _StartOverError
-    if response.is_redirect or not response.ok:
-        return
-    if url.startswith("https:") and not response.url.startswith("https:"):
-        raise requests.RequestException(f"it leads to {response.url}, which is not encrypted")
-    if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise requests.RequestException("it sent a web page instead of the file")
-    length = int(response.headers.get("Content-Length", 0))
-    # ETag or date, and length: by these a later answer is known to be about the same file.
-    same, total = response.headers.get("ETag") or response.headers.get("Last-Modified", ""), length
-    if have and response.status_code == 206:
-        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        begun, _, expected = _validator(part).read_text("utf-8").partition("\n")
-        # Another mirror has an ETag of its own: there the length will do if a checksum decides in the end.
-        if not span or (int(span[1]), span[2]) != (have, expected):
-            raise _StartOverError
-        if file.checksum == "unknown" and (begun != same or not same):
-            raise _StartOverError
-        total = int(span[2])
-    elif have:  # the whole file, from its beginning
-        os.truncate(part, 0)
-    _validator(part).write_text(f"{same}\n{total}", "utf-8")
-    _enough_room(part.parent, length or (file.size or 0))
+def _goes_on(answer: requests.Response, part: Path, have: int, file: File) -> bool:
+    """Whether an answer is about the file whose beginning is here, as far as it tells."""
+    if answer.status_code != 206:
+        return answer.status_code != 416  # which says that there is nothing after what we have
+    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
+    begun, _, total = _tag(part).read_text("utf-8").partition("\n")
+    if not span or (int(span[1]), span[2]) != (have, total):
+        return False
+    # Another mirror has an ETag of its own: there the length will do if a checksum decides in the end.
+    return file.checksum != "unknown" or _identity(answer) == begun != ""
 
 
-def _validator(part: Path) -> Path:
+def _identity(answer: requests.Response) -> str:
+    """By this and its length, a later answer is known to be about the same file."""
+    return answer.headers.get("ETag") or answer.headers.get("Last-Modified", "")
+
+
+def _tag(part: Path) -> Path:
     return part.with_name(f"{part.name}.etag")
 
 
@@ -389,12 +398,15 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
+_KEPT = "What has arrived is kept, and the same command goes on from there"
+
+
 def _enough_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
             f"the disk of {folder} has {_bytes(free)} free, {_bytes(needed)} are needed: make room, or name another folder "
-            "with --folder. What has arrived is kept, and the same command goes on from there"
+            f"with --folder. {_KEPT}"
         )
 
 
@@ -406,10 +418,7 @@ def _clear_if_full(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise DataError(
-            f"the disk of {folder} is full ({error}): make room. What has arrived is kept, and the same command goes on "
-            "from there"
-        ) from error
+        raise DataError(f"the disk of {folder} is full ({error}): make room. {_KEPT}") from error
 
 
 # --- archives --------------------------------------------------------------------------------------------------------------
@@ -418,8 +427,7 @@ def _clear_if_full(folder: Path) -> Iterator[None]:
 def _unpack(archive: Path, file: File, target: Path, progress: bool) -> None:
     """Unpack into a folder aside, compare with the layout, then move everything to its place and write the record."""
     aside = target / ".downloads" / f"{file.name}.unpacked"
-    if aside.exists():  # left by an interruption
-        shutil.rmtree(aside)
+    shutil.rmtree(aside, ignore_errors=True)  # left by an interruption
     aside.mkdir(parents=True)
     try:
         with _clear_if_full(target):
@@ -430,17 +438,17 @@ def _unpack(archive: Path, file: File, target: Path, progress: bool) -> None:
                 del contents[nested]
                 inner.unlink()
         for pattern, wanted in file.layout.items():
-            if (found := _count(aside, pattern)) < wanted:
+            if (found := len(list(aside.glob(pattern)))) < wanted:
                 raise DataError(
                     f"{archive} gives {found} files {pattern}, not {wanted}: it is another archive than the manifest means"
                 )
         for name, digest in contents.items():
-            if (target / name).exists() and pooch.file_hash(str(target / name), alg="sha256") != digest:
+            if (target / name).exists() and _sha256(target / name) != digest:
                 raise DataError(
                     f"{target / name} is there and differs from the one in {archive}: move it away, fetch again"
                 )
         _merge(aside, target)
-        _write_record(file, target, pooch.file_hash(str(archive), alg="sha256"), contents)
+        _write_record(file, target, _sha256(archive), contents)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -495,84 +503,3 @@ def _merge(source: Path, target: Path) -> None:
             entry.rename(place)
         elif entry.is_dir():
             _merge(entry, place)
-
-
-# --- command line ----------------------------------------------------------------------------------------------------------
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
-
-
-def _state(asset: Asset) -> str:
-    there = [_present(file, asset.home()) for file in asset.files]
-    if all(there):
-        return "present"
-    if any(there):
-        return "in part"
-    return "registration" if asset.ask else "absent"
-
-
-def _total(asset: Asset) -> str:
-    known = [file.size for file in asset.files if file.size is not None]
-    if not known:
-        return "?"
-    return _bytes(sum(known)) + (" + ?" if len(known) < len(asset.files) else "")
-
-
-def _list() -> None:
-    rows = [(asset.name, _total(asset), _state(asset), asset) for asset in assets().values()]
-    widths = [max(len(row[i]) for row in rows) + 2 for i in range(3)]
-    lead = "".join(text.ljust(width) for text, width in zip(("name", "size", "state"), widths, strict=True))
-    print(f"{lead}what, what for (licence)")
-    columns = max(shutil.get_terminal_size((120, 24)).columns, len(lead) + 40)
-    for *cells, asset in rows:
-        start = "".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        text = f"{asset.what}; {asset.use} ({asset.licence})"
-        print(textwrap.fill(start + text, columns, subsequent_indent=" " * len(lead), drop_whitespace=True))
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """List, fetch or check data sets and weights."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(
-        prog=_COMMAND,
-        description="Data sets and weights by name, as data/manifest.toml lists them.",
-        epilog="Data sets go to data/NAME and weights to data/weights; ICM_COCO names another folder for COCO 2017.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for command, text in (
-        ("list", "Show what there is: size, state on this machine, purpose, licence."),
-        ("fetch", "Download, verify and unpack what is missing; an interrupted download goes on where it stopped."),
-        (
-            "check",
-            "Compare what is on disk with the manifest and with what was recorded; say what is missing or damaged.",
-        ),
-    ):
-        sub = commands.add_parser(command, help=text, description=text)
-        if command != "list":
-            sub.add_argument(
-                "names", nargs="+", metavar="NAME", help="name from the list, or NAME/FILE for one file of it"
-            )
-            sub.add_argument("--folder", type=Path, help="where the files are, or go, instead of the default")
-    args = parser.parse_args(arguments)
-    try:
-        if args.command == "list":
-            return _list()
-        wrong = 0
-        for name in args.names:
-            if args.command == "fetch":
-                print(f"{name}: {fetch(name, args.folder)}")
-                continue
-            faults = check(name, args.folder)
-            wrong += len(faults)
-            print("\n".join(f"{name}: {fault}" for fault in faults or ["all is well"]))
-        if wrong:
-            sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit("stopped; what has arrived is kept, and the same command goes on from there")
-    except (DataError, OSError) as error:
-        sys.exit(f"error: {error}")

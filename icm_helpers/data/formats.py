@@ -16,6 +16,8 @@ from faster_coco_eval.core import mask as rle
 from PIL import Image
 from tqdm import tqdm
 
+from icm_helpers.data import DataError
+
 VERSION = 1  # of the conversions: raise it whenever one gives something else
 
 VISDRONE = (
@@ -56,10 +58,6 @@ CITYSCAPES_STUFF = {
     23: "sky",
 }
 """The classes that Cityscapes evaluates, by its own ids; in their order, stuff first, they have the trainIds 0 to 18."""
-
-
-class DataError(ValueError):
-    """A data set that is absent, damaged or inconsistent; the message names the file and what to do."""
 
 
 def visdrone(folder: Path) -> dict[str, dict[str, Any]]:

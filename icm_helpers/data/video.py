@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 from torchvision.ops import masks_to_boxes
 
-from icm_helpers.data import scenes
+from icm_helpers.data import DataError, scenes
 from icm_helpers.data.coco import Sample
-from icm_helpers.data.formats import DataError
 from icm_helpers.tasks.coco import CATEGORIES
 
 FIRST_ANNOTATED = {24: 207, 30: 235, 50: 403, 60: 471}
@@ -95,6 +95,13 @@ def scene(seed: int, count: int, size: int | tuple[int, int] = 192) -> Video:
     )
 
 
+def halved(whole: Video) -> Video:
+    """A video at half its height and width, rounded down: each pixel is the mean of four, a mask keeps what it has half of."""
+    height, width = (side // 2 * 2 for side in whole.frames.shape[2:])
+    small = [avg_pool2d(m[None, :, :height, :width].float(), 2)[0] >= 0.5 for m in whole.masks]
+    return replace(whole, frames=avg_pool2d(whole.frames, 2), boxes=[box / 2 for box in whole.boxes], masks=small)
+
+
 def read(path: Path | str, limit: int | None = None, height: int | None = None) -> Video:
     """A video file as OpenCV decodes it, with no object annotated.
 
@@ -142,7 +149,7 @@ def davis(folder: Path | str, name: str, category: str, limit: int | None = None
     if not pictures or [path.stem for path in pictures] != [path.stem for path in drawn]:
         raise DataError(
             f"DAVIS clip {name!r} has {len(pictures)} pictures and {len(drawn)} masks in {folder}, not one mask for each picture: "
-            "unpack the data set there (`python -m icm_helpers.data.datasets fetch davis2016`), so that it has JPEGImages/480p and "
+            "unpack the data set there (`icm datasets fetch davis2016`), so that it has JPEGImages/480p and "
             "Annotations/480p"
         )
     frames = _tensor([_pixels(path, "RGB") for path in pictures])
@@ -217,9 +224,7 @@ def _yuv(path: Path, width: int, height: int, first: int, count: int) -> list[np
     """Frames (H, W, 3) uint8 of a raw file of 8 bits, 4:2:0."""
     size = width * height * 3 // 2
     if not path.is_file():
-        raise DataError(
-            f"sequence {path} is missing: `python -m icm_helpers.data.datasets fetch sfu-hw-objects` says where to ask"
-        )
+        raise DataError(f"sequence {path} is missing: `icm datasets fetch sfu-hw-objects` says where to ask")
     if path.stat().st_size % size or path.stat().st_size < (first + count) * size:
         raise DataError(
             f"{path} has {path.stat().st_size} bytes: that is no whole number, at least {first + count}, of frames of {size} bytes "
