@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 ROOT = Path(__file__).resolve().parent.parent
 """The repository, whose folders `data`, `runs` and `book` the package reads and writes."""
 CHECKPOINTS = ROOT / "data" / "checkpoints"
+RUNS = ROOT / "runs"
 
 
 @contextmanager

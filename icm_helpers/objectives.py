@@ -204,7 +204,7 @@ class TrueEdges(ObjectRegion):
         import torch
 
         from icm_helpers import masks
-        from icm_helpers.data.formats import DataError
+        from icm_helpers.data import DataError
 
         if images.panoptic is None:
             raise DataError(f"{images.annotations} brings no panoptic maps, whose edges these are: fetch them too")

@@ -13,8 +13,10 @@ from pytorch_msssim import ms_ssim
 from torch import Tensor, nn
 
 from icm_helpers import train
+from icm_helpers.codecs import nerv
 
 Loss = Callable[..., Tensor]
+STAGES = ("whole", "pruned")  # of a network's training
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,42 @@ def overfit(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def file_of(
+    model: nerv.NeRV,
+    frames: Tensor,
+    loss: Callable[..., Tensor],
+    *,
+    epochs: tuple[int, int],
+    density: float,
+    bits: int,
+    folder: Path | None,
+    name: str,
+    **how: Any,
+) -> bytes:
+    """The file of a video: a network trained to its frames, pruned, trained on, and encoded.
+
+    Args:
+        epochs: before pruning, and after it.
+        density, bits: as in `nerv.prune` and `nerv.encode_video`.
+        folder: where a training that is stopped goes on from; :func:`forget` clears it.
+        name: what the progress bar and the checkpoints are called.
+        how: as in :func:`overfit`.
+    """
+    for stage, count in zip(STAGES, epochs, strict=True):
+        if stage == "pruned":
+            nerv.prune(model, density)
+        if count:
+            where, told = folder and folder / stage, f"{name}, {stage}"
+            overfit(model, frames, loss, epochs=count, folder=where, describe=told, identity=told, **how)
+    return nerv.encode_video(frames, model.cpu(), bits=bits)
+
+
+def forget(folder: Path) -> None:
+    """Delete the checkpoints of a training that is done."""
+    for stage in STAGES:
+        (folder / stage / "training.ckpt").unlink(missing_ok=True)
 
 
 def quality(frames: Tensor, decoded: Tensor) -> dict[str, float]:

@@ -223,7 +223,8 @@ def _name(content: dict[str, Any]) -> str:
 
 # The first records had these fields, whatever they coded; they stay in every name. Any other stands there if it is not at its default.
 _ALWAYS = {
-    **dict.fromkeys(("chapter", "data", "images", "size", "codec", "method", "detectors")),
+    **dict.fromkeys(("chapter", "data", "images", "codec", "method", "detectors")),
+    "size": 0,
     **{
         "loss": "none",
         "lmbda": 0.0,
