@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -59,3 +60,21 @@ def atomically(path: Path | str, *, replace: bool = True, hint: str = "run the s
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def folder_atomically(folder: Path) -> Iterator[Path]:
+    """Gives a new folder to fill, which is called `folder` after the block; where another process was quicker, its one stays.
+
+    Until then, and where the block fails or the process is killed, there is no `folder`. Missing parents are made.
+    """
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        os.rename(draft, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
