@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -301,10 +301,7 @@ def _standard(tile: np.ndarray) -> np.ndarray:
 
 _TEXTURES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     **{"grass": _grass, "gravel": _gravel, "brick": _brick, "leaves": _leaves},
-    "sand": lambda r, n: _fractal(r, n, 1.3),
-    "cloud": lambda r, n: _fractal(r, n, 3.1),
-    "ridge": lambda r, n: _fractal(r, n, 4.0),
-    "patch": lambda r, n: _fractal(r, n, 2.6),
+    **{name: partial(_fractal, beta=b) for name, b in (("sand", 1.3), ("cloud", 3.1), ("ridge", 4.0), ("patch", 2.6))},
     "stone": lambda r, n: np.roll(t := _fractal(r, n, 2.9), 3, 0) - t,  # relief: a slope
 }
 
