@@ -31,26 +31,24 @@ class Crops(Dataset):
     """Training crops of a data set, each a function of (seed, i) alone, so that a resumed training sees the same ones.
 
     Item i is (image (3, P, P) float32 in [0, 1], mask (1, P, P) float32 in {0, 1}: union of objects, or `region`), and with
-    `objects` a third: a dictionary of `boxes` (n, 4) float32, x1 y1 x2 y2 in pixels of the crop, `labels` (n,) int64, category ids,
-    and `masks` (n, P, P) uint8 in {0, 1}, without crowd regions. A box is the extent of what is visible of a mask; objects
-    of which fewer than 8 pixels, or less than 2 pixels of width or height, are visible are left out. Every crop is
-    placed at random and mirrored half of the time. "heavy" also scales by 0.5 to 1.25 (with a filter against aliasing,
-    and never so far that a picture larger than the patch must be padded) and shifts brightness, contrast and hue a
-    little. A picture smaller than the crop is continued by reflection.
+    `objects` a third: a dictionary of `boxes` (n, 4) float32, x1 y1 x2 y2 in pixels of the crop, the extents of what is visible,
+    `labels` (n,) int64, category ids, and `masks` (n, P, P) uint8 in {0, 1}, without crowd regions and without objects of which
+    fewer than 8 pixels, or less than 2 pixels of width or height, are visible. Every crop is placed at random and mirrored half
+    of the time; a picture smaller than the crop is continued by reflection.
 
     Args:
         dataset: where the pictures come from.
         patch: side P in pixels.
         seed: of all choices.
         length: number of crops, as many as the training will draw.
-        augment: "none" or "heavy".
+        augment: "none", or "heavy", which also scales by 0.5 to 1.25 (with a filter against aliasing, and never so far that a
+            picture larger than the patch must be padded) and shifts brightness, contrast and hue a little.
         object_prob: probability that a crop is placed over a pixel of some object, where the picture has one.
-        cache: keep decoded pictures in memory (4 bytes a pixel; each worker process keeps its own); where None, if there are
-            fewer than 10,000 of them.
+        cache: keep decoded pictures in memory (4 bytes a pixel, in each worker process); None: if there are fewer than 10,000.
         region: gives the mask of a picture, (1, H, W) in {0, 1}, where it is not the union of its objects; crops are placed
             by objects nevertheless, so that pictures stay the same.
-        objects: items bring their objects, for a detector's loss; image and mask stay the same. Numbers of objects
-            differ, so a loader needs a `collate_fn` that leaves the third column a list.
+        objects: items bring their objects, for a detector's loss; image and mask stay the same. Their numbers differ, so a
+            loader needs a `collate_fn` that leaves the third column a list.
 
     Raises:
         ValueError: an argument is out of range, or the data set is empty.
@@ -127,12 +125,12 @@ class Crops(Dataset):
             boxes.append([x, y, x + w, y + h])
             labels.append(label)
             masks.append(visible)
-        objects = {
+        found = {
             "boxes": torch.tensor(np.array(boxes, np.float32).reshape(-1, 4)),
             "labels": torch.tensor(labels, dtype=torch.int64),
             "masks": torch.tensor(np.array(masks, np.uint8).reshape(-1, self.patch, self.patch)),
         }
-        return image, mask, objects
+        return image, mask, found
 
     def source(self, index: int) -> str:
         """The file that crop `index` is cut from, for messages about it."""
@@ -151,8 +149,7 @@ class Crops(Dataset):
         return window[:, ::-1] if mirrored else window
 
     def _picture(self, index: int) -> tuple[np.ndarray, np.ndarray | None, list[_Instance]]:
-        """Picture and object mask (0 or 255) side by side, (H, W, 4) uint8; where they are asked for the region, (H, W), and
-        instances."""
+        """Picture and object mask (0 or 255) side by side, (H, W, 4) uint8; the region, (H, W), and instances where asked for."""
         if self._kept is not None and index in self._kept:
             return self._kept[index]
         sample = self.dataset[index]

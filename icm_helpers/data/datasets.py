@@ -145,9 +145,24 @@ def home(asset: str) -> Path:
     return downloads.assets()[asset].home()
 
 
+def _entry(name: str, summary: str, **more: Any) -> Callable[[Callable[..., Any]], DataSet]:
+    """Registers the function below it."""
+    return lambda opens: register(DataSet(name, opens, summary, **more))
+
+
 # --- pictures ------------------------------------------------------------------------------------------------------------
 
 
+def _drawn(size: int) -> dict[str, Any]:
+    from icm_helpers.data import scenes
+
+    return {"size": size, "scenes": scenes.VERSION}
+
+
+_OWN = {"detector": "mask-rcnn-small", "segmenter": "nano-sam"}  # what was trained on scenes
+
+
+@_entry("scenes", "landscapes that are drawn here, with exact masks, of any size and number", drawn=_drawn, **_OWN)
 def _scenes(split: str, *, size: int, limit: int | None, root: Path | None) -> CocoDataset:
     """Drawn on first use, then kept in `data/cache`."""
     from icm_helpers.data import coco, scenes
@@ -161,66 +176,52 @@ def _scenes(split: str, *, size: int, limit: int | None, root: Path | None) -> C
     return coco.CocoDataset(folder / "images", folder / "annotations" / "instances.json", limit=limit, panoptic=truth)
 
 
-def _drawn(size: int) -> dict[str, Any]:
-    from icm_helpers.data import scenes
+@_entry("coco-mini", "180 + 127 pictures of COCO, in the folder that ICM_REAL_DATA names")
+def _coco_mini(split: str, *, size: int, limit: int | None, root: Path | None) -> CocoDataset:
+    cure = "set ICM_REAL_DATA to the folder that holds a whole coco_mini"
+    return _coco("coco-mini", root or real_data() / "coco_mini", split, limit, cure)
 
-    return {"size": size, "scenes": scenes.VERSION}
+
+@_entry("coco2017", "COCO 2017, or pictures of yours laid out like it, with its categories, where ICM_COCO says")
+def _coco2017(split: str, *, size: int, limit: int | None, root: Path | None) -> CocoDataset:
+    cure = "`icm datasets fetch coco2017` gets it, or set ICM_COCO to the folder that has it"
+    return _coco("coco2017", root or home("coco2017"), split, limit, cure)
 
 
-def _coco(
-    name: str,
-    default: Callable[[], Path],
-    cure: str,
-    split: str,
-    *,
-    limit: int | None = None,
-    root: Path | None = None,
-    **_: Any,
-) -> CocoDataset:
-    """A folder laid out as COCO 2017 is; its panoptic maps are a download of their own."""
+def _coco(name: str, folder: Path, split: str, limit: int | None, cure: str) -> CocoDataset:
     from icm_helpers.data import coco
 
-    folder = root or default()
     images, annotations = folder / f"{split}2017", folder / "annotations" / f"instances_{split}2017.json"
     if not (images.is_dir() and annotations.is_file()):
         raise DataError(f"{name} needs {images.name}/ and annotations/{annotations.name} in {folder}: {cure}")
-    maps = folder / "annotations" / f"panoptic_{split}2017"
+    maps = folder / "annotations" / f"panoptic_{split}2017"  # a download of their own
     truth = coco.PanopticTruth(maps.with_suffix(".json"), maps) if maps.is_dir() else None
     return coco.CocoDataset(images, annotations, limit=limit, panoptic=truth)
 
 
-def _visdrone(split: str, *, limit: int | None, root: Path | None, **_: Any) -> CocoDataset:
-    from icm_helpers.data import formats
-
+@_entry("visdrone", "VisDrone 2019-DET, read as COCO's instances")
+def _visdrone(split: str, *, size: int, limit: int | None, root: Path | None) -> CocoDataset:
     folder = (root or home("visdrone")) / f"VisDrone2019-DET-{split}"
-    images, labels = folder / "images", folder / "annotations"
-    return _converted("visdrone", split, images, labels, "*.txt", partial(formats.visdrone, folder), limit)
+    return _converted("visdrone", split, folder / "images", folder / "annotations", "*.txt", (folder,), limit)
 
 
-def _cityscapes(split: str, *, limit: int | None, root: Path | None, **_: Any) -> CocoDataset:
-    from icm_helpers.data import formats
-
+@_entry("cityscapes", "Cityscapes, read as COCO's instances and panoptic maps")
+def _cityscapes(split: str, *, size: int, limit: int | None, root: Path | None) -> CocoDataset:
     folder = root or home("cityscapes")
     images, labels = folder / "leftImg8bit" / split, folder / "gtFine" / split
-    read = partial(formats.cityscapes, folder, split)
-    return _converted("cityscapes", split, images, labels, "*/*_gtFine_instanceIds.png", read, limit)
+    return _converted("cityscapes", split, images, labels, "*/*_gtFine_instanceIds.png", (folder, split), limit)
 
 
 def _converted(
-    name: str,
-    split: str,
-    images: Path,
-    labels: Path,
-    pattern: str,
-    read: Callable[[], dict[str, dict[str, Any]]],
-    limit: int | None,
+    name: str, split: str, images: Path, labels: Path, pattern: str, arguments: tuple, limit: int | None
 ) -> CocoDataset:
-    """Converted to COCO's format on first use, and kept in `data/cache`."""
+    """Converted to COCO's format by the function of `formats` of this name on first use, and kept in `data/cache`."""
     from icm_helpers.data import coco, formats
 
     for needed in (images, labels):
         if not needed.is_dir():
             raise DataError(f"{name} needs {needed}: `icm datasets fetch {name}` gets it, or says how")
+    read = partial(getattr(formats, name), *arguments)
     made = formats.converted(f"{name}-{split}", [images, *labels.glob(pattern)], read, ROOT / "data" / "cache")
     truth = coco.PanopticTruth(made / "panoptic.json", labels) if (made / "panoptic.json").is_file() else None
     return coco.CocoDataset(images, made / "instances.json", limit=limit, panoptic=truth)
@@ -229,12 +230,14 @@ def _converted(
 # --- videos --------------------------------------------------------------------------------------------------------------
 
 
-def _scene(clip: str, frames: int | None, size: int) -> Video:
+@_entry("scenes-video", "moving scenes, a clip for each seed, of any size", video=True, drawn=_drawn)
+def _scene(clip: str, frames: int, size: int) -> Video:
     from icm_helpers.data import video
 
     return video.scene(int(clip), frames, size)
 
 
+@_entry("davis", f"clips of DAVIS 2016 at half size: {', '.join(CLIPS)}", video=True)
 def _davis(clip: str, frames: int | None, size: int) -> Video:
     from icm_helpers.data import video
 
@@ -244,48 +247,11 @@ def _davis(clip: str, frames: int | None, size: int) -> Video:
     return video.halved(video.davis(folder, clip, CLIPS[clip], frames))
 
 
+@_entry("sfu", "sequences of SFU-HW-Objects, such as BasketballPass_416x240_50", video=True)
 def _sfu(clip: str, frames: int | None, size: int) -> Video:
-    """ClassD/BasketballPass_416x240_50Hz_8bit_P420.yuv, say, and ClassD/BasketballPass_416x240_50_val.json beside it, called as
-    CompressAI-Vision calls them."""
+    """ClassD/BasketballPass_416x240_50Hz_8bit_P420.yuv, say, and its boxes beside it, called as CompressAI-Vision calls them:
+    ClassD/BasketballPass_416x240_50_val.json."""
     from icm_helpers.data import video
 
     folder = home("sfu-hw-objects") / ("ClassC" if "_832x480_" in clip else "ClassD")
     return video.sfu(folder / f"{clip}Hz_8bit_P420.yuv", folder / f"{clip}_val.json", frames)
-
-
-for _entry in (
-    DataSet(
-        "scenes",
-        _scenes,
-        "landscapes that are drawn here, with exact masks, of any size and number",
-        drawn=_drawn,
-        detector="mask-rcnn-small",
-        segmenter="nano-sam",
-    ),
-    DataSet(
-        "coco-mini",
-        partial(
-            _coco,
-            "coco-mini",
-            lambda: real_data() / "coco_mini",
-            "set ICM_REAL_DATA to the folder that holds a whole coco_mini",
-        ),
-        "180 + 127 pictures of COCO, in the folder that ICM_REAL_DATA names",
-    ),
-    DataSet(
-        "coco2017",
-        partial(
-            _coco,
-            "coco2017",
-            partial(home, "coco2017"),
-            "`icm datasets fetch coco2017` gets it, or set ICM_COCO to the folder that has it",
-        ),
-        "COCO 2017, or pictures of your own with its layout and categories in the folder that ICM_COCO names",
-    ),
-    DataSet("visdrone", _visdrone, "VisDrone 2019-DET, read as COCO's instances"),
-    DataSet("cityscapes", _cityscapes, "Cityscapes, read as COCO's instances and panoptic maps"),
-    DataSet("scenes-video", _scene, "moving scenes, a clip for each seed, of any size", video=True, drawn=_drawn),
-    DataSet("davis", _davis, f"clips of DAVIS 2016 at half size: {', '.join(CLIPS)}", video=True),
-    DataSet("sfu", _sfu, "sequences of SFU-HW-Objects, such as BasketballPass_416x240_50", video=True),
-):
-    register(_entry)

@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -41,6 +42,8 @@ DATA = ROOT / "data"
 MANIFEST = DATA / "manifest.toml"
 _CHUNK = 1 << 16  # bytes; what a broken connection loses at most
 _log = logging.getLogger(__name__)
+_bytes = partial(tqdm.format_sizeof, suffix="B")
+_sha256 = partial(pooch.file_hash, alg="sha256")
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def fetch(name: str, folder: Path | str | None = None, progress: bool = True) ->
     """Download what is not there yet, verify it, unpack it; return the file, or the folder where there are several.
 
     An interrupted download goes on where it stopped, mirrors are tried in order, and an archive that you put into the
-    folder yourself is used and kept. What is under way lies in `.downloads` inside the folder.
+    folder yourself is used and kept.
 
     Args:
         name: of an asset, or of one of its files: "coco2017" or "coco2017/val2017.zip".
@@ -213,8 +216,8 @@ def _lacks(file: File, target: Path) -> list[str]:
 
 
 def _instructions(asset: Asset, files: list[File], target: Path) -> str:
-    lines = [f"{asset.name} cannot be fetched by a program: {asset.ask}", f"  page    {asset.page}"]
-    lines += [f"  folder  {target}"]
+    lines = [f"{asset.name} cannot be fetched by a program: {asset.ask}"]
+    lines += [f"  page    {asset.page}", f"  folder  {target}"]
     for file in files:
         known = [_bytes(file.size)] * bool(file.size) + [file.checksum] * (file.checksum != "unknown")
         lines.append(f"  file    {file.name}" + f" ({', '.join(known)})" * bool(known))
@@ -222,14 +225,6 @@ def _instructions(asset: Asset, files: list[File], target: Path) -> str:
     return "\n".join(
         [*lines, f"Then run `icm datasets fetch {asset.name}` again, and `icm datasets check {asset.name}`."]
     )
-
-
-def _bytes(count: int) -> str:
-    return tqdm.format_sizeof(count, "B")
-
-
-def _sha256(path: Path) -> str:
-    return pooch.file_hash(str(path), alg="sha256")
 
 
 # --- what is right ---------------------------------------------------------------------------------------------------------
@@ -240,7 +235,8 @@ def _differs(path: Path, file: File, target: Path) -> str:
     size = path.stat().st_size
     if file.size not in (None, size):
         return f"has {size} bytes instead of {file.size}"
-    for wanted, source in ((file.checksum, "the manifest"), (_read_record(file, target)[0], _record(file, target))):
+    record = target / f"{file.name}.sha256"
+    for wanted, source in ((file.checksum, "the manifest"), (_read_record(file, target)[0], record)):
         algorithm, _, digest = wanted.partition(":")
         found = pooch.file_hash(str(path), alg=algorithm) if digest else ""
         if not found.startswith(digest):
@@ -265,13 +261,9 @@ def _faults(asset: Asset, file: File, target: Path, progress: bool) -> Iterator[
         _log.info("%s: nobody states a checksum and none was recorded, so only its presence was checked", path)
 
 
-def _record(file: File, target: Path) -> Path:
-    return target / f"{file.name}.sha256"
-
-
 def _read_record(file: File, target: Path) -> tuple[str, dict[str, str]]:
     """Checksum of the file as it was downloaded, and of each file that it gave; both empty where there is no record."""
-    path = _record(file, target)
+    path = target / f"{file.name}.sha256"
     if not path.is_file():
         return "", {}
     first, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
@@ -282,13 +274,10 @@ def _read_record(file: File, target: Path) -> tuple[str, dict[str, str]]:
 
 def _write_record(file: File, target: Path, digest: str, contents: Mapping[str, str]) -> None:
     """Write what `sha256sum -c` reads, after a comment with the checksum of the file as it came."""
-    path = _record(file, target)
+    path = target / f"{file.name}.sha256"
     if file.checksum == "unknown" and not path.is_file():
-        _log.warning(
-            "%s: nobody states a checksum of this file, so it is trusted as it came. Its SHA-256 is %s; it is recorded in "
-            "%s, and any later download is compared with it",
-            *(file.name, digest, path),
-        )
+        told = f"its SHA-256 is {digest}; it is recorded in {path}, and any later download is compared with it"
+        _log.warning("%s: nobody states a checksum of this file, so it is trusted as it came; %s", file.name, told)
     temporary = target / ".downloads" / path.name
     temporary.write_text("\n".join([f"# sha256:{digest}", *(f"{d}  {n}" for n, d in contents.items()), ""]), "utf-8")
     temporary.replace(path)
@@ -341,9 +330,10 @@ def _request(url: str, part: Path, file: File, progress: bool) -> None:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
         identity = answer.headers.get("ETag") or answer.headers.get("Last-Modified", "")
-        # Where no checksum decides in the end, this tells that the rest is one of the same file.
-        same = file.checksum != "unknown" or (identity and tag.is_file() and tag.read_text("utf-8") == identity)
-        goes_on = same and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        begun, _, total = (tag.read_text("utf-8") if tag.is_file() else "").partition("\n")
+        # Another mirror has an ETag of its own: there the length will do if a checksum decides in the end.
+        same = file.checksum != "unknown" or begun == identity != ""
+        goes_on = same and re.fullmatch(rf"bytes {have}-\d+/{total}", answer.headers.get("Content-Range", ""))
         if have and (answer.status_code == 416 or (answer.status_code == 206 and not goes_on)):
             part.unlink()
             return _request(url, part, file, progress)
@@ -356,14 +346,12 @@ def _request(url: str, part: Path, file: File, progress: bool) -> None:
         length = int(answer.headers.get("Content-Length", 0))
         _enough_room(part.parent, length or file.size or 0)
         _log.info("%s: from %s%s", file.name, url, f", after the {_bytes(have)} that are here" if have else "")
-        bar = tqdm(
-            None, file.name, have + length, unit="B", unit_scale=True, initial=have, disable=not progress or None
-        )
-        with _clear_if_full(part.parent), open(part, "ab" if have else "wb") as stream, bar:
-            tag.write_text(identity, "utf-8")
-            for chunk in answer.iter_content(_CHUNK):
-                stream.write(chunk)
-                bar.update(len(chunk))
+        shown = {"desc": file.name, "initial": have, "disable": not progress or None}
+        with _clear_if_full(part.parent), open(part, "ab" if have else "wb") as stream:
+            tag.write_text(f"{identity}\n{have + length}", "utf-8")
+            with tqdm.wrapattr(stream, "write", have + length, **shown) as sink:
+                for chunk in answer.iter_content(_CHUNK):
+                    sink.write(chunk)
     if file.size is not None and _size(part) < file.size:
         raise requests.ConnectionError(f"the server stopped after {_size(part)} of {file.size} bytes")
 

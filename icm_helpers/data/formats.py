@@ -21,29 +21,14 @@ VERSION = 1  # of the conversions: raise it whenever one gives something else
 VISDRONE = ("pedestrian", "people", "bicycle", "car", "van", "truck", "tricycle", "awning-tricycle", "bus", "motor")
 """The ten classes that VisDrone's own evaluation counts; their ids are 1 to 10. 0 is an ignored region, 11 is others."""
 
-CITYSCAPES_THINGS = {
-    24: "person",
-    25: "rider",
-    26: "car",
-    27: "truck",
-    28: "bus",
-    31: "train",
-    32: "motorcycle",
-    33: "bicycle",
-}
-CITYSCAPES_STUFF = {
-    7: "road",
-    8: "sidewalk",
-    11: "building",
-    12: "wall",
-    13: "fence",
-    17: "pole",
-    19: "traffic light",
-    20: "traffic sign",
-    21: "vegetation",
-    22: "terrain",
-    23: "sky",
-}
+CITYSCAPES_THINGS, CITYSCAPES_STUFF = (
+    {int(number): name for number, name in (pair.split(" ", 1) for pair in listed.split(", "))}
+    for listed in (
+        "24 person, 25 rider, 26 car, 27 truck, 28 bus, 31 train, 32 motorcycle, 33 bicycle",
+        "7 road, 8 sidewalk, 11 building, 12 wall, 13 fence, 17 pole, 19 traffic light, 20 traffic sign, 21 vegetation, "
+        "22 terrain, 23 sky",
+    )
+)
 """The classes that Cityscapes evaluates, by its own ids; in their order, stuff first, they have the trainIds 0 to 18."""
 
 
@@ -77,16 +62,11 @@ def visdrone(folder: Path) -> dict[str, dict[str, Any]]:
                 ignored[max(y, 0) : y + h, max(x, 0) : x + w] = True
         for x, y, w, h, score, kind in rows:
             inside = ignored[max(y, 0) : y + h, max(x, 0) : x + w].sum()
-            if kind == 0:
-                kinds, crowd = range(1, len(VISDRONE) + 1), 1
-            elif kind > len(VISDRONE) or inside >= 0.5 * w * h:
+            if kind > len(VISDRONE) or (kind and inside >= 0.5 * w * h):
                 continue
-            else:
-                kinds, crowd = [kind], int(score == 0)
-            annotations += [
-                {"image_id": number, "category_id": k, "bbox": [x, y, w, h], "area": w * h, "iscrowd": crowd}
-                for k in kinds
-            ]
+            box = {"bbox": [x, y, w, h], "area": w * h, "iscrowd": int(kind == 0 or score == 0)}
+            kinds = [kind] if kind else range(1, len(VISDRONE) + 1)
+            annotations += [{"image_id": number, "category_id": k, **box} for k in kinds]
     categories = [{"id": i, "name": name} for i, name in enumerate(VISDRONE, start=1)]
     return {"instances": {"images": images, "annotations": _numbered(annotations), "categories": categories}}
 
@@ -131,18 +111,13 @@ def cityscapes(folder: Path, split: str) -> dict[str, dict[str, Any]]:
             if kind not in kinds:
                 continue
             mask = ids == value
-            entry = {
-                "category_id": kind,
-                "iscrowd": int(kind in CITYSCAPES_THINGS and value < 1000),
-                "area": int(mask.sum()),
-                "bbox": extent(mask),
-            }
+            crowd = int(kind in CITYSCAPES_THINGS and value < 1000)
+            entry = {"category_id": kind, "iscrowd": crowd, "area": int(mask.sum()), "bbox": extent(mask)}
             segments.append({"id": value, **entry})
             if kind in CITYSCAPES_THINGS:
                 annotations.append({"image_id": number, "segmentation": run_lengths(mask), **entry})
-        panoptic.append(
-            {"image_id": number, "file_name": labels.relative_to(maps).as_posix(), "segments_info": segments}
-        )
+        name = labels.relative_to(maps).as_posix()
+        panoptic.append({"image_id": number, "file_name": name, "segments_info": segments})
     named = [{"id": i, "name": name, "isthing": int(i in CITYSCAPES_THINGS)} for i, name in sorted(kinds.items())]
     things = [c for c in named if c["isthing"]]
     return {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -165,22 +165,11 @@ def _sample_mood(r: np.random.Generator) -> Mood:
     return Mood(zenith, horizon, _rgb(0.34, 0.34, 0.32), _rgb(0.58, 0.61, 0.65), r.uniform(0.6, 0.95), 110)
 
 
-# Metres of height, and the range of apparent heights as shares of the picture's height.
-_HEIGHTS = {
-    "tree": ((5.0, 8.0), (0.09, 0.75)),
-    "house": ((4.0, 5.5), (0.07, 0.46)),
-    "rock": ((0.9, 1.7), (0.02, 0.22)),
-    "balloon": ((8.0, 11.0), (0.05, 0.42)),
-    "horse": ((1.7, 2.1), (0.035, 0.38)),
-    "car": ((1.4, 1.7), (0.022, 0.22)),
-}
-
-
 def _sample_things(r: np.random.Generator, seed: int, horizon: float, aspect: float) -> tuple[Thing, ...]:
     things, places = [], []
     for i in range(int(r.integers(2, 10))):
         kind = str(r.choice(THINGS, p=[0.23, 0.15, 0.17, 0.14, 0.16, 0.15]))
-        tall, (low, high) = _HEIGHTS[kind]
+        *_, tall, (low, high) = _KINDS[kind]
         height = r.uniform(*tall)
         share = low * (high / low) ** (r.random() ** 0.65)  # rather large than small
         z = height / min(share, height / CAMERA_HEIGHT * (0.94 - horizon))  # its foot stays within the picture
@@ -312,10 +301,7 @@ def _standard(tile: np.ndarray) -> np.ndarray:
 
 _TEXTURES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     **{"grass": _grass, "gravel": _gravel, "brick": _brick, "leaves": _leaves},
-    "sand": lambda r, n: _fractal(r, n, 1.3),
-    "cloud": lambda r, n: _fractal(r, n, 3.1),
-    "ridge": lambda r, n: _fractal(r, n, 4.0),
-    "patch": lambda r, n: _fractal(r, n, 2.6),
+    **{name: partial(_fractal, beta=b) for name, b in (("sand", 1.3), ("cloud", 3.1), ("ridge", 4.0), ("patch", 2.6))},
     "stone": lambda r, n: np.roll(t := _fractal(r, n, 2.9), 3, 0) - t,  # relief: a slope
 }
 
@@ -750,14 +736,16 @@ def _car(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
             c.fill(_disc(u + 0.075 * np.cos(turn), 0.22 + 0.075 * np.sin(turn), 0.025), _rgb(0.2, 0.2, 0.22))
 
 
-# How each kind is painted, half the width it may take in units of its height, and half that of the dark patch under it.
-_PAINTERS: dict[str, tuple[Callable[[_Canvas, np.random.Generator, _Light], None], float, float]] = {
-    "tree": (_tree, 0.5, 0.1),
-    "house": (_house, 1.15, 0.75),
-    "rock": (_rock, 1.3, 0.85),
-    "balloon": (_balloon, 0.42, 0.34),
-    "horse": (_horse, 0.65, 0.45),
-    "car": (_car, 1.5, 1.35),
+# How each kind is painted, half the width it may take in units of its height, and half that of the dark patch under it; its
+# height in metres, and the range of apparent heights as shares of the picture's height.
+_Painter = Callable[[_Canvas, np.random.Generator, _Light], None]
+_KINDS: dict[str, tuple[_Painter, float, float, tuple[float, float], tuple[float, float]]] = {
+    "tree": (_tree, 0.5, 0.1, (5.0, 8.0), (0.09, 0.75)),
+    "house": (_house, 1.15, 0.75, (4.0, 5.5), (0.07, 0.46)),
+    "rock": (_rock, 1.3, 0.85, (0.9, 1.7), (0.02, 0.22)),
+    "balloon": (_balloon, 0.42, 0.34, (8.0, 11.0), (0.05, 0.42)),
+    "horse": (_horse, 0.65, 0.45, (1.7, 2.1), (0.035, 0.38)),
+    "car": (_car, 1.5, 1.35, (1.4, 1.7), (0.022, 0.22)),
 }
 
 
@@ -884,13 +872,9 @@ def _cast_shadow(world: World, canvas: _Canvas, image: np.ndarray, labels: np.nd
     if x1 <= x0 or y1 <= y0:
         return
     # Target (x, y) -> source: height above the foot a = (y - foot) / fall; source row foot - a, column x - lean * a.
-    a = 1 / fall
+    a, rise = 1 / fall, y0 - foot[1]
     matrix = np.array(
-        [
-            [1, -lean * a, x0 - canvas.x0 - lean * a * (y0 - canvas.foot[1])],
-            [0, -a, canvas.foot[1] - canvas.y0 - a * (y0 - canvas.foot[1])],
-        ],
-        np.float32,
+        [[1, -lean * a, x0 - canvas.x0 - lean * a * rise], [0, -a, foot[1] - canvas.y0 - a * rise]], np.float32
     )
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     shape = (canvas.rgba[..., 3] > 0).astype(np.float32)
@@ -917,7 +901,7 @@ def _paint_thing(
     x, up = thing.x + thing.speed[0] * time, thing.altitude + thing.speed[1] * time
     column, row, scale = camera.project(x, z, up)
     unit = thing.height * scale
-    painter, reach, footprint = _PAINTERS[thing.kind]
+    painter, reach, footprint, *_ = _KINDS[thing.kind]
     canvas = _Canvas(image.shape[:2], (column, row), unit, reach, thing.facing)
     mood, veil = world.mood, float(world.mood.haze(z - camera.z))
     ground_row = camera.project(x, z)[1]
@@ -977,16 +961,15 @@ def render(world: World, size: int | tuple[int, int] = 192, time: float = 0.0) -
     image = cv2.resize(np.clip(image, 0, 1), (width, height), interpolation=cv2.INTER_AREA)
     image = image * (1.16 - 0.16 * image)  # a gentle shoulder
     image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    panoptic, segments = _label(world, labels[1::SUPERSAMPLING, 1::SUPERSAMPLING].copy(), stuff)
-    for segment in segments:
-        if segment["category_id"] in PATTERNED:
-            segment["pattern"] = patterns[segment["id"]]
+    panoptic, segments = _label(world, labels[1::SUPERSAMPLING, 1::SUPERSAMPLING].copy(), stuff, patterns)
     # What was given back to stuff has no parts.
     parts = np.where(panoptic >= FIRST_THING, parts[1::SUPERSAMPLING, 1::SUPERSAMPLING], 0) + PARTS * panoptic
     return Scene(image, panoptic, segments, parts)
 
 
-def _label(world: World, panoptic: np.ndarray, stuff: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:
+def _label(
+    world: World, panoptic: np.ndarray, stuff: np.ndarray, patterns: dict[int, bool | None]
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Give the pixels of things too small to count back to the stuff behind them, and describe what remains."""
     areas = np.bincount(panoptic.ravel(), minlength=FIRST_THING + len(world.things))
     small = np.flatnonzero((areas > 0) & (areas < SMALLEST_AREA * panoptic.size))
@@ -996,9 +979,9 @@ def _label(world: World, panoptic: np.ndarray, stuff: np.ndarray) -> tuple[np.nd
     for i in np.flatnonzero(np.bincount(panoptic.ravel())).tolist():
         name = STUFF[i - 1] if i < FIRST_THING else world.things[i - FIRST_THING].kind
         category = CATEGORIES[(THINGS + STUFF).index(name)]
-        mask = panoptic == i
+        mask, marked = panoptic == i, {"pattern": patterns[i]} if category["id"] in PATTERNED else {}
         about = {"id": i, "category_id": category["id"], "isthing": category["isthing"]}
-        segments.append({**about, "area": int(mask.sum()), "bbox": extent(mask)})
+        segments.append({**about, "area": int(mask.sum()), "bbox": extent(mask), **marked})
     return panoptic, segments
 
 
@@ -1034,9 +1017,8 @@ def _write_png(path: Path, image: np.ndarray) -> None:
 
 
 def _fill_folder(folder: Path, seeds: list[int], size: int | tuple[int, int]) -> None:
-    (folder / "images").mkdir(parents=True)
-    (folder / "panoptic").mkdir()
-    (folder / "annotations").mkdir()
+    for name in ("images", "panoptic", "annotations"):
+        (folder / name).mkdir()
     images, instances, panoptic = [], [], []
     quiet = True if len(seeds) <= 50 else None  # None: silent unless at a terminal
     for seed in tqdm(seeds, desc="scenes", disable=quiet):
