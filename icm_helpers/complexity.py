@@ -43,7 +43,7 @@ TRAINED = (
 ANCHORS = {"jpeg": (10, 30, 75), "webp": (5, 30, 75), "avif": (15, 35, 60), "hevc": (42, 37, 32), "vvc": (47, 42, 37)}
 
 Row = dict[str, Any]
-Codec = CompressionModel | container.FileCodec
+Codec = Any  # what `container.encode` takes
 
 
 @dataclass(frozen=True)

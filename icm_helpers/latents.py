@@ -66,8 +66,7 @@ def refine(
             loss = objective(out)
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss.item()} at step {step}: lower lr (now {lr})")
-            grads = torch.autograd.grad(loss, [y, z])
-            y.grad, z.grad = grads
+            y.grad, z.grad = torch.autograd.grad(loss, [y, z])
             optimiser.step()
             if each is not None:
                 each(step, loss.item())

@@ -20,9 +20,7 @@ PEAK = 255.0
 def rate(likelihoods: dict[str, Tensor], pixels: int) -> Tensor:
     r"""Estimated rate in bits per pixel: :math:`\mathcal R = -\frac{1}{P} \sum_i \log_2 p_i` over all latents of all images.
 
-    Args:
-        likelihoods: what a codec's forward pass gives, each entry in (0, 1], of any shape.
-        pixels: how many pixels the batch has in all, :math:`N \cdot H \cdot W`.
+    `likelihoods` are what a codec's forward pass gives; P is how many pixels the batch has in all, :math:`N \cdot H \cdot W`.
 
     Raises:
         ValueError: `pixels` is not positive.
@@ -52,13 +50,8 @@ def masked_mse(x: Tensor, x_hat: Tensor, mask: Tensor) -> Tensor:
     >>> masked_mse(x, x, torch.ones(2, 1, 8, 8)).item()
     0.0
     """
-    if x.shape != x_hat.shape:
-        raise ValueError(f"original and decoded images differ in shape: {tuple(x.shape)} and {tuple(x_hat.shape)}")
-    if mask.shape != (x.shape[0], 1, *x.shape[2:]):
-        raise ValueError(f"the mask must have shape {(x.shape[0], 1, *x.shape[2:])}, not {tuple(mask.shape)}")
-    if not ((mask == 0) | (mask == 1)).all():
-        raise ValueError("the mask must be binary: every value 0 or 1 (threshold it first)")
-    mask = mask.to(x.dtype)
+    _same_shape(x, x_hat)
+    mask = _binary(mask, x)
     return mse_loss(x_hat * mask, x * mask)
 
 
@@ -72,20 +65,18 @@ def rate_distortion(
 
     Args:
         out: a codec's answer, `{"x_hat": (N, 3, H, W), "likelihoods": {...}}`.
-        x: the original images, (N, 3, H, W) in [0, 1].
+        x, mask: as in :func:`masked_mse`; None for the whole image.
         lmbda: positive; the larger, the more bits and the better the picture.
-        mask: binary, (N, 1, H, W), or None for the whole image.
 
     Returns:
         `loss`, `bpp` (the rate) and `distortion` (the second term without lmbda), scalars.
 
     Raises:
-        ValueError: shapes differ, the mask is not binary, or lmbda is not positive.
+        ValueError: as :func:`masked_mse`, or lmbda is not positive.
     """
     if not lmbda > 0:
         raise ValueError(f"lmbda must be positive, not {lmbda}")
-    if mask is None:
-        mask = torch.ones_like(x[:, :1])
+    mask = torch.ones_like(x[:, :1]) if mask is None else mask
     bpp = rate(out["likelihoods"], x.shape[0] * x.shape[2] * x.shape[3])
     distortion = PEAK**2 * masked_mse(x, out["x_hat"], mask)
     return {"loss": bpp + lmbda * distortion, "bpp": bpp, "distortion": distortion}
@@ -121,16 +112,14 @@ def feature_distillation(
             raise ValueError(f"features {level} differ in shape: {tuple(f.shape)} and {tuple(f_hat.shape)}")
         error = (f - f_hat).square()
         if weights is not None:
-            if weights[level].shape != (f.shape[0], 1, *f.shape[2:]):
-                wanted = (f.shape[0], 1, *f.shape[2:])
+            wanted = (f.shape[0], 1, *f.shape[2:])
+            if weights[level].shape != wanted:
                 raise ValueError(f"weights {level} must have shape {wanted}, not {tuple(weights[level].shape)}")
             error = error * weights[level].detach()
         distance = error.mean()
         # Looked for in the mean, where one of them would show; also in features that a weight of zero hides.
         if not distance.isfinite():
-            raise ValueError(
-                f"features {level} hold NaN or infinity: what made the images, perhaps a diverged codec, is broken"
-            )
+            raise ValueError(f"features {level} hold NaN or infinity: what made the images, perhaps a codec, diverged")
         total = total + distance
     return total / len(feats)
 
@@ -222,8 +211,7 @@ def nerv_loss(x: Tensor, x_hat: Tensor, beta: float = 0.7) -> Tensor:
     >>> nerv_loss(x, x).item()
     0.0
     """
-    if x.shape != x_hat.shape:
-        raise ValueError(f"original and decoded frames differ in shape: {tuple(x.shape)} and {tuple(x_hat.shape)}")
+    _same_shape(x, x_hat)
     if min(x.shape[2:]) < 11:
         raise ValueError(f"SSIM's window has 11 x 11 pixels, the frames have {tuple(x.shape[2:])}: take larger ones")
     if not 0 <= beta <= 1:
@@ -250,9 +238,19 @@ def sa_nerv_loss(x: Tensor, x_hat: Tensor, mask: Tensor, beta: float = 0.7, weig
     >>> (sa_nerv_loss(x, x_hat, torch.zeros(2, 1, 16, 16)) == nerv_loss(x, x_hat)).item()
     True
     """
+    mask = _binary(mask, x)
+    return nerv_loss(x, x_hat, beta) + weight * nerv_loss(x * mask, x_hat * mask, beta)
+
+
+def _same_shape(x: Tensor, x_hat: Tensor) -> None:
+    if x.shape != x_hat.shape:
+        raise ValueError(f"original and decoded pictures differ in shape: {tuple(x.shape)} and {tuple(x_hat.shape)}")
+
+
+def _binary(mask: Tensor, x: Tensor) -> Tensor:
+    """A mask of the pictures x, as their type."""
     if mask.shape != (x.shape[0], 1, *x.shape[2:]):
         raise ValueError(f"the mask must have shape {(x.shape[0], 1, *x.shape[2:])}, not {tuple(mask.shape)}")
     if not ((mask == 0) | (mask == 1)).all():
         raise ValueError("the mask must be binary: every value 0 or 1 (threshold it first)")
-    mask = mask.to(x.dtype)
-    return nerv_loss(x, x_hat, beta) + weight * nerv_loss(x * mask, x_hat * mask, beta)
+    return mask.to(x.dtype)

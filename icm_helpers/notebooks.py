@@ -47,12 +47,7 @@ def chapters(book: Path) -> list[Path]:
 
 
 def read(path: Path) -> NotebookNode:
-    """A MyST Markdown chapter as a notebook.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is a page without a kernel.
-    """
+    """A MyST Markdown chapter as a notebook; FileNotFoundError where there is none, ValueError where the file names no kernel."""
     if not path.is_file():
         raise FileNotFoundError(f"no chapter at {path}")
     if not is_chapter(path):
@@ -88,24 +83,19 @@ def check(nb: NotebookNode, given: Mapping[str, object]) -> None:
 
 
 def execute(
-    path: Path, output: Path, given: Mapping[str, object] | None = None, cwd: Path | None = None, progress: bool = True
+    path: Path, output: Path, given: Mapping[str, object] | None = None, cwd: Path | None = None
 ) -> NotebookNode:
     """Execute a chapter with papermill into an ``.ipynb``, which appears only once every cell has run.
 
-    Args:
-        path: the chapter, MyST Markdown with a kernel.
-        output: the executed notebook.
-        given: values for the parameters cell.
-        cwd: working directory of the kernel; the present one if not given.
-        progress: whether to show papermill's bar, a step a cell.
+    `given` are values for the parameters cell, `cwd` is the working directory of the kernel.
 
     Raises:
         ValueError, TypeError: the parameters do not fit, see :func:`check`.
         ChapterError: a cell failed.
     """
-    nb = read(path)
+    nb, given = read(path), dict(given or {})
     try:
-        check(nb, given or {})
+        check(nb, given)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{path}: {error}") from None
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -115,22 +105,18 @@ def execute(
         nb = papermill.execute_notebook(
             nb,
             partial,
-            dict(given or {}),
+            given,
             kernel_name="python3",
             cwd=cwd,
-            progress_bar=progress,
             extra_arguments=["--IPKernelApp.log_level=40"],  # errors only: its warnings would break the bar
         )
     except papermill.PapermillExecutionError as error:
         lines = "\n".join(error.traceback)[-3000:]
-        message = f"{path}: cell {error.exec_count} failed\n{_indent(error.source)}\n{lines}\nso far: {partial}"
+        source = "\n".join(f"    | {line}" for line in error.source.splitlines())
+        message = f"{path}: cell {error.exec_count} failed\n{source}\n{lines}\nso far: {partial}"
         raise ChapterError(message, partial) from None
     os.replace(partial, output)
     return nb
-
-
-def _indent(source: str) -> str:
-    return "\n".join(f"    | {line}" for line in source.splitlines())
 
 
 def _value(text: str, parameter: Parameter | None) -> object:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from icm_helpers import train
 from icm_helpers.codecs import nerv
 
-Loss = Callable[..., Tensor]
 STAGES = ("whole", "pruned")  # of a network's training
 
 
@@ -40,21 +38,18 @@ class NervSchedule(train.Schedule):
 def overfit(
     network: nn.Module,
     frames: Tensor,
-    loss: Loss,
+    loss: Callable[..., Tensor],
     *,
     masks: Tensor | None = None,
     epochs: int = 300,
     batch: int = 1,
     lr: float = 5e-4,
     warmup: float = 0.2,
-    folder: Path | str | None = None,
     seed: int = 0,
     device: str = "auto",
     precision: str = "32-true",
-    compiled: bool = False,
-    progress: bool = True,
     describe: str = "overfitting",
-    identity: str = "",
+    **how: Any,
 ) -> list[dict[str, float]]:
     """Train `network` in place until it draws `frames`, and give the curve of its loss and PSNR.
 
@@ -71,8 +66,7 @@ def overfit(
         batch: frames a step; where the last batch of an epoch would be smaller, frames of the next one fill it.
         lr: of Adam, at its height.
         warmup: part of the training in which the rate rises.
-        folder, seed, device, precision, compiled, progress, describe, identity: as in `train.fit`, which also says what is raised
-            when a training goes wrong. Any interrupted training goes on from `folder`.
+        seed, device, precision, describe, how: as in `train.fit`, which also says what is raised when a training goes wrong.
 
     Returns:
         One dictionary for each 4 % of the steps: `step`, and means since the one before of `loss` and `psnr` (dB, of each batch).
@@ -102,20 +96,8 @@ def overfit(
     network.to(target, memory_format=torch.channels_last)  # a tenth faster on a CPU
     hooks = [p.register_hook((p != 0).mul) for p in network.parameters() if bool((p == 0).any())]
     try:
-        return train.fit(
-            network,
-            _Orders(count, steps * batch, seed),
-            objective,
-            schedule,
-            folder=folder,
-            seed=seed,
-            device=device,
-            precision=precision,
-            compiled=compiled,
-            progress=progress,
-            describe=describe,
-            identity=identity,
-        )
+        how |= {"seed": seed, "device": device, "precision": precision, "describe": describe}
+        return train.fit(network, _Orders(count, steps * batch, seed), objective, schedule, **how)
     finally:
         for hook in hooks:
             hook.remove()
@@ -177,11 +159,8 @@ class _Orders(torch.utils.data.Dataset):
     """Which frame comes when: each epoch in an order of its own, that of (seed, epoch)."""
 
     def __init__(self, count: int, length: int, seed: int) -> None:
-        orders = []
-        for epoch in range(-(-length // count)):
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-            orders.append(torch.randperm(count, generator=generator))
-        self.order = torch.cat(orders)[:length]
+        seeds = (torch.Generator().manual_seed(seed * 1_000_003 + epoch) for epoch in range(-(-length // count)))
+        self.order = torch.cat([torch.randperm(count, generator=generator) for generator in seeds])[:length]
 
     def __len__(self) -> int:
         return len(self.order)

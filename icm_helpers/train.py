@@ -106,8 +106,8 @@ def rank() -> int:
 def keep_freed_memory() -> None:
     """Have the C library keep what tensors on the CPU leave behind, for those of the next step.
 
-    By default it hands every large one back to the system, which clears its pages before it gives them out again: a tenth of the
-    time of a step of distillation. The process stays as large as it ever was. Other C libraries than GNU's are left alone.
+    By default large ones go back to the system, which clears their pages before it gives them out again: a tenth of the time of a
+    step of distillation. The process stays as large as it ever was. Other C libraries than GNU's are left alone.
     """
     trim_threshold, mmap_threshold = -1, -3  # as malloc.h counts the parameters of mallopt
     with suppress(OSError, AttributeError, TypeError):
@@ -166,8 +166,7 @@ def fit(
         raise ValueError(f"{schedule.steps} steps of {schedule.batch} need {needed} items, the data has {len(data)}")
     if schedule.batch % world():
         raise ValueError(
-            f"{world()} processes cannot share a batch of {schedule.batch} evenly: take a batch that {world()} divides, or "
-            "start another number of processes"
+            f"{world()} processes cannot share a batch of {schedule.batch} evenly: take others that go together"
         )
     keep_freed_memory()
     run = fabric(device, precision)
@@ -176,11 +175,8 @@ def fit(
     main, quantiles = _split(model)
     optimiser = torch.optim.Adam(main, lr=schedule.lr, betas=schedule.betas, fused=True)  # one pass over memory
     aux = torch.optim.Adam(quantiles, lr=schedule.aux_lr) if quantiles else None
-    recipe = {
-        "schedule": {k: v if not isinstance(v, tuple) else list(v) for k, v in asdict(schedule).items()},
-        "seed": seed,
-        "identity": identity,
-    }
+    plan = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(schedule).items()}
+    recipe = {"schedule": plan, "seed": seed, "identity": identity}
     curve: list[dict[str, float]] = []
     start = 0
     checkpoint = Path(folder) / "training.ckpt" if folder is not None else None
@@ -202,8 +198,7 @@ def fit(
     forward = torch.compile(wrapped) if compiled else wrapped
     every = max(1, schedule.steps // 25)
     window: list[dict[str, float]] = []
-    # In a log file a line every half a minute is enough.
-    quiet = 1.0 if sys.stderr.isatty() else 30.0
+    quiet = 1.0 if sys.stderr.isatty() else 30.0  # in a log file a line every half a minute is enough
     hidden = not progress or rank() > 0
     bar = tqdm(total=schedule.steps, initial=start, desc=describe, disable=hidden, mininterval=quiet)
     for step, (items, batch) in enumerate(_batches(data, start, schedule, workers, collate), start=start):
@@ -218,10 +213,10 @@ def fit(
             norm = run.clip_gradients(wrapped, optimiser, max_norm=schedule.clip, error_if_nonfinite=False)
         if not torch.isfinite(norm):
             names = ", ".join(str(data.source(i)) for i in items) if hasattr(data, "source") else f"items {list(items)}"
+            kept = checkpoint if checkpoint and checkpoint.exists() else "not kept"
             raise NonFiniteLossError(
                 f"the loss is {loss.item()}, the norm of its gradient {norm.item()}, at step {step} on {names}: lower the learning "
-                "rate, lengthen the warm-up, or look at that batch; the last good checkpoint is "
-                f"{checkpoint if checkpoint and checkpoint.exists() else 'not kept'}"
+                f"rate, lengthen the warm-up, or look at that batch; the last good checkpoint is {kept}"
             )
         optimiser.step()
         if aux is not None:
@@ -251,11 +246,7 @@ def fit(
 
 
 def save(state: dict, path: Path) -> None:
-    """torch.save, so that a reader sees the old file or the new one.
-
-    Raises:
-        OSError: the disk is full, or may not be written to.
-    """
+    """torch.save, so that a reader sees the old file or the new one; an OSError keeps the old one."""
     hint = "start again: what the file held before is kept, and the same command goes on from there"
     with files.atomically(path, hint=hint) as temporary, open(temporary, "wb") as file:
         torch.save(state, file)
@@ -270,10 +261,8 @@ def _checkpoint(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read as a checkpoint: it is damaged. Delete it to start again") from error
     differing = [f"{k} {found.get(k)!r} there, {v!r} here" for k, v in recipe.items() if found.get(k) != v]
     if differing:
-        raise ValueError(
-            f"{path} was written by another recipe ({'; '.join(differing)}): give another folder or name, or delete it to start "
-            "again"
-        )
+        told = f"{path} was written by another recipe ({'; '.join(differing)})"
+        raise ValueError(f"{told}: give another folder or name, or delete it to start again")
     return state
 
 

@@ -1,6 +1,8 @@
 """Fixtures shared by the tests."""
 
+import multiprocessing
 import os
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,15 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def elsewhere() -> ForkServerContext:
+    """Starts processes that share nothing with this one, from one that has imported the package, which takes seconds, and done
+    nothing else."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["icm_helpers.__main__", "icm_helpers.notebooks"])
+    return context
 
 
 @pytest.fixture(scope="session")

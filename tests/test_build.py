@@ -13,12 +13,17 @@ from icm_helpers import notebooks
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def module():
+    """book/build.py."""
+    spec = importlib.util.spec_from_file_location("build", ROOT / "book" / "build.py")
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
 @pytest.fixture(scope="session")
 def build():
-    spec = importlib.util.spec_from_file_location("build", ROOT / "book" / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module()
 
 
 @pytest.fixture

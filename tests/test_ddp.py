@@ -1,15 +1,14 @@
 """Several processes: two that share every batch train what one trains on the whole batch."""
 
-import json
-import os
-import subprocess
-import sys
+import contextlib
+import io
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from icm_helpers import __main__ as icm
 from icm_helpers import run, train
@@ -63,8 +62,9 @@ def losses(found: dict) -> list[float]:
     return [point["loss"] for point in found["curve"]]
 
 
-def main(folder: Path) -> None:
-    """What each of the two processes does."""
+def main(folder: Path) -> dict:
+    """What each of the two processes does, and finds."""
+    torch.set_num_threads(1)
     found = {"whole": fit(), "codec": fit_codec(folder)}
     try:
         fit(folder / "resumed", stop=10)
@@ -77,24 +77,20 @@ def main(folder: Path) -> None:
         found["refused"] = str(error)
     run.RUNS, run.datasets.load = folder / "runs", partial(datasets.load, root=folder)
     small = ["--images", "2", "--size", "64", "--patch", "64", "--steps", "2", "--batch", "2", "--device", "cpu"]
-    icm.main(["codec", *small, "--out", str(folder / "mine.safetensors")])
-    (folder / f"{train.rank()}.json").write_text(json.dumps(found))
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        icm.main(["codec", *small, "--out", str(folder / "mine.safetensors")])
+    return found | {"said": said.getvalue()}
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory) -> tuple[Path, list[dict]]:
-    """The folder of two processes, and what each found: one start for all tests, since each imports for seconds."""
+def two(tmp_path_factory, elsewhere) -> tuple[Path, list[dict]]:
+    """The folder of two processes, and what each found: started by what torchrun starts them by."""
     folder = tmp_path_factory.mktemp("ddp")
-    script = folder / "script.py"
-    script.write_text(f"import pathlib, test_ddp\ntest_ddp.main(pathlib.Path({str(folder)!r}))\n")
-    paths = {"PYTHONPATH": os.pathsep.join([str(run.ROOT), str(Path(__file__).parent)])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
-    # One thread each, as torchrun gives; a process that waits for the other must not keep it from a core.
-    environment = os.environ | paths | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("wrote ") == 1, "each process wrote the codec"
-    return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    own = {"run_id": "two", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}
+    plan = LaunchConfig(1, 1, 2, start_method=elsewhere.get_start_method(), max_restarts=0, **own)
+    found = elastic_launch(plan, main)(folder)
+    assert "".join(found[rank]["said"] for rank in range(2)).count("wrote ") == 1, "each process wrote the codec"
+    return folder, [found[rank] for rank in range(2)]
 
 
 def test_two_processes_train_what_one_trains_on_the_whole_batch(two):

@@ -68,7 +68,7 @@ def test_a_failing_cell_is_named_and_leaves_no_finished_notebook(chapter, tmp_pa
     chapter.write_text(CHAPTER.replace("seed + 1", "1 / seed"))
     where = r"chapter\.md: cell 2 failed\n    \| print\(preset, 1 / seed\)"
     with pytest.raises(notebooks.ChapterError, match=where) as info:
-        notebooks.execute(chapter, tmp_path / "out.ipynb", progress=False)
+        notebooks.execute(chapter, tmp_path / "out.ipynb")
     assert "ZeroDivisionError" in str(info.value)
     assert info.value.partial.is_file() and not (tmp_path / "out.ipynb").exists()
 

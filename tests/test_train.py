@@ -3,9 +3,6 @@
 import copy
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 
 import pytest
@@ -83,19 +80,17 @@ def test_a_training_stopped_at_any_step_resumes_to_the_same_bits(tmp_path):
         assert equal(whole, resumed)
 
 
-KILLED = """
-    import os, signal, sys
-    sys.path[:0] = ["tests", "."]
-    from test_train import Stops, codec, fit
-    fit(codec(), 6, sys.argv[1], data=Stops(12, 7, lambda: os.kill(os.getpid(), signal.SIGKILL)))
-"""
+def fit_and_be_killed(folder) -> None:
+    fit(codec(), 6, folder, data=Stops(12, 7, lambda: os.kill(os.getpid(), signal.SIGKILL)))
 
 
-def test_a_sigkilled_process_leaves_a_checkpoint_that_resumes_to_the_same_bits(tmp_path):
+def test_a_sigkilled_process_leaves_a_checkpoint_that_resumes_to_the_same_bits(tmp_path, elsewhere):
     whole, resumed = codec(), codec()
     fit(whole, 6)
-    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), tmp_path], cwd=run.ROOT, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    killed = elsewhere.Process(target=fit_and_be_killed, args=(tmp_path,))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     fit(resumed, 6, tmp_path)
     assert equal(whole, resumed)
 

@@ -12,16 +12,14 @@
     ...           the strings: CompressAI's rANS words
     -4      4     CRC-32 of everything before it
 
-Little endian. `mean-scale-small` pays 46 bytes a picture, checksums included. The latent's shape is not written: it
-follows from height, width and the codec's `downsampling_factor`. A checksum finds accidents, it proves nothing
+Little endian. `mean-scale-small` pays 46 bytes a picture, checksums included. A checksum finds accidents, it proves nothing
 about who wrote the file.
 
 Why the scale indexes have a checksum of their own: the decoder computes the entropy parameters again, in floats, and
 one scale on the other side of a table's edge turns all that follows into noise. On one machine they come out the same:
 both sides run one image at a time, on one CPU thread (with two, 40 % of the entropy parameters were measured to change
 in the last bit), in float32, without autocast, with deterministic cuDNN. Another processor or library may round
-differently; where that matters, decoding raises `BitstreamError` instead of returning noise. Decode where you encoded,
-as CompressAI asks for too.
+differently; where that matters, decoding raises `BitstreamError`. Decode where you encoded, as CompressAI asks for too.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from compressai.entropy_models import GaussianConditional
@@ -54,32 +52,24 @@ class BitstreamError(ValueError):
     """The bytes are damaged, were not written by this format, or belong to another codec, weights or processor."""
 
 
-class FileCodec(Protocol):
-    """A codec whose bytes are a file format of their own, such as `classical.Jpeg`: `encode` adds nothing to them."""
-
-    encode: Callable[[Tensor], bytes]
-    decode: Callable[[bytes], Tensor]
-
-
-def encode(codec: CompressionModel | FileCodec, image: Tensor) -> bytes:
+def encode(codec: Any, image: Tensor) -> bytes:
     """Code one picture, (3, H, W) float32 in [0, 1], from 1 x 1 to `MAX_PIXELS`; `8 * len(data) / (H * W)` is its bpp.
 
     Args:
-        codec: a network from `zoo.load`, in eval mode and with CDF tables, or a `FileCodec`.
+        codec: a network from `zoo.load`, in eval mode and with CDF tables; or what writes a file format of its own, such as
+            `classical.Jpeg`, by methods `encode` and `decode`, to whose bytes nothing is added.
 
     Raises:
         ValueError: the image has another shape, type or range, or the codec is not ready to code.
     """
-    _check_image(image)
+    check_image(image)
     if not isinstance(codec, nn.Module):
         return codec.encode(image)
     device = _check_codec(codec)
     padded = pad(image[None].to(device), codec.downsampling_factor)  # (1, 3, H', W')
     coded, indexes_crc = _exactly(codec, lambda: codec.compress(padded))
     if tuple(coded["shape"]) != _latent_shape(codec, *image.shape[1:]):
-        raise ValueError(
-            f"{codec.name} has a latent of {tuple(coded['shape'])}: not H, W over its downsampling_factor."
-        )
+        raise ValueError(f"{codec.name} has a latent of {tuple(coded['shape'])}: not H, W / downsampling_factor.")
     strings = [batch[0] for batch in coded["strings"]]
     name = codec.name.encode("ascii")
     head = (MAGIC, VERSION, len(name), name, _fingerprint(codec), *image.shape[1:], indexes_crc)
@@ -87,7 +77,7 @@ def encode(codec: CompressionModel | FileCodec, image: Tensor) -> bytes:
     return sealed(struct.pack(layout, *head, len(strings), *map(len, strings[:-1])) + b"".join(strings))
 
 
-def decode(codec: CompressionModel | FileCodec, data: bytes) -> Tensor:
+def decode(codec: Any, data: bytes) -> Tensor:
     """The picture in `data`, (3, H, W) float32 in [0, 1], on the codec's device.
 
     Equals the codec's `forward` in eval mode on the padded picture, cropped and clamped; except for CompressAI's
@@ -111,31 +101,23 @@ def decode(codec: CompressionModel | FileCodec, data: bytes) -> Tensor:
     except (AssertionError, IndexError, ValueError) as error:
         raise BitstreamError(f"{codec.name} cannot read the strings ({error}): they were forged.") from error
     if indexes_crc != expected:
-        raise BitstreamError(
-            f"the entropy parameters differ from the encoder's (checksum {expected:08x}, here {indexes_crc:08x}): "
-            f"another processor or library rounds differently. Decode on the kind of device that encoded."
-        )
+        told = f"the entropy parameters differ from the encoder's (checksum {expected:08x}, here {indexes_crc:08x})"
+        raise BitstreamError(f"{told}: another processor or library rounds differently. Decode where it was encoded.")
     # Out of inference mode: an ordinary tensor, fit for autograd.
     return decoded["x_hat"][0, :, :height, :width].clamp(0, 1)
 
 
-def encode_many(
-    codec: CompressionModel | FileCodec, images: Iterable[Tensor], workers: int | None = None
-) -> Iterator[bytes]:
+def encode_many(codec: Any, images: Iterable[Tensor], workers: int | None = None) -> Iterator[bytes]:
     """As :func:`encode` for each of many pictures, some at once: the same bytes, in the same order, sooner.
 
     While one picture is in the entropy coder, the network works on the next. Pictures are asked for as they are needed, a few
-    ahead; meanwhile the codec's weights must stay as they are. Errors come when it is their picture's turn.
-
-    Args:
-        workers: threads, each with one picture; as many as there are processors, but at most four, where None.
+    ahead; meanwhile the codec's weights must stay as they are. Errors come when it is their picture's turn. `workers` are threads,
+    each with one picture; as many as there are processors, but at most four, where None.
     """
     return _many(encode, codec, images, workers)
 
 
-def decode_many(
-    codec: CompressionModel | FileCodec, data: Iterable[bytes], workers: int | None = None
-) -> Iterator[Tensor]:
+def decode_many(codec: Any, data: Iterable[bytes], workers: int | None = None) -> Iterator[Tensor]:
     """As :func:`decode` for each of many pictures; otherwise as :func:`encode_many`."""
     return _many(decode, codec, data, workers)
 
@@ -161,28 +143,23 @@ def sealed(body: bytes) -> bytes:
 
 
 def opened(data: bytes, magic: bytes, least: int) -> bytes:
-    """The body of a file that :func:`sealed` made, if it begins with `magic` and has `least` bytes.
-
-    Raises:
-        BitstreamError: it does not, or the checksum differs.
-    """
+    """The body of a file that :func:`sealed` made; BitstreamError unless it begins with `magic` and has `least` bytes."""
     if not data.startswith(magic):
-        raise BitstreamError(
-            f"starts with {data[: len(magic)]!r} instead of {magic!r}: no file of this format, or damaged."
-        )
+        begins = bytes(data[: len(magic)])
+        raise BitstreamError(f"starts with {begins!r} instead of {magic!r}: no file of this format, or damaged.")
     body, found = data[:-4], zlib.crc32(data[:-4])
     if len(body) < least or found != int.from_bytes(data[-4:], "little"):
-        raise BitstreamError(
-            f"checksum differs (expected {data[-4:][::-1].hex()}, found {found:08x}): damaged, cut short or too long."
-        )
+        told = f"expected {data[-4:][::-1].hex()}, found {found:08x}"
+        raise BitstreamError(f"checksum differs ({told}): damaged, cut short or too long.")
     return body
 
 
 def _many(work: Callable[[Any, Any], Any], codec: Any, items: Iterable[Any], workers: int | None) -> Iterator[Any]:
     workers = workers or min(os.cpu_count() or 1, 4)
     free: SimpleQueue[Any] = SimpleQueue()
-    for replica in _replicas(codec, workers):
-        free.put(replica)
+    known = fingerprint(codec) if isinstance(codec, nn.Module) else None  # taken once
+    for _ in range(workers):
+        free.put(codec if known is None else _replica(codec, known))
 
     def one(item: Any) -> Any:
         mine = free.get()
@@ -201,16 +178,11 @@ def _many(work: Callable[[Any, Any], Any], codec: Any, items: Iterable[Any], wor
             yield pending.popleft().result()
 
 
-def _replicas(codec: Any, count: int) -> list[Any]:
-    """The same tensors in modules of their own, because coding watches what its modules do; their fingerprint is taken once."""
-    if not isinstance(codec, nn.Module):
-        return [codec] * count
-    tensors = [*codec.parameters(), *codec.buffers()]
-    replicas = [copy.deepcopy(codec, {id(t): t for t in tensors}) for _ in range(count)]
-    known = fingerprint(codec)
-    for replica in replicas:
-        replica.known_fingerprint = known
-    return replicas
+def _replica(codec: nn.Module, known: bytes) -> nn.Module:
+    """The same tensors in modules of their own, because coding watches what its modules do."""
+    replica = copy.deepcopy(codec, {id(t): t for t in [*codec.parameters(), *codec.buffers()]})
+    replica.known_fingerprint = known
+    return replica
 
 
 def _fingerprint(codec: CompressionModel) -> bytes:
@@ -228,14 +200,11 @@ def _parse(codec: CompressionModel, data: bytes) -> tuple[int, int, int, list[by
         raise BitstreamError(f"the header ends early ({error}): no file of this version.") from error
     if version != VERSION:
         raise BitstreamError(f"format version {version}, here {VERSION}: decode with the code that wrote it.")
-    if name != codec.name.encode("ascii"):
-        raise BitstreamError(
-            f"written by codec {name.decode('ascii', 'replace')!r}, not {codec.name!r}: load that one."
-        )
+    if (wrote := name.decode("ascii", "replace")) != codec.name:
+        raise BitstreamError(f"written by codec {wrote!r}, not {codec.name!r}: load that one.")
     if writer != (here := _fingerprint(codec)):
-        raise BitstreamError(
-            f"written by {codec.name} with weights {writer.hex()}, these are {here.hex()}: load the checkpoint that wrote it."
-        )
+        told = f"written by {codec.name} with weights {writer.hex()}, these are {here.hex()}"
+        raise BitstreamError(f"{told}: load the checkpoint that wrote it.")
     if not 0 < height * width <= MAX_PIXELS:
         raise BitstreamError(f"{height} x {width} pixels, not 1 to {MAX_PIXELS}: the header was forged.")
     strings, rest = [], memoryview(body)[22 + size + 4 * len(lengths) :]
@@ -253,7 +222,8 @@ def _latent_shape(codec: CompressionModel, height: int, width: int) -> tuple[int
     return tuple(-(-side // whole) * whole // codec.downsampling_factor for side in (height, width))
 
 
-def _check_image(image: Tensor) -> None:
+def check_image(image: Tensor) -> None:
+    """Raise ValueError unless it is a picture, (3, H, W) float32 in [0, 1], that can be coded."""
     if not isinstance(image, Tensor) or image.dtype != torch.float32 or image.ndim != 3 or image.shape[0] != 3:
         found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(f"an image is a float32 tensor (3, H, W) in [0, 1], not {found}.")
@@ -266,9 +236,7 @@ def _check_image(image: Tensor) -> None:
 
 def _check_codec(codec: CompressionModel) -> torch.device:
     if not hasattr(codec, "name"):
-        raise ValueError(
-            f"{type(codec).__name__} has no name for the header: make it with zoo.load, or set codec.name."
-        )
+        raise ValueError(f"{type(codec).__name__} has no name for the header: take zoo.load, or set codec.name.")
     if codec.training:
         raise ValueError(f"{codec.name} is in training mode: call codec.eval() before coding.")
     if any(key.endswith("_quantized_cdf") and not table.numel() for key, table in codec.named_buffers()):
@@ -279,8 +247,7 @@ def _check_codec(codec: CompressionModel) -> torch.device:
 def _exactly(codec: CompressionModel, call: Callable[[], Any]) -> tuple[Any, int]:
     """What `call` gives with all switched off that makes two runs of one network differ, and the CRC-32 of all scale indexes.
 
-    It runs in a thread of its own: only a thread itself can put back its number of OpenMP threads, and by then another
-    picture may still be at work in the same process.
+    It runs in a thread of its own: only a thread itself can put back its number of OpenMP threads.
     """
     crc = 0
     conditionals = [module for module in codec.modules() if isinstance(module, GaussianConditional)]

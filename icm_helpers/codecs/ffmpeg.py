@@ -9,9 +9,9 @@ r"""HEVC and VVC, the anchors of the video coding standards, through the ffmpeg 
     10      ...   the elementary stream (Annex B), without the messages and timing that decoding does not need
     -4      4     CRC-32 of everything before it
 
-Little endian. An elementary stream alone would be 14 bytes smaller, but it has no checksum: cut or changed, it decodes to
-fewer frames or to grey ones, and ffmpeg's HEVC decoder says nothing. What follows byte 10, without the checksum, is a file that
-ffmpeg and many players open. The stream's own parameter sets (50 to 70 bytes for a picture, up to 250 for a sequence) count too.
+Little endian. An elementary stream alone would be 14 bytes smaller, but cut or changed, it decodes to fewer frames or to grey
+ones, and ffmpeg's HEVC decoder says nothing. What follows byte 10, without the checksum, is a file that ffmpeg and many players
+open. The stream's own parameter sets (50 to 70 bytes for a picture, up to 250 for a sequence) count too.
 
 Colour is YCbCr of BT.601, limited range, 4:2:0: what ffmpeg assumes of a stream that says nothing about it, so this one says
 nothing. The conversion is done here on both sides, in floats: chroma is the mean of 2 x 2 pixels, and interpolated
@@ -92,15 +92,10 @@ class _Standard:
             ValueError: another shape, type or range, more than 65535 frames, or frames of more than `MAX_PIXELS`.
             RuntimeError, TimeoutError: as in `encode`.
         """
-        if frames.dtype != torch.float32 or frames.ndim != 4 or frames.shape[1] != 3:
-            raise ValueError(f"a video is a float32 tensor (T, 3, H, W), not {frames.dtype} {tuple(frames.shape)}.")
-        count, _, height, width = frames.shape
-        if not (0 < height * width <= MAX_PIXELS and count > 0 and max(frames.shape) <= 65535):
-            raise ValueError(
-                f"{count} frames of {height} x {width}: 1 to 65535 can be coded, of 1 to {MAX_PIXELS} pixels."
-            )
-        if not all(bool(((frame >= 0) & (frame <= 1)).all()) for frame in frames):  # false for NaN too
-            raise ValueError("a video lies in [0, 1] without NaN: divide 8-bit values by 255, or clamp.")
+        if frames.ndim != 4 or not 0 < len(frames) <= 65535:
+            raise ValueError(f"a video is a tensor (T, 3, H, W) of 1 to 65535 frames, not {tuple(frames.shape)}.")
+        for frame in frames:
+            container.check_image(frame)
         return self._encode(frames, self.inter)
 
     def decode_video(self, data: bytes) -> Tensor:
@@ -115,21 +110,15 @@ class _Standard:
         if not (0 < height * width <= MAX_PIXELS and count):
             raise BitstreamError(f"{count} frames of {height} x {width}, not 1 to {MAX_PIXELS}: the header was forged.")
         rows, columns = _padded(height), _padded(width)
-        options = (
-            f"-xerror -threads 1 -f {self.name} -i pipe:0 -fps_mode passthrough "
-            f"-f rawvideo -pix_fmt {self.pixel_format} pipe:1"
-        )
+        options = f"-xerror -threads 1 -f {self.name} -i pipe:0 -fps_mode passthrough"
+        options += f" -f rawvideo -pix_fmt {self.pixel_format} pipe:1"
         try:
             raw = _ffmpeg(options.split(), body[_HEADER.size :], pixels=count * rows * columns)
         except RuntimeError as error:
-            raise BitstreamError(
-                f"the {self.name} stream was forged, or this ffmpeg cannot read it: {error}"
-            ) from error
+            raise BitstreamError(f"the {self.name} stream is forged, or beyond this ffmpeg: {error}") from error
         samples, wanted = np.frombuffer(raw, self.sample), count * rows * columns * 3 // 2
         if samples.size != wanted:
-            raise BitstreamError(
-                f"the {self.name} stream has {samples.size} samples instead of {wanted}: it was forged."
-            )
+            raise BitstreamError(f"{samples.size} samples in the {self.name} stream, not {wanted}: it was forged.")
         frames = torch.empty(count, 3, height, width)
         for frame, planes in zip(frames, samples.reshape(count, -1), strict=True):
             frame.copy_(_rgb(torch.from_numpy(planes.astype(np.float32)), rows, columns, self.bits)[:, :height, :width])
@@ -141,10 +130,8 @@ class _Standard:
         margin = (0, columns - width, 0, rows - height)
         padded = (functional.pad(x[None].cpu(), margin, "replicate")[0] for x in frames)
         raw = b"".join(_planes(x, self.bits).numpy().astype(self.sample).tobytes() for x in padded)
-        options = (
-            f"-f rawvideo -pix_fmt {self.pixel_format} -s {columns}x{rows} -i pipe:0 -fps_mode passthrough "
-            f"-threads 1 -qp {self.qp} {self.encoder}{structure} -f {self.name}"
-        )
+        options = f"-f rawvideo -pix_fmt {self.pixel_format} -s {columns}x{rows} -i pipe:0 -fps_mode passthrough"
+        options += f" -threads 1 -qp {self.qp} {self.encoder}{structure} -f {self.name}"
         with tempfile.TemporaryDirectory() as folder:  # not through stdout: libvvenc prints its warnings there
             path = Path(folder) / "stream"
             _ffmpeg([*options.split(), str(path)], raw, pixels=count * rows * columns)

@@ -2,9 +2,9 @@
 
 Chen et al., "NeRV: Neural Representations for Videos", NeurIPS 2021, https://arxiv.org/abs/2110.13903.
 
-`NeRV` is the network; training it is the encoder's search (`icm_helpers.overfit`). `prune` makes it sparse, `encode_video` rounds
-and entropy codes it, `decode_video` gives all frames, or any of them without the others. The published code writes no file and
-counts weights * bits * density (`counted_bits`); here the rate is the length of this file:
+Training `NeRV` is the encoder's search (`overfit`). `prune` makes it sparse, `encode_video` rounds and entropy codes it,
+`decode_video` gives all frames, or any of them without the others. The published code writes no file and counts
+weights * bits * density (`counted_bits`); here the rate is the length of this file:
 
     offset  size  field
     0       4     magic, b"NRV" and format version 1
@@ -19,9 +19,7 @@ counts weights * bits * density (`counted_bits`); here the rate is the length of
 
 Little endian. Each row of a weight (what makes one output channel) has a scale of its own, a bias has one. Biases share a
 frequency table; weights share another, or each tensor has its own, whichever makes the smaller file. Pruned weights are the
-symbol 0: where they are is told by the words.
-
-The frames are the same in every process on one machine: each is computed alone, on one CPU thread, in float32.
+symbol 0. The frames are the same in every process on one machine: each is computed alone, on one CPU thread, in float32.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ from compressai.entropy_models.entropy_models import pmf_to_quantized_cdf
 from torch import Tensor, nn
 from torch.nn import functional
 
-from icm_helpers.codecs.container import MAX_PIXELS, BitstreamError
+from icm_helpers.codecs.container import MAX_PIXELS, BitstreamError, opened, sealed
 
 SIZES: dict[str, dict[str, Any]] = {
     # NeRV-S of the paper, for 720 x 1280.
@@ -108,9 +106,8 @@ class NeRV(nn.Module):
         sizes = (*fc_hw_dim, *strides, lower_width, stem_dim, expansion, reduction, pe_base, pe_levels)
         if len(fc_hw_dim) != 3 or not strides or not all(n > 0 for n in sizes) or fc_hw_dim[2] * expansion < 1:
             raise ValueError(
-                f"no network of fc_hw_dim={fc_hw_dim}, strides={strides}, lower_width={lower_width}, stem_dim={stem_dim}, "
-                f"expansion={expansion}, reduction={reduction}, pe_base={pe_base}, pe_levels={pe_levels}: "
-                f"fc_hw_dim is three numbers, there is a stride at least, and every number and width is positive."
+                f"no network of {fc_hw_dim=}, {strides=}, {lower_width=}, {stem_dim=}, {expansion=}, {reduction=}, {pe_base=}, "
+                f"{pe_levels=}: fc_hw_dim is three numbers, there is a stride at least, and every number and width is positive."
             )
         self.fc_hw_dim, self.strides = tuple(fc_hw_dim), tuple(strides)
         self.lower_width, self.stem_dim, self.expansion, self.reduction = lower_width, stem_dim, expansion, reduction
@@ -145,23 +142,21 @@ class NeRV(nn.Module):
         height, width, channels = self.fc_hw_dim
         x = x.view(-1, channels, height, width)
         # SiLU commutes with the shuffle, and so does the head, a 1 x 1 convolution: the last and largest shuffle then moves 3
-        # channels instead of all. In place where no gradient needs what was there.
+        # channels instead of all.
         for stride, block in zip((1, *self.strides), self.layers, strict=False):
             x = block["conv"]["conv"](functional.pixel_shuffle(x, stride))
             x = functional.silu(x, inplace=not torch.is_grad_enabled())
         stride, head = self.strides[-1], self.head_layers[-1]
-        spread = torch.kron(
-            head.weight[:, :, 0, 0], torch.eye(stride**2, dtype=head.weight.dtype, device=x.device)
-        )  # (3 s^2, C s^2)
-        x = functional.conv2d(x, spread[:, :, None, None], head.bias.repeat_interleave(stride**2))
+        ones = torch.eye(stride**2, dtype=head.weight.dtype, device=x.device)
+        spread = torch.kron(head.weight[:, :, 0, 0], ones)[:, :, None, None]  # (3 s^2, C s^2, 1, 1)
+        x = functional.conv2d(x, spread, head.bias.repeat_interleave(stride**2))
         return (functional.pixel_shuffle(x, stride).tanh() + 1) * 0.5
 
 
 def fitting(height: int, width: int, channels: int) -> NeRV:
     """A network with random weights for frames of this size: its picture is larger by less than a cell of the small map.
 
-    Args:
-        channels: of the small map; no block has fewer. Bytes grow with its square.
+    `channels` are those of the small map; no block has fewer, and bytes grow with their square.
 
     >>> fitting(180, 320, 12).size
     (192, 320)
@@ -178,11 +173,6 @@ def prune(network: NeRV, density: float) -> None:
 
     Raises:
         ValueError: `density` is not in (0, 1].
-
-    >>> network = NeRV((2, 3, 4), strides=(2, 2), lower_width=4, stem_dim=8)
-    >>> prune(network, 0.25)
-    >>> round(network.stem[0].weight.count_nonzero().item() / network.stem[0].weight.numel(), 1) < 0.5
-    True
     """
     if not 0 < density <= 1:
         raise ValueError(f"density is the part of the weights that stays, in (0, 1], not {density}")
@@ -202,11 +192,9 @@ def counted_bits(network: NeRV, bits: int = 8) -> float:
 def encode_video(frames: Tensor, network: NeRV, *, bits: int = 8) -> bytes:
     """The file of a video, (T, 3, H, W), whose `network` was trained to it; `8 * len(data) / (T * H * W)` is its bpp.
 
-    The frames say how many there are and where the network's picture is cropped; what they show is in the network.
-
-    Args:
-        bits: of a weight, 2 to 8: it takes one of exactly 2^bits levels from the smallest to the largest of its output channel,
-            zero among them. Biases have 2^8.
+    The frames say how many there are and where the network's picture is cropped; what they show is in the network. A weight has
+    `bits`, 2 to 8: it takes one of exactly 2^bits levels from the smallest to the largest of its output channel, zero among them.
+    Biases have 2^8.
 
     Raises:
         ValueError: another shape, more than 65535 frames, frames larger than the network's, weights that are not finite, or
@@ -219,24 +207,21 @@ def encode_video(frames: Tensor, network: NeRV, *, bits: int = 8) -> bytes:
         raise ValueError(f"bits of a weight are 2 to 8, not {bits}.")
     if not (0 < height <= network.size[0] and 0 < width <= network.size[1]):
         raise ValueError(f"frames of {height} x {width}, but the network draws {network.size}: take another fc_hw_dim.")
-    tensors = [(name, value.detach().float().cpu()) for name, value in sorted(network.named_parameters())]
-    wrong = [name for name, value in tensors if not bool(value.isfinite().all())]
-    if wrong:
+    tensors = {name: value.detach().float().cpu() for name, value in sorted(network.named_parameters())}
+    if wrong := [name for name, value in tensors.items() if not bool(value.isfinite().all())]:
         raise ValueError(f"{', '.join(wrong)} of the network are not finite: the training diverged, lower its rate.")
-    values = [value for _, value in tensors]
+    values = list(tensors.values())
     scales, symbols = zip(*(_quantise(value, bits if value.ndim > 1 else _BIAS_BITS) for value in values), strict=True)
-    side, words = min(
-        (_code(values, scales, symbols, pooled) for pooled in (False, True)), key=lambda s: len(s[0] + s[1])
-    )
+    coded = [_code(values, scales, symbols, pooled) for pooled in (False, True)]
+    side, words = min(coded, key=lambda parts: sum(map(len, parts)))
+    sizes = (*network.fc_hw_dim, network.lower_width, network.stem_dim, network.reduction, network.expansion)
     try:
         header = _HEADER.pack(
-            *(MAGIC, height, width, count, *network.fc_hw_dim, network.lower_width, network.stem_dim),
-            *(network.reduction, network.expansion, network.pe_base, network.pe_levels, len(network.strides)),
-        ) + struct.pack(f"<{len(network.strides)}BI", *network.strides, len(side))
+            *(MAGIC, height, width, count, *sizes, network.pe_base, network.pe_levels, len(network.strides))
+        )
+        return sealed(header + struct.pack(f"<{len(network.strides)}BI", *network.strides, len(side)) + side + words)
     except struct.error as error:
         raise ValueError(f"the header holds sizes up to 65535 and strides up to 255 ({error}).") from error
-    body = header + side + words
-    return body + struct.pack("<I", zlib.crc32(body))
 
 
 def decode_video(data: bytes, indices: Sequence[int] | None = None, *, device: str = "cpu") -> Tensor:
@@ -252,8 +237,7 @@ def decode_video(data: bytes, indices: Sequence[int] | None = None, *, device: s
     network, count, height, width = _read(bytes(data))
     network.to(device, memory_format=torch.channels_last)
     chosen = range(count) if indices is None else list(indices)
-    absent = [k for k in chosen if not 0 <= k < count]
-    if absent:
+    if absent := [k for k in chosen if not 0 <= k < count]:
         raise IndexError(f"no frame {absent[0]} in a video of {count} frames, numbered from 0.")
     frames = torch.empty(len(chosen), 3, height, width)
     threads = torch.get_num_threads()
@@ -274,22 +258,15 @@ def decode_video(data: bytes, indices: Sequence[int] | None = None, *, device: s
     return frames
 
 
-class _Table:
-    """How often each symbol occurs, in 2^16: `low`, `low + 1`, ..., and last the escape, which CompressAI's coder asks for."""
+_Table = tuple[int, np.ndarray]
+"""The lowest symbol, and how often it and those after it occur in 2^16; last the escape, which CompressAI's coder asks for."""
 
-    def __init__(self, low: int, frequencies: np.ndarray) -> None:
-        self.low, self.frequencies = low, frequencies
 
-    @classmethod
-    def of(cls, symbols: np.ndarray) -> _Table:
-        low = int(symbols.min())
-        counts = np.bincount(symbols - low).astype(np.float64)
-        pmf = torch.from_numpy(np.append(counts / counts.sum(), 0.0)).float()
-        return cls(low, np.diff(pmf_to_quantized_cdf(pmf, _PRECISION).numpy()))
-
-    def pack(self) -> bytes:
-        # The escape is left out: it has what is missing in 2^16.
-        return struct.pack("<hH", self.low, len(self.frequencies) - 1) + self.frequencies[:-1].astype("<u2").tobytes()
+def _table(symbols: np.ndarray) -> _Table:
+    low = int(symbols.min())
+    counts = np.bincount(symbols - low).astype(np.float64)
+    pmf = torch.from_numpy(np.append(counts / counts.sum(), 0.0)).float()
+    return low, np.diff(pmf_to_quantized_cdf(pmf, _PRECISION).numpy())
 
 
 def _rows(value: Tensor) -> int:
@@ -308,13 +285,12 @@ def _code(
 ) -> tuple[bytes, bytes]:
     """Side information and words. Small networks are smaller `pooled`: there a table costs more than it saves."""
     which = _tables(values, pooled)
-    tables = [
-        _Table.of(np.concatenate([part for part, table in zip(symbols, which, strict=True) if table == number]))
-        for number in range(max(which) + 1)
-    ]
-    coding = _coding([len(part) for part in symbols], which, tables)
-    words = ans.RansEncoder().encode_with_indexes(np.concatenate(symbols).tolist(), *coding)
-    side = bytes([pooled]) + np.concatenate(scales).tobytes() + b"".join(table.pack() for table in tables)
+    everything, table_of = np.concatenate(symbols), np.repeat(which, [len(part) for part in symbols])
+    tables = [_table(everything[table_of == number]) for number in range(max(which) + 1)]
+    words = ans.RansEncoder().encode_with_indexes(everything.tolist(), *_coding(table_of, tables))
+    side = bytes([pooled]) + np.concatenate(scales).tobytes()
+    for low, frequencies in tables:  # the escape is left out: it has what is missing in 2^16
+        side += struct.pack("<hH", low, len(frequencies) - 1) + frequencies[:-1].astype("<u2").tobytes()
     return zlib.compress(side, 9), words
 
 
@@ -331,27 +307,16 @@ def _quantise(value: Tensor, bits: int) -> tuple[np.ndarray, np.ndarray]:
     return scales, (np.rint(rows / step + zero).clip(0, top) - zero).astype(np.int32).ravel()
 
 
-def _coding(
-    lengths: Sequence[int], which: Sequence[int], tables: Sequence[_Table]
-) -> tuple[list[int], list[list[int]], list[int], list[int]]:
+def _coding(table_of: np.ndarray, tables: Sequence[_Table]) -> tuple[list[int], list[list[int]], list[int], list[int]]:
     """The arguments of CompressAI's coder: the table of each symbol, and the tables."""
-    cdfs = [[0, *np.cumsum(table.frequencies).tolist()] for table in tables]
-    return np.repeat(which, lengths).tolist(), cdfs, [len(cdf) for cdf in cdfs], [table.low for table in tables]
+    cdfs = [[0, *np.cumsum(frequencies).tolist()] for _, frequencies in tables]
+    return table_of.tolist(), cdfs, [len(cdf) for cdf in cdfs], [low for low, _ in tables]
 
 
 def _read(data: bytes) -> tuple[NeRV, int, int, int]:
     """The network in a file, the number of frames, and their height and width."""
-    if data[:4] != MAGIC:
-        raise BitstreamError(
-            f"starts with {data[:4]!r} instead of {MAGIC!r}: no file of this format or version, or damaged."
-        )
-    body, found = data[:-4], zlib.crc32(data[:-4])
-    if len(data) < _HEADER.size + 8 or found != int.from_bytes(data[-4:], "little"):
-        raise BitstreamError(
-            f"checksum differs (expected {data[-4:][::-1].hex()}, found {found:08x}): damaged, cut short or too long."
-        )
-    # From here on only a forger's bytes are wrong; they must not cost more than an error.
-    try:
+    body = opened(data, MAGIC, _HEADER.size + 4)
+    try:  # from here on only a forger's bytes are wrong; they must not cost more than an error
         return _parse(body)
     except (struct.error, zlib.error, ValueError, IndexError, RuntimeError, OverflowError) as error:
         raise BitstreamError(f"no network can be read ({error}): the file was forged.") from error
@@ -382,15 +347,15 @@ def _parse(body: bytes) -> tuple[NeRV, int, int, int]:
         frequencies = np.append(frequencies, 2**_PRECISION - frequencies.sum())
         if not entries or frequencies.min() < 1:
             raise ValueError("a frequency table without a place for every symbol")
-        tables.append(_Table(low, frequencies))
+        tables.append((low, frequencies))
         at += 4 + 2 * entries
     if at != len(side) or not inflate.eof or inflate.unused_data or not np.isfinite(scales).all():
         raise ValueError("side information that is too long, too short or not finite")
 
     numbers = [value.numel() for value in shapes.values()]
-    coding = _coding(numbers, which, tables)
     # The rANS decoder checks no bounds: one that lost its way must meet zeros, not the end of its memory.
     words = body[start + length :] + bytes(8 * parameters)
+    coding = _coding(np.repeat(which, numbers), tables)
     symbols = np.array(ans.RansDecoder().decode_with_indexes(words, *coding), np.float32)
     parts = zip(np.split(symbols, np.cumsum(numbers)[:-1]), np.split(scales, np.cumsum(rows)[:-1]), strict=True)
     state = {

@@ -28,6 +28,8 @@ from icm_helpers import files
 if TYPE_CHECKING:
     from icm_helpers.codecs.zoo import Codec
 
+_TABLE = "_quantized_cdf"
+
 
 def load(codec: Codec, quality: int | None, weights: Path | str | None, metric: str) -> CompressionModel:
     """What `zoo.load` gives for a network: see there."""
@@ -92,19 +94,17 @@ def save(codec: CompressionModel, path: Path | str, metadata: Mapping[str, str] 
 def fingerprint(codec: torch.nn.Module) -> bytes:
     """Eight bytes that change with any weight or CDF table: a SHA-256 over names, types, shapes and values, cut short.
 
-    Independent of the device and of the order of layers. Takes about 1 ms a million parameters.
+    Independent of the device and of the order of layers.
 
     >>> first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     >>> len(fingerprint(first)), fingerprint(first) == fingerprint(second)
     (8, False)
     """
-    digest = hashlib.sha256()
-    state = codec.state_dict()
+    digest, state = hashlib.sha256(), codec.state_dict()
     for key in sorted(state):
         value = state[key].detach().cpu()
         # A masked convolution zeroes its weights only when it first runs: hash what it will compute with.
-        mask = state.get(key.removesuffix("weight") + "mask") if key.endswith(".weight") else None
-        if mask is not None:
+        if key.endswith(".weight") and (mask := state.get(key.removesuffix("weight") + "mask")) is not None:
             value = value * mask.cpu()
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -161,9 +161,6 @@ def _unpacked(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return whole
 
 
-_TABLE = "_quantized_cdf"
-
-
 def _fetch(name: str, quality: int | None, metric: str) -> tuple[dict[str, Tensor], str]:
     """CompressAI's published weights and their URL; the zoo's own loader would unpickle anything and check no hash."""
     urls = (_image.model_urls | _image_vbr.model_urls).get(name, {}).get(metric, {})
@@ -195,11 +192,8 @@ def _fill(codec: CompressionModel, state: dict[str, Tensor], source: Path | str)
         expected = codec.state_dict()
         wrong = [f"{key} is missing" for key in expected if key not in state]
         wrong += [f"{key} is unknown" for key in state if key not in expected]
-        wrong += [
-            f"{key} is {tuple(state[key].shape)} instead of {tuple(value.shape)}"
-            for key, value in expected.items()
-            if key in state and state[key].shape != value.shape
-        ]
+        both = [(key, tuple(state[key].shape), tuple(expected[key].shape)) for key in expected if key in state]
+        wrong += [f"{key} is {found} instead of {wanted}" for key, found, wanted in both if found != wanted]
         raise ValueError(
             f"{source} does not fit {codec.name} of quality {codec.quality}: {len(wrong)} entries differ, first "
             f"{'; '.join(wrong[:4])}. Was it trained as another codec or quality?"
