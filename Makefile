@@ -68,5 +68,5 @@ $(STAMP):
 	echo "[2/3] installing uv"; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv; \
 	echo "[3/3] installing the packages of constraints.txt (a first time downloads about 3 GB)"; \
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[book,test,anchors,cluster,onnx,sam,yolo]'; \
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[book,test,anchors,onnx,sam,yolo]'; \
 	touch $@

@@ -2,12 +2,13 @@
 
     .venv/bin/python book/build.py [--preset book] [--only papers/object_region_mse]
 
-A chapter is executed again when anything that it can depend on has changed: its text, icm_helpers, the committed data,
-the pins, the Python version or the preset. Everything lands in _build:
+A chapter is executed again when anything that its outputs can depend on has changed: its code, icm_helpers, the committed data,
+the pins, the Python version or the preset. Prose around the same code is rendered with the outputs that are there. Everything
+lands in _build:
 
     executed/   the chapters with their outputs, each carrying the key that it was executed under
     failed/     a chapter that failed, up to the failing cell
-    src/        what Sphinx reads: book/ with each text notebook replaced by its executed twin
+    src/        what Sphinx reads: book/ with each text notebook's outputs added to it
     html/       the rendered book
 """
 
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nbformat
@@ -48,11 +50,16 @@ def tree(folder: Path) -> list[Path]:
     return [p for p in found if not any(part in skipped or part[0] == "." for part in p.relative_to(folder).parts)]
 
 
-def chapter_key(root: Path, chapter: Path, preset: str) -> str:
-    """The key of a chapter's outputs: equal keys, equal outputs."""
+def shared_key(root: Path, preset: str) -> str:
+    """The key of what all chapters depend on."""
     shared = [*(root / "icm_helpers").rglob("*.py"), root / "pyproject.toml", root / "constraints.txt"]
     data = [path for path in tree(root / "data") if (root / "data" / "cache") not in path.parents]
-    return digest(root, [chapter, *shared, *data], preset, platform.python_version())
+    return digest(root, [*shared, *data], preset, platform.python_version())
+
+
+def chapter_key(nb: NotebookNode, shared: str) -> str:
+    """The key of a chapter's outputs: equal keys, equal outputs."""
+    return digest(ROOT, [], shared, *(cell.source for cell in nb.cells if cell.cell_type == "code"))
 
 
 def is_fresh(executed: Path, key: str) -> bool:
@@ -71,60 +78,88 @@ def seal(nb: NotebookNode, executed: Path, key: str) -> None:
     nb.metadata["icm_key"] = key
     for cell in nb.cells:
         cell.metadata.pop("papermill", None)
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.metadata.tags.append("remove-cell")  # the reader sees the documented parameters, once
     partial = executed.with_suffix(".sealing.ipynb")
     nbformat.write(nb, partial)
     os.replace(partial, executed)
 
 
-def execute_stale(root: Path, preset: str, only: str | None = None) -> list[Path]:
-    """Execute the chapters whose key changed, one after another; returns those that were executed.
+def execute_stale(root: Path, preset: str, only: str | None = None, jobs: int | None = None) -> list[Path]:
+    """Execute the chapters whose key changed, `jobs` side by side (one for each two cores, at least two); returns them.
 
     Raises:
         ValueError: `only` names no chapter.
-        ChapterError: a chapter failed. The ones before it are kept, so the next call goes on from there.
+        ChapterError: a chapter failed. The others are kept, so the next call goes on from there.
     """
     book, build = root / "book", root / "_build"
-    found = notebooks.chapters(book)
-    names = {chapter.relative_to(book).with_suffix("").as_posix(): chapter for chapter in found}
+    names = {chapter.relative_to(book).with_suffix("").as_posix(): chapter for chapter in notebooks.chapters(book)}
     if only is not None and only not in names:
         raise ValueError(f"--only {only}: no such chapter; there are {', '.join(names) or 'none'}")
     executed = {name: build / "executed" / f"{name}.ipynb" for name in names}
-    keys = {name: chapter_key(root, chapter, preset) for name, chapter in names.items()}
+    shared = shared_key(root, preset)
+    keys = {name: chapter_key(notebooks.read(chapter), shared) for name, chapter in names.items()}
     stale = [name for name in names if only in (None, name) and not is_fresh(executed[name], keys[name])]
     print(f"chapters: {len(names)}, up to date: {len(names) - len(stale)}, to execute: {len(stale)}", flush=True)
+    if not stale:
+        return []
+    cores = os.cpu_count() or 1
+    jobs = min(jobs or max(2, cores // 2), len(stale))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
     start = time.monotonic()
-    for done, name in enumerate(stale):
-        elapsed = time.monotonic() - start
-        eta = f", about {elapsed / done * (len(stale) - done):.0f} s to go" if done else ""
-        print(f"[{done + 1}/{len(stale)}] {name} (preset {preset}; {elapsed:.0f} s so far{eta})", flush=True)
+
+    def run(name: str) -> None:
         try:
-            nb = notebooks.execute(names[name], executed[name], {"preset": preset}, cwd=root)
+            nb = notebooks.execute(names[name], executed[name], {"preset": preset}, cwd=root, progress=jobs == 1)
         except notebooks.ChapterError as error:
             failed = build / "failed" / f"{name}.ipynb"
             failed.parent.mkdir(parents=True, exist_ok=True)
             os.replace(error.partial, failed)
-            message = str(error).replace(str(error.partial), str(failed))
-            raise notebooks.ChapterError(message, failed) from None
+            raise notebooks.ChapterError(str(error).replace(str(error.partial), str(failed)), failed) from None
         seal(nb, executed[name], keys[name])
         (build / "failed" / f"{name}.ipynb").unlink(missing_ok=True)
+
+    # The chapters with most code first, so that no long one is left alone at the end.
+    stale.sort(key=lambda name: -len(names[name].read_bytes()))
+    with ThreadPoolExecutor(jobs) as pool:
+        running = {pool.submit(run, name): name for name in stale}
+        try:
+            for done, future in enumerate(as_completed(running), start=1):
+                future.result()
+                elapsed = time.monotonic() - start
+                eta = f", about {elapsed / done * (len(stale) - done):.0f} s to go" if done < len(stale) else ""
+                print(
+                    f"[{done}/{len(stale)}] {running[future]} (preset {preset}; {elapsed:.0f} s so far{eta})",
+                    flush=True,
+                )
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return [names[name] for name in stale]
 
 
+def with_outputs(text: NotebookNode, executed: NotebookNode) -> NotebookNode:
+    """A chapter as its text is now, with the outputs that its code gave; the reader sees the documented parameters, once."""
+    ran = [cell for cell in executed.cells if cell.cell_type == "code"]
+    ran = [cell for cell in ran if "injected-parameters" not in cell.metadata.get("tags", [])]
+    for cell, done in zip((c for c in text.cells if c.cell_type == "code"), ran, strict=True):
+        cell.outputs, cell.execution_count = done.outputs, done.execution_count
+    text.metadata = executed.metadata
+    return text
+
+
 def assemble(root: Path) -> Path:
-    """Lay out what Sphinx reads: book/ with each text notebook replaced by its executed twin."""
+    """Lay out what Sphinx reads: book/ with the outputs of each text notebook."""
     book, source = root / "book", root / "_build" / "src"
     shutil.rmtree(source, ignore_errors=True)
     chapters = set(notebooks.chapters(book))
     for path in tree(book):
         name = path.relative_to(book)
-        if path in chapters:
-            path, name = root / "_build" / "executed" / name.with_suffix(".ipynb"), name.with_suffix(".ipynb")
-        elif path.suffix in {".py", ".ipynb"}:
-            continue
         (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, source / name)
+        if path in chapters:
+            name = name.with_suffix(".ipynb")
+            executed = nbformat.read(root / "_build" / "executed" / name, as_version=4)
+            nbformat.write(with_outputs(notebooks.read(path), executed), source / name)
+        elif path.suffix not in {".py", ".ipynb"}:
+            shutil.copyfile(path, source / name)
     return source
 
 

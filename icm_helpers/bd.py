@@ -36,8 +36,8 @@ class Interval:
         return "no overlap" if np.isnan(self.value) else told
 
 
-def curve(records: Sequence[dict[str, Any]], metric: str, detector: str | None = None, name: str = "") -> Curve:
-    """A method's curve from its records: one point a lmbda, seeds averaged, in each replicate too.
+def curve(records: Sequence[Any], metric: str, detector: str | None = None, name: str = "") -> Curve:
+    """A method's curve from its records: one point a setting (lambda, quality, ...), seeds averaged, in each replicate too.
 
     Raises:
         ValueError: no records, or a record lacks the metric.
@@ -46,22 +46,18 @@ def curve(records: Sequence[dict[str, Any]], metric: str, detector: str | None =
         raise ValueError(f"no records for the curve {name or metric}")
 
     def pick(part: dict[str, Any], key: str) -> Any:
-        if key not in part or (detector is not None and key != "bpp" and detector not in part[key]):
+        by_detector = detector is not None and key != "bpp"
+        if key not in part or (by_detector and detector not in part[key]):
             raise ValueError(
                 f"a record has no {key}{f' of {detector}' if detector else ''}; it has {', '.join(sorted(part))}"
             )
-        return part[key] if key == "bpp" or detector is None else part[key][detector]
+        return part[key][detector] if by_detector else part[key]
 
     points = []
-    for lmbda in sorted({r["recipe"]["lmbda"] for r in records}):
-        same = [r for r in records if r["recipe"]["lmbda"] == lmbda]
-        points.append(
-            [
-                np.mean([pick(r[part], key) for r in same], axis=0)
-                for part in ("result", "bootstrap")
-                for key in ("bpp", metric)
-            ]
-        )
+    for setting in sorted({r.recipe.setting for r in records}):
+        same = [r for r in records if r.recipe.setting == setting]
+        parts = [r.result for r in same], [r.bootstrap for r in same]
+        points.append([np.mean([pick(p, key) for p in part], axis=0) for part in parts for key in ("bpp", metric)])
     points.sort(key=lambda p: p[0])
     bpp, value, bpp_replicates, value_replicates = (np.stack(v, axis=-1) for v in zip(*points, strict=True))
     return Curve(name or metric, bpp, value, bpp_replicates, value_replicates)

@@ -1,24 +1,16 @@
 """What every codec of the book costs: weights, arithmetic, time, and how near its real bytes come to its likelihoods.
 
-    python -m icm_helpers.complexity --list                            # what the committed table has, and lacks
-    python -m icm_helpers.complexity                                   # measure what it lacks, on Kodak
-    python -m icm_helpers.complexity --only "tcm large" "vvc 42"       # measure these again
-    python -m icm_helpers.complexity --codec mbt2018-mean --quality 3  # with CompressAI's weights, fetched or in torch's cache
-    python -m icm_helpers.complexity --codec tcm --weights tcm_0.05.pth.tar
-
 Everything runs on the CPU, on one thread, as the container codes. Time is processor time, so that of other programs is not in it.
 It still depends on the machine: each is measured in turns with the same work by `mean-scale-small`, and their ratio is what counts.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +34,12 @@ PUBLISHED = results.LEDGER / "codecs" / "published.json"  # numbers of others, e
 REFERENCE = "mean-scale-small"  # whose time is 1
 CROP, SIDE = "kodim20", 256  # every codec is counted and timed on the middle of this picture
 REPEATS = 5
+TRAINED = (
+    "start-coco-mini",
+    "mean-scale-small-mse-l0.01-s0-ee6d181f",
+    "start-scenes",
+    "mean-scale-small-mse-l0.002-s0-bb629e52",
+)
 ANCHORS = {"jpeg": (10, 30, 75), "webp": (5, 30, 75), "avif": (15, 35, 60), "hevc": (42, 37, 32), "vvc": (47, 42, 37)}
 
 Row = dict[str, Any]
@@ -69,7 +67,7 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """What the table is to have: each size of each codec of the zoo, and the classical codecs at three qualities.
+    """What the table is to have: each size of each network of the zoo, and the classical codecs at three qualities.
 
     >>> [e.key for e in entries() if e.codec in ("mbt2018-mean", "tcm")]
     ['tcm small', 'tcm medium', 'tcm large', 'mbt2018-mean 1-4', 'mbt2018-mean 5-8']
@@ -78,26 +76,18 @@ def entries() -> list[Entry]:
     for name, codec in zoo.CODECS.items():
         if not codec.network:
             found += [Entry(name, f"{q}", "none", partial(zoo.load, name, q)) for q in ANCHORS.get(name, ())]
-            continue
-        if name == REFERENCE:
-            for stem in (
-                "start-coco-mini",
-                f"{name}-mse-l0.01-s0-ee6d181f",
-                "start-scenes",
-                f"{name}-mse-l0.002-s0-bb629e52",
-            ):
-                found.append(Entry(name, "", stem, partial(zoo.load, name, zoo.CHECKPOINTS / f"{stem}.safetensors")))
+        elif name == REFERENCE:
+            paths = [zoo.CHECKPOINTS / f"{stem}.safetensors" for stem in TRAINED]
+            found += [Entry(name, "", path.stem, partial(zoo.load, name, path)) for path in paths]
         elif name == "tcm":
-            found += [
-                Entry(name, s, "random", partial(_tcm, n)) for s, n in (("small", 64), ("medium", 96), ("large", 128))
-            ]
-        elif codec.sizes:
-            for size in dict.fromkeys(codec.sizes.values()):
-                qualities = [q for q, s in codec.sizes.items() if s == size]
-                build = partial(zoo.load, name, qualities[0], weights=None)
-                found.append(Entry(name, f"{qualities[0]}-{qualities[-1]}", "random", build))
+            sizes = {"small": 64, "medium": 96, "large": 128}
+            found += [Entry(name, s, "random", partial(networks.build, codec, N=n)) for s, n in sizes.items()]
         else:
-            found.append(Entry(name, "", "random", partial(zoo.load, name, weights=None)))
+            sizes = codec.sizes or {None: ()}
+            for size in dict.fromkeys(sizes.values()):
+                alike = [q for q, s in sizes.items() if s == size]
+                setting = f"{alike[0]}-{alike[-1]}" if codec.sizes else ""
+                found.append(Entry(name, setting, "random", partial(zoo.load, name, alike[0], weights=None)))
     return found
 
 
@@ -155,16 +145,14 @@ def measure(codec: Codec, crop: Tensor, pictures: Mapping[str, Tensor], *, repea
         mean PSNR in dB, of decoded pictures rounded to 8 bits. What a classical codec does not have is left out.
     """
     row: Row = {}
-    learned = isinstance(codec, nn.Module)
     overhead = 0
     coded = container.encode(codec, crop)
-    if learned:
+    if isinstance(codec, nn.Module):
         row["parameters"] = sum(p.numel() for p in codec.parameters())
         encoding, decoding, strings = macs(codec, crop[None])
         pixels = crop.shape[1] * crop.shape[2]
         row["macs"] = {"encode": encoding / pixels, "decode": decoding / pixels}
-        overhead = len(coded) - sum(map(len, strings))
-        row["container_bytes"] = overhead
+        row["container_bytes"] = overhead = len(coded) - sum(map(len, strings))
     row |= _times(codec, crop, repeats)
     row["crop"] = _rate(codec, crop, coded, overhead)
     if pictures:
@@ -191,8 +179,8 @@ def _rate(codec: Codec, x: Tensor, coded: bytes, overhead: int) -> dict[str, flo
 def _times(codec: Codec, crop: Tensor, repeats: int) -> Row:
     """Median processor seconds of `encode` and `decode`, and the median of their ratios to the reference's of the same turn."""
     both = [(c, container.encode(c, crop)) for c in (zoo.load(REFERENCE), codec)]
-    seconds: dict[str, list[float]] = {"encode": [], "decode": []}
-    ratios: dict[str, list[float]] = {"encode": [], "decode": []}
+    found: Row = {"seconds": {}, "ratio": {}}
+    turns: dict[str, list[tuple[float, float]]] = {"encode": [], "decode": []}
     try:
         for c, coded in both:
             if isinstance(c, nn.Module):
@@ -201,15 +189,15 @@ def _times(codec: Codec, crop: Tensor, repeats: int) -> Row:
         for _ in range(repeats):
             for name, work in (("encode", lambda c, coded: container.encode(c, crop)), ("decode", container.decode)):
                 # The reference is so quick that a single run of it would be noisy.
-                (c, coded), (own, own_coded) = both
-                unit = statistics.median(_seconds(work, c, coded) for _ in range(3))
-                seconds[name].append(_seconds(work, own, own_coded))
-                ratios[name].append(seconds[name][-1] / unit)
+                unit = statistics.median(_seconds(work, *both[0]) for _ in range(3))
+                own = _seconds(work, *both[1])
+                turns[name].append((own, own / unit))
     finally:
         if isinstance(codec, nn.Module):
             codec.__dict__.pop("known_fingerprint", None)  # its weights may change later
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    return {"seconds": median, "ratio": {name: statistics.median(values) for name, values in ratios.items()}}
+    for name, pairs in turns.items():
+        found["seconds"][name], found["ratio"][name] = map(statistics.median, zip(*pairs, strict=True))
+    return found
 
 
 def _seconds(work: Callable[..., Any], *arguments: Any) -> float:
@@ -234,7 +222,7 @@ def read(path: Path = TABLE) -> dict[str, Row]:
     wanted = [entry.key for entry in entries()]
     if missing := [key for key in wanted if key not in rows]:
         raise results.LedgerError(
-            f"{path} lacks {', '.join(missing)}: measure with `python -m icm_helpers.complexity`, which keeps the rows it has"
+            f"{path} lacks {', '.join(missing)}: measure with `icm complexity`, which keeps the rows it has"
         )
     return {key: rows[key] for key in [*wanted, *(key for key in rows if key not in wanted)]}
 
@@ -256,17 +244,13 @@ def kodak(folder: Path | None = None) -> dict[str, Tensor]:
     paths = sorted(given.glob("kodim*.png"))
     if CROP not in {path.stem for path in paths}:
         raise downloads.DataError(
-            f"{given} has no {CROP}.png: `python -m icm_helpers.data.datasets fetch kodak`, or name another folder with --kodak"
+            f"{given} has no {CROP}.png: `icm datasets fetch kodak`, or name another folder with --kodak"
         )
     pictures = {}
     for path in paths:
         with Image.open(path) as file:
             pictures[path.stem] = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1).float() / 255
     return pictures
-
-
-def _tcm(n: int) -> CompressionModel:
-    return networks.build(zoo.CODECS["tcm"], N=n)
 
 
 def _add(entry: Entry, pictures: Mapping[str, Tensor], out: Path) -> None:
@@ -284,55 +268,50 @@ def _add(entry: Entry, pictures: Mapping[str, Tensor], out: Path) -> None:
         temporary.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def main(arguments: Iterable[str] | None = None) -> None:
-    """The command line; see the top of this file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m icm_helpers.complexity", description="Measure what codecs cost; rows that are there are kept."
-    )
-    parser.add_argument("--list", action="store_true", help="say what the table has and lacks, and stop")
-    parser.add_argument(
-        "--only", nargs="+", metavar="ROW", help="measure these rows of --list, again where they are there"
-    )
-    parser.add_argument(
-        "--codec", choices=[c.name for c in zoo.CODECS.values() if c.network], help="add a codec with trained weights"
-    )
-    parser.add_argument("--quality", type=int, help="its quality, where CompressAI has several")
-    parser.add_argument("--weights", type=Path, help="its weights file; the shipped or published ones where left out")
-    parser.add_argument(
-        "--kodak", type=Path, help="folder of kodim01.png ...; where left out, data/kodak or ICM_REAL_DATA's"
-    )
-    parser.add_argument("--out", type=Path, default=TABLE, help="the table (default: the committed one)")
-    args = parser.parse_args(arguments)
+def listed(out: Path = TABLE) -> dict[str, bool]:
+    """The rows that a table has or is to have, and whether it has them."""
+    have = _rows(out)
+    return {key: key in have for key in {entry.key: None for entry in entries()} | have}
+
+
+def report(
+    only: Sequence[str] = (),
+    *,
+    codec: str | None = None,
+    quality: int | None = None,
+    weights: Path | None = None,
+    folder: Path | None = None,
+    out: Path = TABLE,
+) -> int:
+    """Measure the rows that a table lacks into it, and say how many; those that are there are kept, also where it is stopped.
+
+    Args:
+        only: measure these rows of :func:`listed`, again where they are there.
+        codec, quality, weights: add this network instead, with weights of its own, or the shipped or published ones.
+        folder: of kodim01.png ...; where left out, as :func:`kodak` finds it.
+        out: the table; where left out, the committed one.
+
+    Raises:
+        ValueError: `only` names no row, or the codec is no network.
+        DataError, LedgerError: as :func:`kodak` and :func:`read`.
+    """
+    known = {entry.key: entry for entry in entries()}
+    if codec:
+        zoo.find(codec)
+        stem = weights.name.partition(".")[0] if weights else "published"
+        build = partial(zoo.load, codec, quality, weights=weights or "default")
+        chosen = [Entry(codec, "" if quality is None else f"{quality}", stem, build)]
+    elif unknown := [key for key in only if key not in known]:
+        raise ValueError(f"no row is called {', '.join(map(repr, unknown))}: there are {', '.join(known)}")
+    else:
+        chosen = [known[key] for key in only or [key for key, there in listed(out).items() if not there]]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        have, known = _rows(args.out), {entry.key: entry for entry in entries()}
-        if args.list:
-            print("\n".join(f"{'measured' if key in have else 'missing ':10}{key}" for key in known | have))
-            return
-        if args.codec:
-            stem = args.weights.name.partition(".")[0] if args.weights else "published"
-            build = partial(zoo.load, args.codec, args.quality, weights=args.weights or "default")
-            chosen = [Entry(args.codec, "" if args.quality is None else f"{args.quality}", stem, build)]
-        elif args.only:
-            if unknown := [key for key in args.only if key not in known]:
-                raise ValueError(f"no row is called {', '.join(map(repr, unknown))}: `--list` names them")
-            chosen = [known[key] for key in args.only]
-        else:
-            chosen = [entry for key, entry in known.items() if key not in have]
-        pictures = kodak(args.kodak)
-        bar = tqdm(chosen, unit="codec", disable=None)
-        for entry in bar:
+        pictures = kodak(folder)
+        for entry in (bar := tqdm(chosen, unit="codec", disable=None)):
             bar.set_description(entry.key)
-            _add(entry, pictures, args.out)
-        print(f"{len(chosen)} measured into {args.out}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; what was measured is kept, and the same command goes on from there")
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+            _add(entry, pictures, out)
     finally:
         torch.set_num_threads(threads)  # whoever called this goes on computing
-
-
-if __name__ == "__main__":
-    main()
+    return len(chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -60,6 +61,24 @@ def atomically(path: Path | str, *, replace: bool = True, hint: str = "run the s
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def folder_atomically(folder: Path) -> Iterator[Path]:
+    """Gives a new folder to fill, which is called `folder` after the block; where another process was quicker, its one stays.
+
+    Until then, and where the block fails or the process is killed, there is no `folder`. Missing parents are made.
+    """
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        os.rename(draft, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 _SAME = {"e1784706": "aa2ff663", "2be22ced": "edbb1b8d", "4f180cf2": "ff6f13e9"}

@@ -136,10 +136,7 @@ def feature_distillation(
 
 
 def objectness_weights(
-    logits: Mapping[str, Tensor],
-    sizes: Mapping[str, tuple[int, int]],
-    reduction: str = "max",
-    temperature: float = 1.0,
+    logits: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, int]], reduction: str = "max", temperature: float = 1.0
 ) -> dict[str, Tensor]:
     r"""How probably there is an object: :math:`O = \max_a \sigma(l_a / T)` over the anchors a of each cell, as weights (eq. 4).
 

@@ -60,6 +60,9 @@ class Loss:
     label: ClassVar[str]  # what a reader sees
     colour: ClassVar[str] = "#767c85"
     marker: ClassVar[str] = "o"
+    looks: ClassVar[
+        dict[str, tuple[str, str, str]]
+    ] = {}  # colour, marker and label of its curves, where one loss gives several
     needs_objects: ClassVar[bool] = False  # of each picture, not only their masks' union
     refinable: ClassVar[bool] = False  # a picture alone brings what it asks for: latents can be refined under it
     costly: ClassVar[bool] = False  # so that only a study's first seed is trained with it
@@ -166,7 +169,11 @@ class SAICM(ObjectRegion):
     """
 
     name, label, colour, marker, refinable = "sa-icm", "SA-ICM", "#009e73", "X", False
-    styles: ClassVar = {0.98: ("#117733", "h"), 0.48: ("#66c2a4", "d")}
+    looks: ClassVar = {
+        "sa-icm-0.98": ("#117733", "h", "SA-ICM .98"),
+        "sa-icm-0.93": ("#009e73", "X", "SA-ICM .93"),
+        "sa-icm-0.48": ("#66c2a4", "d", "SA-ICM .48"),
+    }
 
     segmenter: str
     alpha: float

@@ -16,42 +16,30 @@ from torch import Tensor
 
 from icm_helpers.bd import Curve
 from icm_helpers.codecs import zoo
-from icm_helpers.presets import FINETUNED
+from icm_helpers.ledger.queries import FINETUNED
+from icm_helpers.objectives import LOSSES
 
 INK = "#767c85"  # contrast 4 to 1 or better on white and on the dark theme
-# Okabe and Ito's palette, the shades that keep contrast on both grounds.
-_TRAINED: dict[str, tuple[str, str, str]] = {
-    "mse": ("#0072b2", "o", "MSE"),
-    "object-region": ("#d55e00", "s", "object region"),
-    "task": ("#009e73", "D", "task loss"),
-    "distill": ("#56b4e9", "v", "distillation, equal weights"),
-    "distill-boxes": ("#e69f00", "P", "distillation, true boxes"),
-    "distill-objectness": ("#b22f5b", "*", "distillation, objectness"),
-    "sa-icm-0.98": ("#117733", "h", "SA-ICM .98"),
-    "sa-icm-0.93": ("#009e73", "X", "SA-ICM .93"),
-    "sa-icm-0.48": ("#66c2a4", "d", "SA-ICM .48"),
-    "true-edges": ("#8c6d31", "|", "edges of the annotation"),
-    "nerv": ("#0072b2", "o", "NeRV"),
-    "sa-nerv": ("#d55e00", "s", "SA-NeRV"),
-    "sa-nerv-truth": ("#e69f00", "D", "SA-NeRV, true outlines"),
-    "refined-mse": ("#0072b2", "o", "MSE, latents refined"),
-    "refined-object-region": ("#e69f00", "s", "object region, latents refined"),
-    "refined-distill": ("#56b4e9", "v", "equal weights, latents refined"),
-    "refined-distill-boxes": ("#e69f00", "P", "true boxes, latents refined"),
-    "refined-distill-objectness": ("#b22f5b", "*", "objectness, latents refined"),
-    "spent-distill": ("#56b4e9", "v", "equal weights"),
-    "spent-distill-boxes": ("#e69f00", "P", "true boxes"),
-    "spent-distill-objectness": ("#b22f5b", "*", "objectness"),
-}
 
 
 class _Methods(dict[str, tuple[str, str, str]]):
+    """Looked up where losses and codecs say how they look, in Okabe and Ito's palette: shades that keep contrast on both grounds."""
+
     def __missing__(self, name: str) -> tuple[str, str, str]:
-        codec = zoo.CODECS[name]
+        kind, _, rest = name.partition("-")
+        if kind in ("refined", "spent", "probed"):
+            colour, marker, label = self[rest]
+            return colour, marker, label.removeprefix("distillation, ") + ", latents refined" * (kind == "refined")
+        known = [loss for loss in LOSSES.values() if name == loss.name or name.startswith(f"{loss.name}-")]
+        if known:
+            loss = max(known, key=lambda loss: len(loss.name))
+            label = f"{loss.label} {name.removeprefix(loss.name).removeprefix('-')}".rstrip()
+            return loss.looks.get(name, (loss.colour, loss.marker, label))
+        codec, _ = zoo.find(name)
         return codec.colour or INK, codec.marker or ".", codec.label or name
 
 
-METHODS = _Methods(_TRAINED)
+METHODS = _Methods()
 """Method -> colour, marker, the name a reader sees: of losses, and of the zoo's codecs."""
 
 STYLE = {

@@ -37,7 +37,7 @@ def house(tmp_path: Path, build, monkeypatch) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
 
-    def execute(path, output, given, cwd):
+    def execute(path, output, given, cwd, progress):
         output.parent.mkdir(parents=True, exist_ok=True)
         if "1 / 0" in path.read_text():
             nbformat.write(notebooks.read(path), output.with_suffix(".partial.ipynb"))
@@ -55,9 +55,16 @@ def test_nothing_runs_again_when_nothing_changed(build, house):
     assert build.execute_stale(house, "book") == []
 
 
-def test_only_the_changed_chapter_runs_again(build, house):
-    (house / "book/a.md").write_text(CHAPTER + "\nMore.\n")
+def test_only_the_chapter_whose_code_changed_runs_again(build, house):
+    (house / "book/a.md").write_text(CHAPTER.replace("seed + 1", "seed + 2"))
     assert build.execute_stale(house, "book") == [house / "book/a.md"]
+
+
+def test_new_prose_is_rendered_with_the_outputs_that_are_there(build, house):
+    (house / "book/a.md").write_text(CHAPTER + "\nMore.\n")
+    assert build.execute_stale(house, "book") == []
+    page = nbformat.read(build.assemble(house) / "a.ipynb", 4)
+    assert "More." in page.cells[-1].source and [c.source for c in page.cells if c.cell_type == "code"]
 
 
 @pytest.mark.parametrize("name", ["icm_helpers/losses.py", "data/results/a/run.json", "constraints.txt"])

@@ -86,17 +86,19 @@ def test_a_table_that_lacks_a_codec_is_refused_by_its_name(tmp_path):
         complexity.read(path)
 
 
-def test_a_measurement_that_goes_on_measures_only_what_is_missing(tmp_path, monkeypatch, capsys):
+def test_a_measurement_that_goes_on_measures_only_what_is_missing(tmp_path, monkeypatch):
     rows, path = complexity.read(), tmp_path / "kodak.json"
     del rows["jpeg 30"]
     path.write_text(json.dumps(rows))
     monkeypatch.setattr(complexity, "kodak", lambda _: {complexity.CROP: torch.rand(3, 256, 320)})
     threads = torch.get_num_threads()
-    complexity.main(["--out", str(path)])
-    assert "1 measured" in capsys.readouterr().out and torch.get_num_threads() == threads
+    assert [key for key, there in complexity.listed(path).items() if not there] == ["jpeg 30"]
+    assert complexity.report(out=path) == 1 and torch.get_num_threads() == threads
     again = complexity.read(path)
     assert again["jpeg 30"]["pictures"] == [complexity.CROP]
     assert {key: row for key, row in again.items() if key != "jpeg 30"} == rows
+    with pytest.raises(ValueError, match="no row is called 'jpeg 31': there are mean-scale-small start-coco-mini, "):
+        complexity.report(["jpeg 31"], out=path)
 
 
 def test_every_quoted_curve_names_its_source_and_rises():

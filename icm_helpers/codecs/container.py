@@ -57,9 +57,8 @@ class BitstreamError(ValueError):
 class FileCodec(Protocol):
     """A codec whose bytes are a file format of their own, such as `classical.Jpeg`: `encode` adds nothing to them."""
 
-    def encode(self, image: Tensor) -> bytes: ...
-
-    def decode(self, data: bytes) -> Tensor: ...
+    encode: Callable[[Tensor], bytes]
+    decode: Callable[[bytes], Tensor]
 
 
 def encode(codec: CompressionModel | FileCodec, image: Tensor) -> bytes:
@@ -83,12 +82,9 @@ def encode(codec: CompressionModel | FileCodec, image: Tensor) -> bytes:
         )
     strings = [batch[0] for batch in coded["strings"]]
     name = codec.name.encode("ascii")
-    body = struct.pack(
-        f"<3sBB{len(name)}s8sHHIB{len(strings) - 1}I",
-        *(MAGIC, VERSION, len(name), name, _fingerprint(codec), *image.shape[1:], indexes_crc),
-        *(len(strings), *map(len, strings[:-1])),
-    ) + b"".join(strings)
-    return body + struct.pack("<I", zlib.crc32(body))
+    head = (MAGIC, VERSION, len(name), name, _fingerprint(codec), *image.shape[1:], indexes_crc)
+    layout = f"<3sBB{len(name)}s8sHHIB{len(strings) - 1}I"
+    return sealed(struct.pack(layout, *head, len(strings), *map(len, strings[:-1])) + b"".join(strings))
 
 
 def decode(codec: CompressionModel | FileCodec, data: bytes) -> Tensor:
@@ -102,11 +98,10 @@ def decode(codec: CompressionModel | FileCodec, data: bytes) -> Tensor:
             processor computes other entropy parameters than the encoder's.
         ValueError: the codec is not ready to decode.
     """
-    data = bytes(data)
     if not isinstance(codec, nn.Module):
-        return codec.decode(data)
+        return codec.decode(bytes(data))
     _check_codec(codec)
-    height, width, expected, strings = _parse(codec, data)
+    height, width, expected, strings = _parse(codec, bytes(data))
     shape = _latent_shape(codec, height, width)
     # The rANS decoder checks no bounds: one that lost its way must meet zeros, not the end of its memory.
     slack = bytes(8 * shape[0] * shape[1] * codec.downsampling_factor**2)
@@ -120,9 +115,8 @@ def decode(codec: CompressionModel | FileCodec, data: bytes) -> Tensor:
             f"the entropy parameters differ from the encoder's (checksum {expected:08x}, here {indexes_crc:08x}): "
             f"another processor or library rounds differently. Decode on the kind of device that encoded."
         )
-    return decoded["x_hat"][0, :, :height, :width].clamp(
-        0, 1
-    )  # out of inference mode: an ordinary tensor, fit for autograd
+    # Out of inference mode: an ordinary tensor, fit for autograd.
+    return decoded["x_hat"][0, :, :height, :width].clamp(0, 1)
 
 
 def encode_many(
@@ -131,13 +125,10 @@ def encode_many(
     """As :func:`encode` for each of many pictures, some at once: the same bytes, in the same order, sooner.
 
     While one picture is in the entropy coder, the network works on the next. Pictures are asked for as they are needed, a few
-    ahead; meanwhile the codec's weights must stay as they are.
+    ahead; meanwhile the codec's weights must stay as they are. Errors come when it is their picture's turn.
 
     Args:
         workers: threads, each with one picture; as many as there are processors, but at most four, where None.
-
-    Raises:
-        ValueError: as :func:`encode`, when it is that picture's turn.
     """
     return _many(encode, codec, images, workers)
 
@@ -145,11 +136,7 @@ def encode_many(
 def decode_many(
     codec: CompressionModel | FileCodec, data: Iterable[bytes], workers: int | None = None
 ) -> Iterator[Tensor]:
-    """As :func:`decode` for the bytes of each of many pictures, some at once: the same pictures, in the same order, sooner.
-
-    Raises:
-        BitstreamError: as :func:`decode`, when it is that picture's turn.
-    """
+    """As :func:`decode` for each of many pictures; otherwise as :func:`encode_many`."""
     return _many(decode, codec, data, workers)
 
 
@@ -166,6 +153,29 @@ def pad(x: Tensor, multiple: int) -> Tensor:
     """
     height, width = x.shape[-2:]
     return functional.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+
+
+def sealed(body: bytes) -> bytes:
+    """A file: the body and its CRC-32."""
+    return body + struct.pack("<I", zlib.crc32(body))
+
+
+def opened(data: bytes, magic: bytes, least: int) -> bytes:
+    """The body of a file that :func:`sealed` made, if it begins with `magic` and has `least` bytes.
+
+    Raises:
+        BitstreamError: it does not, or the checksum differs.
+    """
+    if not data.startswith(magic):
+        raise BitstreamError(
+            f"starts with {data[: len(magic)]!r} instead of {magic!r}: no file of this format, or damaged."
+        )
+    body, found = data[:-4], zlib.crc32(data[:-4])
+    if len(body) < least or found != int.from_bytes(data[-4:], "little"):
+        raise BitstreamError(
+            f"checksum differs (expected {data[-4:][::-1].hex()}, found {found:08x}): damaged, cut short or too long."
+        )
+    return body
 
 
 def _many(work: Callable[[Any, Any], Any], codec: Any, items: Iterable[Any], workers: int | None) -> Iterator[Any]:
@@ -209,17 +219,7 @@ def _fingerprint(codec: CompressionModel) -> bytes:
 
 def _parse(codec: CompressionModel, data: bytes) -> tuple[int, int, int, list[bytes]]:
     """Height, width, checksum of the scale indexes and strings, after every check that needs no decoding."""
-    if data[:3] != MAGIC:
-        raise BitstreamError(f"starts with {data[:3]!r} instead of {MAGIC!r}: no file of this format, or damaged.")
-    if len(data) < 8:
-        raise BitstreamError(f"ends after {len(data)} bytes, inside the header: the file is cut short.")
-    body, (expected,) = data[:-4], struct.unpack("<I", data[-4:])
-    found = zlib.crc32(body)
-    if found != expected:
-        raise BitstreamError(
-            f"checksum differs (expected {expected:08x}, found {found:08x}): the file is damaged or cut short, "
-            f"or it was written by another version."
-        )
+    body = opened(data, MAGIC, 4)
     try:
         version, size = struct.unpack_from("<BB", body, 3)
         name, writer, height, width, indexes_crc, count = struct.unpack_from(f"<{size}s8sHHIB", body, 5)
@@ -227,17 +227,14 @@ def _parse(codec: CompressionModel, data: bytes) -> tuple[int, int, int, list[by
     except struct.error as error:
         raise BitstreamError(f"the header ends early ({error}): no file of this version.") from error
     if version != VERSION:
-        raise BitstreamError(
-            f"format version {version}, this code reads {VERSION}: decode with the code that wrote it."
-        )
+        raise BitstreamError(f"format version {version}, here {VERSION}: decode with the code that wrote it.")
     if name != codec.name.encode("ascii"):
         raise BitstreamError(
             f"written by codec {name.decode('ascii', 'replace')!r}, not {codec.name!r}: load that one."
         )
     if writer != (here := _fingerprint(codec)):
         raise BitstreamError(
-            f"written by {codec.name} with weights {writer.hex()}, these are {here.hex()}: load the "
-            f"checkpoint that wrote it."
+            f"written by {codec.name} with weights {writer.hex()}, these are {here.hex()}: load the checkpoint that wrote it."
         )
     if not 0 < height * width <= MAX_PIXELS:
         raise BitstreamError(f"{height} x {width} pixels, not 1 to {MAX_PIXELS}: the header was forged.")

@@ -29,7 +29,6 @@ import re
 import struct
 import subprocess
 import tempfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -39,6 +38,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from icm_helpers.codecs import container
 from icm_helpers.codecs.container import MAX_PIXELS, BitstreamError
 
 # Seconds that one run of ffmpeg may take, and more for every pixel: ten times what libvvenc needs on an idle core.
@@ -55,6 +55,7 @@ class _Standard:
     top: ClassVar[int]  # largest QP
     magic: ClassVar[bytes]
     bits: ClassVar[int]
+    sample: ClassVar[str]  # to numpy
     pixel_format: ClassVar[str]
     encoder: ClassVar[str]  # options of ffmpeg: for all,
     intra: ClassVar[str]  # for a picture,
@@ -68,7 +69,7 @@ class _Standard:
         """The file of a picture, (3, H, W) in [0, 1], coded intra.
 
         Raises:
-            ImportError: imageio-ffmpeg is not installed, or its ffmpeg lacks the encoder.
+            ImportError: imageio-ffmpeg is not installed, or its ffmpeg lacks the encoder; all methods raise it.
             RuntimeError, TimeoutError: ffmpeg failed, or took too long.
         """
         return self._encode(image[None], self.intra)
@@ -77,8 +78,7 @@ class _Standard:
         """The picture in a file of `encode`, (3, H, W) float32 in [0, 1], on the CPU.
 
         Raises:
-            BitstreamError: another codec's file, a sequence, or any byte missing, changed or left over.
-            ImportError, TimeoutError: as in `encode`.
+            BitstreamError: a sequence, or as in `decode_video`.
         """
         frames = self.decode_video(data)
         if len(frames) != 1:
@@ -90,7 +90,7 @@ class _Standard:
 
         Raises:
             ValueError: another shape, type or range, more than 65535 frames, or frames of more than `MAX_PIXELS`.
-            ImportError, RuntimeError, TimeoutError: as in `encode`.
+            RuntimeError, TimeoutError: as in `encode`.
         """
         if frames.dtype != torch.float32 or frames.ndim != 4 or frames.shape[1] != 3:
             raise ValueError(f"a video is a float32 tensor (T, 3, H, W), not {frames.dtype} {tuple(frames.shape)}.")
@@ -108,18 +108,9 @@ class _Standard:
 
         Raises:
             BitstreamError: another codec's file, or any byte missing, changed or left over.
-            ImportError, TimeoutError: as in `encode`.
+            TimeoutError: as in `encode`.
         """
-        data = bytes(data)
-        if data[:4] != self.magic:
-            raise BitstreamError(
-                f"starts with {data[:4]!r} instead of {self.magic!r}: no file of {self.name}, or damaged."
-            )
-        body, found = data[:-4], zlib.crc32(data[:-4])
-        if len(body) < _HEADER.size or found != int.from_bytes(data[-4:], "little"):
-            raise BitstreamError(
-                f"checksum differs (expected {data[-4:][::-1].hex()}, found {found:08x}): damaged, cut short or too long."
-            )
+        body = container.opened(bytes(data), self.magic, _HEADER.size)
         _, height, width, count = _HEADER.unpack_from(body)
         if not (0 < height * width <= MAX_PIXELS and count):
             raise BitstreamError(f"{count} frames of {height} x {width}, not 1 to {MAX_PIXELS}: the header was forged.")
@@ -134,11 +125,10 @@ class _Standard:
             raise BitstreamError(
                 f"the {self.name} stream was forged, or this ffmpeg cannot read it: {error}"
             ) from error
-        samples = np.frombuffer(raw, "<u2" if self.bits > 8 else "u1")
-        if samples.size != count * rows * columns * 3 // 2:
+        samples, wanted = np.frombuffer(raw, self.sample), count * rows * columns * 3 // 2
+        if samples.size != wanted:
             raise BitstreamError(
-                f"the {self.name} stream holds {samples.size} samples, {count} frames of {rows} x {columns} have "
-                f"{count * rows * columns * 3 // 2}: it was forged."
+                f"the {self.name} stream has {samples.size} samples instead of {wanted}: it was forged."
             )
         frames = torch.empty(count, 3, height, width)
         for frame, planes in zip(frames, samples.reshape(count, -1), strict=True):
@@ -149,11 +139,8 @@ class _Standard:
         count, _, height, width = frames.shape
         rows, columns = _padded(height), _padded(width)
         margin = (0, columns - width, 0, rows - height)
-        kind = "<u2" if self.bits > 8 else "u1"
-        raw = b"".join(
-            _planes(functional.pad(x[None].cpu(), margin, "replicate")[0], self.bits).numpy().astype(kind).tobytes()
-            for x in frames
-        )
+        padded = (functional.pad(x[None].cpu(), margin, "replicate")[0] for x in frames)
+        raw = b"".join(_planes(x, self.bits).numpy().astype(self.sample).tobytes() for x in padded)
         options = (
             f"-f rawvideo -pix_fmt {self.pixel_format} -s {columns}x{rows} -i pipe:0 -fps_mode passthrough "
             f"-threads 1 -qp {self.qp} {self.encoder}{structure} -f {self.name}"
@@ -161,57 +148,33 @@ class _Standard:
         with tempfile.TemporaryDirectory() as folder:  # not through stdout: libvvenc prints its warnings there
             path = Path(folder) / "stream"
             _ffmpeg([*options.split(), str(path)], raw, pixels=count * rows * columns)
-            body = _HEADER.pack(self.magic, height, width, count) + path.read_bytes()
-        return body + struct.pack("<I", zlib.crc32(body))
+            return container.sealed(_HEADER.pack(self.magic, height, width, count) + path.read_bytes())
 
 
-@dataclass(frozen=True)
 class Hevc(_Standard):
     """HEVC (ITU-T H.265) by libx265, preset `slow`.
 
-    Args:
-        qp: 0 (best) to 51. In a sequence it is that of P pictures; the encoder gives the intra picture less, B pictures more.
-
-    Raises:
-        ValueError: QP out of range.
+    `qp` is 0 (best) to 51. In a sequence it is that of P pictures; the encoder gives the intra picture less, B pictures more.
     """
 
-    name: ClassVar[str] = "hevc"
-    top: ClassVar[int] = 51
-    magic: ClassVar[bytes] = b"HEV\x01"
-    bits: ClassVar[int] = 8
-    pixel_format: ClassVar[str] = "yuv420p"
-    encoder: ClassVar[str] = (
-        "-c:v libx265 -preset slow -tune psnr -x265-params "
-        "log-level=error:pools=none:frame-threads=1:wpp=0:info=0:vui-timing-info=0"
-    )
-    intra: ClassVar[str] = ":keyint=1:ipratio=1"  # ipratio 1: the picture's QP is `qp`
-    inter: ClassVar[str] = ":keyint=-1"
+    name, top, magic = "hevc", 51, b"HEV\x01"
+    bits, sample, pixel_format = 8, "u1", "yuv420p"
+    encoder = "-c:v libx265 -preset slow -tune psnr -x265-params log-level=error"
+    encoder += ":pools=none:frame-threads=1:wpp=0:info=0:vui-timing-info=0"
+    intra, inter = ":keyint=1:ipratio=1", ":keyint=-1"  # ipratio 1: the picture's QP is `qp`
 
 
-@dataclass(frozen=True)
 class Vvc(_Standard):
     """VVC (ITU-T H.266) by libvvenc, preset `fast`: on a photograph of 640 x 480, 11 % fewer bytes than `faster` at equal PSNR.
 
-    The next preset, `medium`, saved another 4 % in three to four times the time.
-
-    Args:
-        qp: 0 (best) to 63. In a sequence the encoder gives the intra picture less, and pictures high in the hierarchy more.
-
-    Raises:
-        ValueError: QP out of range.
+    The next preset, `medium`, saved another 4 % in three to four times the time. `qp` is 0 (best) to 63. In a sequence the encoder
+    gives the intra picture less, and pictures high in the hierarchy more.
     """
 
-    name: ClassVar[str] = "vvc"
-    top: ClassVar[int] = 63
-    magic: ClassVar[bytes] = b"VVC\x01"
-    bits: ClassVar[int] = 10
-    pixel_format: ClassVar[str] = "yuv420p10le"
-    encoder: ClassVar[str] = (
-        "-c:v libvvenc -preset fast -qpa 0 -vvenc-params hrdparameterspresent=0:accessunitdelimiter=0"
-    )
-    intra: ClassVar[str] = ":intraperiod=1:gopsize=1"
-    inter: ClassVar[str] = ":intraperiod=-1"
+    name, top, magic = "vvc", 63, b"VVC\x01"
+    bits, sample, pixel_format = 10, "<u2", "yuv420p10le"
+    encoder = "-c:v libvvenc -preset fast -qpa 0 -vvenc-params hrdparameterspresent=0:accessunitdelimiter=0"
+    intra, inter = ":intraperiod=1:gopsize=1", ":intraperiod=-1"
 
 
 def _planes(x: Tensor, bits: int) -> Tensor:
@@ -252,13 +215,11 @@ def _ffmpeg(options: list[str], data: bytes, pixels: int) -> bytes:
     try:
         done = subprocess.run(command, input=data, capture_output=True, timeout=limit)  # kills ffmpeg if it must
     except subprocess.TimeoutExpired as error:
-        raise TimeoutError(
-            f"stopped after {limit:.3g} s: `{call}`. Free the processor, or raise TIMEOUT in {__name__}."
-        ) from error
+        told = f"stopped after {limit:.3g} s: `{call}`. Free the processor, or raise TIMEOUT in {__name__}."
+        raise TimeoutError(told) from error
     said = done.stderr.decode(errors="replace").strip()
-    if done.returncode and re.search(
-        "Unknown (encoder|decoder|input format)|Unrecognized option|is experimental", said
-    ):
+    lacks = "Unknown (encoder|decoder|input format)|Unrecognized option|is experimental"
+    if done.returncode and re.search(lacks, said):
         raise ImportError(
             f"this ffmpeg lacks the codec in `{call}`: install imageio-ffmpeg 0.8 or newer, and unset "
             f"IMAGEIO_FFMPEG_EXE if it names another one. It said: {said[-500:]}"

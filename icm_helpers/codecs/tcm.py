@@ -14,17 +14,9 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from compressai import layers
 from compressai.ans import RansDecoder, RansEncoder
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
-from compressai.layers import (
-    AttentionBlock,
-    ResidualBlock,
-    ResidualBlockUpsample,
-    ResidualBlockWithStride,
-    conv1x1,
-    conv3x3,
-    subpel_conv3x3,
-)
 from compressai.models import CompressionModel
 from compressai.models.utils import remap_old_keys
 from compressai.ops import quantize_ste
@@ -33,14 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from icm_helpers.codecs.container import pad
+
 
 class WindowAttention(nn.Module):
-    r"""Self-attention among the pixels of a window, with a learned bias for each relative position.
-
-    .. math:: \mathrm{softmax}(Q K^\top / \sqrt d + B)\, V
-
-    Liu et al., "Swin Transformer" (ICCV 2021).
-    """
+    r"""Self-attention among the pixels of a window, :math:`\mathrm{softmax}(Q K^\top / \sqrt d + B)\, V`, with a learned bias for
+    each relative position: Liu et al., "Swin Transformer" (ICCV 2021)."""
 
     def __init__(self, channels: int, head_dim: int, window: int) -> None:
         super().__init__()
@@ -83,9 +73,8 @@ def _attend(qkv: Tensor, bias: Tensor) -> Tensor:
 class TransformerBlock(nn.Module):
     """Window attention and a perceptron, each after a layer norm and around a shortcut; (N, H, W, C) -> the same.
 
-    H and W are multiples of the window. Where `shifted`, the grid of windows is moved by half of one. The usual way to do that
-    rolls the picture and masks what came from its other side; here the windows that the border cuts are just smaller. That
-    gives the same numbers, without rolling, masks, or scores that a mask throws away.
+    H and W are multiples of the window. Where `shifted`, the grid of windows is moved by half of one, and those that the border
+    cuts are smaller: the same numbers as with rolling and masks, without scores that a mask throws away.
     """
 
     def __init__(self, channels: int, head_dim: int, window: int, drop_path: float, shifted: bool) -> None:
@@ -94,8 +83,7 @@ class TransformerBlock(nn.Module):
         self.msa = WindowAttention(channels, head_dim, window)
         self.ln2 = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels))
-        self.drop_path = drop_path
-        self.shifted = shifted
+        self.drop_path, self.shifted = drop_path, shifted
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape
@@ -121,11 +109,8 @@ class TransformerBlock(nn.Module):
 def window_order(
     size: tuple[int, int, int], window: int, shifted: bool, device: torch.device
 ) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
-    """How to line up the pixels of N pictures H x W, so that those of a window stand together, and how to undo it.
-
-    Returns:
-        `order` and `inverse`, indices (N H W,), and for each shape of window (count, h, w) in that order.
-    """
+    """How to line up the pixels of N pictures H x W, so that those of a window stand together, and how to undo it: two indices,
+    (N H W,), and for each shape of window (count, h, w) in that order."""
     index = torch.arange(math.prod(size), device=device).reshape(size)
     half = window // 2
     rows, columns = (([half, side - half] if shifted else [side]) for side in size[1:])
@@ -168,9 +153,9 @@ class ConvTransBlock(nn.Module):
     def __init__(self, channels: int, head_dim: int, window: int, drop_path: float, shifted: bool) -> None:
         super().__init__()
         self.trans_block = TransformerBlock(channels, head_dim, window, drop_path, shifted)
-        self.conv1_1 = conv1x1(2 * channels, 2 * channels)
-        self.conv1_2 = conv1x1(2 * channels, 2 * channels)
-        self.conv_block = ResidualBlock(channels, channels)
+        self.conv1_1 = layers.conv1x1(2 * channels, 2 * channels)
+        self.conv1_2 = layers.conv1x1(2 * channels, 2 * channels)
+        self.conv_block = layers.ResidualBlock(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         conv, trans = self.conv1_1(x).chunk(2, dim=1)
@@ -192,14 +177,14 @@ class SwinBlock(nn.Module):
         return self.block_2(self.block_1(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
 
 
-class SWAtten(AttentionBlock):
+class SWAtten(layers.AttentionBlock):
     """Attention over what a slice may know: gated by windows, in `width` channels inside; (N, C, H, W) -> the same."""
 
     def __init__(self, channels: int, width: int, head_dim: int = 16, window: int = 8) -> None:
         super().__init__(width)
         self.non_local_block = SwinBlock(width, head_dim, window)
-        self.in_conv = conv1x1(channels, width)
-        self.out_conv = conv1x1(width, channels)
+        self.in_conv = layers.conv1x1(channels, width)
+        self.out_conv = layers.conv1x1(width, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out_conv(self.gated(x))
@@ -216,15 +201,17 @@ class Context(nn.Sequential):
 
     def __init__(self, channels: int, width: int, out: int) -> None:
         inner = width * 7 // 4
-        super().__init__(*(conv3x3(channels, inner), nn.GELU(), conv3x3(inner, width), nn.GELU()), conv3x3(width, out))
+        super().__init__(
+            *(layers.conv3x3(channels, inner), nn.GELU(), layers.conv3x3(inner, width), nn.GELU()),
+            layers.conv3x3(width, out),
+        )
         self._merged: tuple[Any, Tensor] | None = None
 
     def after(self, last: nn.Conv2d, gated: Tensor, *more: Tensor) -> Tensor:
         """This of (last(gated), *more), where `last` is 1 x 1; without gradients in less time.
 
-        Two linear steps in a row are one: its kernel goes from the channels of `gated`, not from the three to five times as many
-        that `last` makes of them. What `last` adds ends at the picture's border, where the second step pads with zeros: a channel
-        of ones stands for it.
+        Two linear steps in a row are one, from the channels of `gated`, not from the three to five times as many that `last` makes.
+        What `last` adds ends at the picture's border, where the second step pads with zeros: a channel of ones stands for it.
         """
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             self._merged = None  # the weights may be about to change
@@ -269,12 +256,8 @@ class TCM(CompressionModel):
     Answers CompressAI's `forward`, `compress`, `decompress` and `update`. Pictures of any size from 1 x 1 are continued to
     multiples of 128 by their last row and column, and cropped again. Each picture of a batch is coded by itself, so its bytes, and
     what is decoded from them, are the same in any batch. Set `checkpointing` to compute the blocks of g_a and g_s a second time
-    in the backward pass instead of keeping what they computed.
-
-    Where the time goes in a forward pass (256 x 384, N = 64, two CPU cores): 52 % in convolutions, which are oneDNN's own and of
-    which the 3 x 3 ones at half resolution and the up-sampling to it make 44 %; 13 % in linear layers, 9 % in attention, 5 % in
-    copies between layouts, 3 % in GELU. In compress and decompress together (one core) it is 52 % in convolutions, 14 % in linear
-    layers, 9 % in attention, 7 % in copies, 2 % in GELU, 1 % in entropy coding. `make bench` measures both against a plain version.
+    in the backward pass instead of keeping what they computed. Half of its time on a CPU goes into oneDNN's convolutions, a tenth
+    into attention, a hundredth into entropy coding; `make bench` measures it against a plain version.
 
     Args:
         config: blocks in the three stages of g_a, then of g_s; h_a has as many as the first, h_mean_s and h_scale_s as the fourth.
@@ -322,39 +305,32 @@ class TCM(CompressionModel):
         self.checkpointing = False
         depths = (drop_path_rate * i / max(sum(config) - 1, 1) for i in range(sum(config)))
 
-        def stage(blocks: int, head: int, window: int = 8, dropped: bool = True) -> list[nn.Module]:
-            return [
-                ConvTransBlock(N, head, window, next(depths) if dropped else 0.0, shifted=i % 2 == 1)
-                for i in range(blocks)
-            ]
+        down, up = layers.ResidualBlockWithStride, layers.ResidualBlockUpsample
+
+        def stage(blocks: int, head: int) -> list[nn.Module]:
+            return [ConvTransBlock(N, head, 8, next(depths), shifted=i % 2 == 1) for i in range(blocks)]
+
+        def hyper_stage(blocks: int) -> list[nn.Module]:
+            return [ConvTransBlock(N, 32, 4, 0.0, shifted=i % 2 == 1) for i in range(blocks)]
 
         def hyper_synthesis() -> nn.Sequential:
-            blocks = stage(config[3], 32, window=4, dropped=False)
-            return nn.Sequential(ResidualBlockUpsample(hyper, 2 * N), *blocks, subpel_conv3x3(2 * N, M, 2))
+            blocks = hyper_stage(config[3])  # first: the order of making decides the random start
+            return nn.Sequential(up(hyper, 2 * N), *blocks, layers.subpel_conv3x3(2 * N, M, 2))
 
-        self.g_a = nn.Sequential(
-            *(ResidualBlockWithStride(3, 2 * N), *stage(config[0], head_dim[0])),
-            *(ResidualBlockWithStride(2 * N, 2 * N), *stage(config[1], head_dim[1])),
-            *(ResidualBlockWithStride(2 * N, 2 * N), *stage(config[2], head_dim[2])),
-            conv3x3(2 * N, M, stride=2),
-        )
-        self.g_s = nn.Sequential(
-            *(ResidualBlockUpsample(M, 2 * N), *stage(config[3], head_dim[3])),
-            *(ResidualBlockUpsample(2 * N, 2 * N), *stage(config[4], head_dim[4])),
-            *(ResidualBlockUpsample(2 * N, 2 * N), *stage(config[5], head_dim[5])),
-            subpel_conv3x3(2 * N, 3, 2),
-        )
-        self.h_a = nn.Sequential(
-            ResidualBlockWithStride(M, 2 * N),
-            *stage(config[0], 32, window=4, dropped=False),
-            conv3x3(2 * N, hyper, stride=2),
-        )
+        analysis, synthesis = [], []
+        for i, (blocks, head) in enumerate(zip(config[:3], head_dim[:3], strict=True)):
+            analysis += [down(2 * N if i else 3, 2 * N), *stage(blocks, head)]
+        self.g_a = nn.Sequential(*analysis, layers.conv3x3(2 * N, M, stride=2))
+        for i, (blocks, head) in enumerate(zip(config[3:], head_dim[3:], strict=True)):
+            synthesis += [up(2 * N if i else M, 2 * N), *stage(blocks, head)]
+        self.g_s = nn.Sequential(*synthesis, layers.subpel_conv3x3(2 * N, 3, 2))
+        self.h_a = nn.Sequential(down(M, 2 * N), *hyper_stage(config[0]), layers.conv3x3(2 * N, hyper, stride=2))
         self.h_mean_s, self.h_scale_s = hyper_synthesis(), hyper_synthesis()
         # What slice i knows: what the hyperprior says, and the slices before it.
         known = [M + M // num_slices * min(i, self.max_support_slices) for i in range(num_slices)]
+        out = M // num_slices
         self.atten_mean = nn.ModuleList(nn.Sequential(SWAtten(channels, width)) for channels in known)
         self.atten_scale = nn.ModuleList(nn.Sequential(SWAtten(channels, width)) for channels in known)
-        out = M // num_slices
         self.cc_mean_transforms = nn.ModuleList(Context(channels, width, out) for channels in known)
         self.cc_scale_transforms = nn.ModuleList(Context(channels, width, out) for channels in known)
         self.lrp_transforms = nn.ModuleList(Context(channels + out, width, out) for channels in known)
@@ -368,10 +344,7 @@ class TCM(CompressionModel):
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> TCM:
-        """Build the network that a state dict was saved from, official ones included, and fill it.
-
-        Every argument follows from names and shapes but `drop_path_rate`, which leaves no trace in weights and is 0 here: set
-        it by building the network yourself, to train on with it.
+        """Build the network that a state dict was saved from, official ones included, and fill it; `drop_path_rate` is 0.
 
         Raises:
             ValueError: this is no state dict of a TCM.
@@ -388,31 +361,23 @@ class TCM(CompressionModel):
             ValueError: the state dict is of a TCM of other sizes, or of another model.
         """
         if strict:
-            found = arguments(state_dict)
-            wrong = [
-                f"{key}={value}, here {getattr(self, key)}"
-                for key, value in found.items()
-                if getattr(self, key) != value
-            ]
-            if wrong:
-                raise ValueError(f"the weights are of a TCM with {'; '.join(wrong)}: build it by TCM.from_state_dict")
+            told = {key: value for key, value in arguments(state_dict).items() if getattr(self, key) != value}
+            if told:
+                wrong = "; ".join(f"{key}={value}, here {getattr(self, key)}" for key, value in told.items())
+                raise ValueError(f"the weights are of a TCM with {wrong}: build it by TCM.from_state_dict")
         return super().load_state_dict(state_dict, strict)
 
     def forward(self, x: Tensor) -> dict[str, Any]:
         r"""Decoded pictures and the likelihoods of the latents, with noise in training and rounded otherwise.
 
-        Args:
-            x: (N, 3, H, W) in [0, 1].
-
-        Returns:
-            `x_hat` (N, 3, H, W), not clamped, and `likelihoods` of `y` (N, M, h, w) and `z` (N, 1.5 width, h / 4, w / 4), where
-            h and w are a sixteenth of the padded picture's sides.
+        Of x (N, 3, H, W) in [0, 1]: `x_hat` (N, 3, H, W), not clamped, and `likelihoods` of `y` (N, M, h, w) and
+        `z` (N, 1.5 width, h / 4, w / 4), where h and w are a sixteenth of the padded picture's sides.
 
         Raises:
             ValueError: x has another shape or range, or is empty.
         """
         _check(x)
-        y = self._run(self.g_a, _pad(x, self.multiple))
+        y = self._run(self.g_a, pad(x, self.multiple).contiguous())
         z = self.h_a(y)
         _, z_likelihoods = self.entropy_bottleneck(z)
         medians = self._medians(z)
@@ -437,7 +402,7 @@ class TCM(CompressionModel):
         _check(x)
         tables = self._tables()
         y_strings, z_strings = [], []
-        for picture in _pad(x, self.multiple).split(1):
+        for picture in pad(x, self.multiple).contiguous().split(1):
             y = self._run(self.g_a, picture)
             z = self.h_a(y)
             z_strings += self.entropy_bottleneck.compress(z)
@@ -473,9 +438,8 @@ class TCM(CompressionModel):
         for y_string, z_string in zip(*strings, strict=True):
             z_hat = self.entropy_bottleneck.decompress([z_string], tuple(shape))
             hyper = self._hyper(z_hat)
-            decoder = RansDecoder()
+            decoder, y_hat = RansDecoder(), []
             decoder.set_stream(y_string)
-            y_hat: list[Tensor] = []
             for i in range(self.num_slices):
                 mean, scale, support = self._predict(i, hyper, y_hat)
                 indexes = self.gaussian_conditional.build_indexes(scale)
@@ -530,16 +494,9 @@ class TCM(CompressionModel):
         return rows, lengths, model._offset.tolist()
 
 
-def _pad(x: Tensor, multiple: int) -> Tensor:
-    height, width = x.shape[-2:]
-    return functional.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate").contiguous()
-
-
 def _check(x: Tensor) -> None:
     if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
-        raise ValueError(
-            f"pictures of {x.dtype} {tuple(x.shape)}: TCM takes floats (N, 3, H, W), red, green, blue in [0, 1]"
-        )
+        raise ValueError(f"pictures of {x.dtype} {tuple(x.shape)}: TCM takes floats (N, 3, H, W) in [0, 1]")
     if not x.numel():
         raise ValueError(f"an empty batch of shape {tuple(x.shape)}: TCM takes one picture or more, of 1 x 1 or more")
     if not torch.compiler.is_compiling() and not bool(((x >= 0) & (x <= 1)).all()):  # false for NaN too
@@ -556,26 +513,28 @@ def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
         ValueError: it is not of a TCM.
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
+
+    def numbers(pattern: str) -> list[int]:
+        """Those that stand in the place of the group in the entries' names, in order."""
+        return sorted({int(found[1]) for found in (re.match(pattern, key) for key in state) if found})
+
+    def last(transform: str) -> int:
+        return numbers(rf"{transform}[.](\d+)[.]")[-1]
+
     try:
-        last = max(int(key.split(".")[1]) for key in state if key.startswith("g_a."))
-        channels, width = state[f"g_a.{last}.weight"].shape[0], state["g_a.0.conv1.weight"].shape[0] // 2
+        channels = state[f"g_a.{last('g_a')}.weight"].shape[0]
+        width = state["g_a.0.conv1.weight"].shape[0] // 2
         config, heads = [], []
         for transform, boundary in (("g_a", "conv1"), ("g_s", "conv")):
             # A stage begins with a residual block that resizes, and goes on with mixed blocks.
-            starts = sorted(
-                int(k.split(".")[1]) for k in state if re.fullmatch(rf"{transform}\.\d+\.{boundary}\.weight", k)
-            )
-            ends = [*starts[1:], max(int(k.split(".")[1]) for k in state if k.startswith(f"{transform}."))]
-            for start, end in zip(starts, ends, strict=True):
+            starts = numbers(rf"{transform}[.](\d+)[.]{boundary}[.]weight$")
+            for start, end in zip(starts, [*starts[1:], last(transform)], strict=True):
                 config.append(end - start - 1)
                 table = state.get(f"{transform}.{start + 1}.trans_block.msa.relative_position_params")
                 heads.append(32 if table is None else width // table.shape[0])
-        known = [
-            state[f"cc_mean_transforms.{i}.0.weight"].shape[1]
-            for i in range(sum(bool(re.fullmatch(r"cc_mean_transforms\.\d+\.0\.weight", k)) for k in state))
-        ]
-        slices = len(known)
-        support = (max(known) - channels) // (channels // slices)
+        slices = len(numbers(r"cc_mean_transforms[.](\d+)[.]0[.]weight$"))
+        known = max(state[f"cc_mean_transforms.{i}.0.weight"].shape[1] for i in range(slices))
+        support = (known - channels) // (channels // slices)
         return {
             "config": tuple(config),
             "head_dim": tuple(heads),

@@ -1,4 +1,4 @@
-"""Pictures with objects: one reader of COCO's format, into which VisDrone and Cityscapes are converted, and training crops."""
+"""Pictures with objects: one reader of COCO's format, into which VisDrone and Cityscapes are converted."""
 
 from __future__ import annotations
 
@@ -76,24 +76,31 @@ def _read_image(path: Path, width: int, height: int) -> np.ndarray:
     return pixels
 
 
-def _decode_mask(segmentation: Any, box: list[float], height: int, width: int) -> np.ndarray:
+def _drawn(item: dict[str, Any]) -> dict[str, Any] | list[list[float]]:
+    """The run lengths of an annotation, or its polygons, of which there may be none.
+
+    Two points are no polygon, and the decoder would take four numbers for a box.
+    """
+    outline = item.get("segmentation") or []
+    return outline if isinstance(outline, dict) else [polygon for polygon in outline if len(polygon) >= 6]
+
+
+def _outline(item: dict[str, Any]) -> dict[str, Any] | list[list[float]]:
+    """The same, or else the box of an annotation as a polygon of whole pixels."""
+    x, y, w, h = item["bbox"]
+    x1, y1, x2, y2 = math.floor(x), math.floor(y), math.ceil(x + w), math.ceil(y + h)
+    return _drawn(item) or [[x1, y1, x2, y1, x2, y2, x1, y2]]
+
+
+def _decode_mask(item: dict[str, Any], height: int, width: int) -> np.ndarray:
     """Mask (H, W) bool of one annotation: its polygons, its run lengths (list or string), or else its filled box."""
-    if isinstance(segmentation, dict):
-        if list(segmentation["size"]) != [height, width]:
-            raise ValueError(f"run lengths for size {segmentation['size']}, picture of size {[height, width]}")
-        packed = isinstance(segmentation["counts"], str | bytes)
-        return rle.decode(segmentation if packed else rle.frPyObjects(segmentation, height, width)).astype(bool)
-    if polygons := _polygons(segmentation):
-        return rle.decode(rle.merge(rle.frPyObjects(polygons, height, width))).astype(bool)
-    mask = np.zeros((height, width), dtype=bool)
-    x1, y1, x2, y2 = box
-    mask[math.floor(y1) : math.ceil(y2), math.floor(x1) : math.ceil(x2)] = True
-    return mask
-
-
-def _polygons(segmentation: list | None) -> list[list[float]]:
-    """Two points are no polygon, and the decoder would take four numbers for a box."""
-    return [polygon for polygon in segmentation or [] if len(polygon) >= 6]
+    outline = _outline(item)
+    if isinstance(outline, list):
+        return rle.decode(rle.merge(rle.frPyObjects(outline, height, width))).astype(bool)
+    if list(outline["size"]) != [height, width]:
+        raise ValueError(f"run lengths for size {outline['size']}, picture of size {[height, width]}")
+    packed = isinstance(outline["counts"], str | bytes)
+    return rle.decode(outline if packed else rle.frPyObjects(outline, height, width)).astype(bool)
 
 
 class PanopticTruth:
@@ -219,7 +226,7 @@ class CocoDataset(Dataset):
             x, y, w, h = item["bbox"]
             boxes[i] = x, y, x + w, y + h
             try:
-                masks[i] = _decode_mask(item.get("segmentation"), [x, y, x + w, y + h], height, width)
+                masks[i] = _decode_mask(item, height, width)
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
                 raise self._error(f"has a broken mask in annotation {item.get('id')} ({error})") from error
         return Sample(
@@ -246,8 +253,7 @@ class CocoDataset(Dataset):
         return {
             "images": [self._entries[i] for i in chosen],
             "annotations": [
-                {**item, "segmentation": _outline(item) or _around(*item["bbox"]), "id": n}
-                for n, item in enumerate(objects, start=1)
+                {**item, "segmentation": _outline(item), "id": n} for n, item in enumerate(objects, start=1)
             ],
             "categories": [{"id": i, "name": name} for i, name in self.categories.items()],
         }
@@ -255,7 +261,7 @@ class CocoDataset(Dataset):
     @property
     def outlined(self) -> bool:
         """Whether any object in use has an outline: where none has, a mask AP would be one against boxes."""
-        return any(_outline(item) for objects in self._objects.values() for item in objects)
+        return any(_drawn(item) for objects in self._objects.values() for item in objects)
 
     def used_categories(self) -> dict[int, str]:
         """The categories that occur in the annotations of the pictures in use."""
@@ -297,14 +303,13 @@ class CocoDataset(Dataset):
         first: dict[str, Any] = {}
         for item in annotations:
             which = f"annotation {item.get('id')}"
-            if item["image_id"] not in listed:
-                raise self._error(f"has {which} for image {item['image_id']}, but lists no such image")
-            if item["category_id"] not in self.categories:
-                raise self._error(f"has {which} of category {item['category_id']}, but defines no such category")
+            for kind, known, tells in (("image", listed, "lists"), ("category", self.categories, "defines")):
+                if item[f"{kind}_id"] not in known:
+                    raise self._error(f"has {which} of {kind} {item[f'{kind}_id']}, but {tells} no such {kind}")
             if item["image_id"] not in objects:
                 continue
             x, y, w, h = item["bbox"] if len(item["bbox"]) == 4 else [math.nan] * 4
-            if not all(math.isfinite(v) for v in (x, y, w, h)):
+            if not all(map(math.isfinite, (x, y, w, h))):
                 raise self._error(f"has {which} whose box is not four finite numbers")
             entry = listed[item["image_id"]]
             x1, x2 = (min(max(v, 0), entry["width"]) for v in (x, x + w))
@@ -327,18 +332,6 @@ class CocoDataset(Dataset):
         return objects
 
 
-def _outline(item: dict[str, Any]) -> dict[str, Any] | list[list[float]]:
-    """The run lengths of an annotation, or its polygons, of which there may be none."""
-    segmentation = item.get("segmentation")
-    return segmentation if isinstance(segmentation, dict) else _polygons(segmentation)
-
-
-def _around(x: float, y: float, w: float, h: float) -> list[list[float]]:
-    """A box as a polygon, of whole pixels as :func:`_decode_mask` fills it."""
-    x1, y1, x2, y2 = math.floor(x), math.floor(y), math.ceil(x + w), math.ceil(y + h)
-    return [[x1, y1, x2, y1, x2, y2, x1, y2]]
-
-
 def require_categories(dataset: CocoDataset, known: Mapping[int, str] | Iterable[int], who: str) -> None:
     """Make sure that a detector can be judged on a data set: it knows every category that is annotated.
 
@@ -349,12 +342,9 @@ def require_categories(dataset: CocoDataset, known: Mapping[int, str] | Iterable
     """
     named = known if isinstance(known, Mapping) else dict.fromkeys(known)
     for number, name in dataset.used_categories().items():
-        if number not in named:
-            what = "does not know this category"
-        elif named[number] is not None and named[number].casefold() != name.casefold():
-            what = f"calls this category {named[number]!r}"
-        else:
+        if number in named and (named[number] is None or named[number].casefold() == name.casefold()):
             continue
+        what = f"calls this category {named[number]!r}" if number in named else "does not know this category"
         raise DataError(
             f"{dataset.annotations} annotates category {number} ({name!r}), but {who} {what}: "
             "take a detector trained on these categories, or map the category ids of the annotation file"

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from icm_helpers.data.coco import CocoDataset, Sample
+from icm_helpers.data.formats import extent
 
 # Category id, first row, first column, and the mask (0 or 255) within its extent, (h, w) uint8: whole masks of a picture's
 # dozens of objects would take many times the memory of the picture.
@@ -21,10 +22,9 @@ _Instance = tuple[int, int, int, np.ndarray]
 def _instances(sample: Sample) -> Iterator[_Instance]:
     """The objects of a picture, but for crowd regions and empty masks."""
     for label, mask in zip(sample.labels[~sample.crowd].tolist(), sample.masks[~sample.crowd].numpy(), strict=True):
-        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-        if len(rows):
-            within = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            yield label, int(rows[0]), int(columns[0]), within.astype(np.uint8) * 255
+        if mask.any():
+            x, y, w, h = extent(mask)
+            yield label, y, x, mask[y : y + h, x : x + w].astype(np.uint8) * 255
 
 
 class Crops(Dataset):
@@ -119,21 +119,20 @@ class Crops(Dataset):
             canvas = np.zeros((height, width), np.uint8)
             canvas[y0:y1, x0:x1] = shape
             visible = self._cut(canvas, top, left, side, mirrored) >= 128
-            rows, columns = (np.flatnonzero(visible.any(axis=axis)) for axis in (1, 0))
-            if visible.sum() < 8 or np.ptp(rows) < 1 or np.ptp(columns) < 1:
+            if visible.sum() < 8:
                 continue
-            boxes.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+            x, y, w, h = extent(visible)
+            if min(w, h) < 2:
+                continue
+            boxes.append([x, y, x + w, y + h])
             labels.append(label)
             masks.append(visible)
-        return (
-            image,
-            mask,
-            {
-                "boxes": torch.tensor(np.array(boxes, np.float32).reshape(-1, 4)),
-                "labels": torch.tensor(labels, dtype=torch.int64),
-                "masks": torch.tensor(np.array(masks, np.uint8).reshape(-1, self.patch, self.patch)),
-            },
-        )
+        objects = {
+            "boxes": torch.tensor(np.array(boxes, np.float32).reshape(-1, 4)),
+            "labels": torch.tensor(labels, dtype=torch.int64),
+            "masks": torch.tensor(np.array(masks, np.uint8).reshape(-1, self.patch, self.patch)),
+        }
+        return image, mask, objects
 
     def source(self, index: int) -> str:
         """The file that crop `index` is cut from, for messages about it."""

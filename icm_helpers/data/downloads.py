@@ -88,14 +88,15 @@ def assets() -> dict[str, Asset]:
     """
     try:
         entries = tomllib.loads(MANIFEST.read_text(encoding="utf-8"))
-        return {name: _asset(name, **entry) for name, entry in entries.items()}
-    except (OSError, ValueError, TypeError) as error:
+        return {
+            name: Asset(name, files=tuple(map(_file, entry.pop("files"))), **entry) for name, entry in entries.items()
+        }
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{MANIFEST} cannot be read ({error}): restore it with git") from error
 
 
-def _asset(name: str, files: list[dict[str, Any]], **entry: str) -> Asset:
-    listed = [File(**{k: tuple(v) if isinstance(v, list) else v for k, v in file.items()}) for file in files]
-    return Asset(name=name, files=tuple(listed), **entry)
+def _file(entry: dict[str, Any]) -> File:
+    return File(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
 
 
 def listing() -> str:
@@ -115,13 +116,9 @@ def table(rows: list[tuple[str, ...]]) -> str:
     """Rows of cells in columns; the last is wrapped to the width of the terminal."""
     widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)][:-1]
     indent = " " * sum(widths)
-    columns = max(shutil.get_terminal_size((120, 24)).columns, len(indent) + 40)
-    return "\n".join(
-        textwrap.fill(
-            "".join(map(str.ljust, cells, widths)) + last, columns, subsequent_indent=indent, break_on_hyphens=False
-        )
-        for *cells, last in rows
-    )
+    wrap = textwrap.TextWrapper(shutil.get_terminal_size((120, 24)).columns, subsequent_indent=indent)
+    wrap.width = max(wrap.width, len(indent) + 40)
+    return "\n".join(wrap.fill("".join(map(str.ljust, cells, widths)) + last) for *cells, last in rows)
 
 
 def fetch(name: str, folder: Path | str | None = None, progress: bool = True) -> Path:
@@ -219,9 +216,8 @@ def _instructions(asset: Asset, files: list[File], target: Path) -> str:
     lines = [f"{asset.name} cannot be fetched by a program: {asset.ask}", f"  page    {asset.page}"]
     lines += [f"  folder  {target}"]
     for file in files:
-        known = [_bytes(file.size)] if file.size else []
-        known += [file.checksum] if file.checksum != "unknown" else []
-        lines.append(f"  file    {file.name}" + (f" ({', '.join(known)})" if known else ""))
+        known = [_bytes(file.size)] * bool(file.size) + [file.checksum] * (file.checksum != "unknown")
+        lines.append(f"  file    {file.name}" + f" ({', '.join(known)})" * bool(known))
         lines += [f"            unpacked, it gives {pattern}" for pattern in file.layout]
     return "\n".join(
         [*lines, f"Then run `icm datasets fetch {asset.name}` again, and `icm datasets check {asset.name}`."]
@@ -259,7 +255,7 @@ def _faults(asset: Asset, file: File, target: Path, progress: bool) -> Iterator[
     yield from (f"{what}: {cure}" for what in missing)
     if file.layout:
         here = [name for name in known if (target / name).is_file()]
-        bar = tqdm(here, file.name, unit=" files", disable=None if progress else True)
+        bar = tqdm(here, file.name, unit=" files", disable=not progress or None)
         if damaged := [name for name in bar if _sha256(target / name) != known[name]]:
             told = f"{len(damaged)} of {len(known)} files of {file.name} in {target} are not as they were unpacked"
             yield f"{told}, first {damaged[0]}: delete them, then {cure}"
@@ -315,7 +311,7 @@ def _download(file: File, target: Path, progress: bool) -> Path:
         except requests.RequestException as error:
             complaints.append(f"{url}: {error}")
             continue
-        _tag(part).unlink(missing_ok=True)
+        part.with_name(f"{part.name}.etag").unlink(missing_ok=True)
         if not (problem := _differs(part, file, target)):
             return part.rename(arrived)
         part.unlink()
@@ -339,12 +335,16 @@ def _transfer(url: str, part: Path, file: File, progress: bool) -> None:
 
 
 def _request(url: str, part: Path, file: File, progress: bool) -> None:
-    have = _size(part) if _tag(part).is_file() else 0
-    if have == file.size:
+    have, tag = _size(part), part.with_name(f"{part.name}.etag")
+    if have and have == file.size:
         return None
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
-        if have and not _goes_on(answer, part, have, file):
+        identity = answer.headers.get("ETag") or answer.headers.get("Last-Modified", "")
+        # Where no checksum decides in the end, this tells that the rest is one of the same file.
+        same = file.checksum != "unknown" or (identity and tag.is_file() and tag.read_text("utf-8") == identity)
+        goes_on = same and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        if have and (answer.status_code == 416 or (answer.status_code == 206 and not goes_on)):
             part.unlink()
             return _request(url, part, file, progress)
         answer.raise_for_status()
@@ -354,44 +354,18 @@ def _request(url: str, part: Path, file: File, progress: bool) -> None:
             raise requests.RequestException("it sent a web page instead of the file")
         have = have if answer.status_code == 206 else 0  # else the whole file comes, from its beginning
         length = int(answer.headers.get("Content-Length", 0))
-        _enough_room(part.parent, length or (file.size or 0))
+        _enough_room(part.parent, length or file.size or 0)
         _log.info("%s: from %s%s", file.name, url, f", after the {_bytes(have)} that are here" if have else "")
         bar = tqdm(
-            desc=file.name,
-            total=have + length,
-            initial=have,
-            unit="B",
-            unit_scale=True,
-            disable=None if progress else True,
+            None, file.name, have + length, unit="B", unit_scale=True, initial=have, disable=not progress or None
         )
         with _clear_if_full(part.parent), open(part, "ab" if have else "wb") as stream, bar:
-            _tag(part).write_text(f"{_identity(answer)}\n{have + length}", "utf-8")
+            tag.write_text(identity, "utf-8")
             for chunk in answer.iter_content(_CHUNK):
                 stream.write(chunk)
                 bar.update(len(chunk))
     if file.size is not None and _size(part) < file.size:
         raise requests.ConnectionError(f"the server stopped after {_size(part)} of {file.size} bytes")
-
-
-def _goes_on(answer: requests.Response, part: Path, have: int, file: File) -> bool:
-    """Whether an answer is about the file whose beginning is here, as far as it tells."""
-    if answer.status_code != 206:
-        return answer.status_code != 416  # which says that there is nothing after what we have
-    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
-    begun, _, total = _tag(part).read_text("utf-8").partition("\n")
-    if not span or (int(span[1]), span[2]) != (have, total):
-        return False
-    # Another mirror has an ETag of its own: there the length will do if a checksum decides in the end.
-    return file.checksum != "unknown" or _identity(answer) == begun != ""
-
-
-def _identity(answer: requests.Response) -> str:
-    """By this and its length, a later answer is known to be about the same file."""
-    return answer.headers.get("ETag") or answer.headers.get("Last-Modified", "")
-
-
-def _tag(part: Path) -> Path:
-    return part.with_name(f"{part.name}.etag")
 
 
 def _size(path: Path) -> int:
@@ -460,7 +434,7 @@ def _extract(archive: Path, into: Path, root: Path, progress: bool) -> dict[str,
         with zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive) as opened:
             members = _members(opened, archive)
             _enough_room(into, sum(size for _, _, size in members))
-            for member, name, _ in tqdm(members, f"unpacking {archive.name}", disable=None if progress else True):
+            for member, name, _ in tqdm(members, f"unpacking {archive.name}", disable=not progress or None):
                 path, digest = into / name, hashlib.sha256()
                 path.parent.mkdir(parents=True, exist_ok=True)
                 source = opened.open(member) if isinstance(opened, zipfile.ZipFile) else opened.extractfile(member)

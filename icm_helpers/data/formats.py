@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,21 +14,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from icm_helpers.data import DataError
+from icm_helpers.files import folder_atomically
 
 VERSION = 1  # of the conversions: raise it whenever one gives something else
 
-VISDRONE = (
-    "pedestrian",
-    "people",
-    "bicycle",
-    "car",
-    "van",
-    "truck",
-    "tricycle",
-    "awning-tricycle",
-    "bus",
-    "motor",
-)
+VISDRONE = ("pedestrian", "people", "bicycle", "car", "van", "truck", "tricycle", "awning-tricycle", "bus", "motor")
 """The ten classes that VisDrone's own evaluation counts; their ids are 1 to 10. 0 is an ignored region, 11 is others."""
 
 CITYSCAPES_THINGS = {
@@ -144,19 +131,15 @@ def cityscapes(folder: Path, split: str) -> dict[str, dict[str, Any]]:
             if kind not in kinds:
                 continue
             mask = ids == value
-            columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-            x, y = int(columns[0]), int(rows[0])
             entry = {
                 "category_id": kind,
                 "iscrowd": int(kind in CITYSCAPES_THINGS and value < 1000),
                 "area": int(mask.sum()),
-                "bbox": [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y],
+                "bbox": extent(mask),
             }
             segments.append({"id": value, **entry})
             if kind in CITYSCAPES_THINGS:
-                packed = rle.encode(np.asfortranarray(mask, np.uint8))
-                counts = {"size": [height, width], "counts": packed["counts"].decode("ascii")}
-                annotations.append({"image_id": number, "segmentation": counts, **entry})
+                annotations.append({"image_id": number, "segmentation": run_lengths(mask), **entry})
         panoptic.append(
             {"image_id": number, "file_name": labels.relative_to(maps).as_posix(), "segments_info": segments}
         )
@@ -176,20 +159,24 @@ def converted(name: str, sources: list[Path], read: Callable[[], dict[str, dict[
     states = (f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sorted(sources))
     digest = hashlib.sha256("\n".join([str(VERSION), *states]).encode()).hexdigest()[:12]
     folder = cache / f"{name}-{digest}"
-    if folder.is_dir():
-        return folder
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    try:
-        draft.mkdir(parents=True)
-        for entry, content in read().items():
-            (draft / f"{entry}.json").write_text(json.dumps(content))
-        os.rename(draft, folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was quicker
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    if not folder.is_dir():
+        with folder_atomically(folder) as draft:
+            for entry, content in read().items():
+                (draft / f"{entry}.json").write_text(json.dumps(content))
     return folder
+
+
+def extent(mask: np.ndarray) -> list[int]:
+    """COCO's box of a mask (H, W): x, y, width, height."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    x, y = int(columns[0]), int(rows[0])
+    return [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
+
+
+def run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's compressed run lengths of a mask (H, W)."""
+    packed = rle.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(mask.shape), "counts": packed["counts"].decode("ascii")}
 
 
 def _pictures(folder: Path, pattern: str, archive: str) -> list[Path]:

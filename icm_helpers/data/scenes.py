@@ -3,17 +3,11 @@
 A *world* (hills, a ground plane with a path, things standing on it, the light) is sampled from a seed; a pinhole camera
 renders it at any time at twice the size, and the picture is averaged down. Labels come from the same painter, so
 they are exact, occlusion included. Lengths are metres; every texture is drawn here, none is loaded.
-
-    python -m icm_helpers.data.scenes sheet.png --count 24
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -23,6 +17,9 @@ from typing import Any
 import cv2
 import numpy as np
 from tqdm import tqdm
+
+from icm_helpers.data.formats import extent, run_lengths
+from icm_helpers.files import folder_atomically
 
 VERSION = 1  # of the generator: raise it whenever a pixel changes
 LABELS = 2  # of what is written beside the pixels
@@ -211,13 +208,16 @@ def sample_world(seed: int, aspect: float = 1.0) -> World:
     """The world of a seed, with 2 to 9 things within a picture of `aspect` = width / height."""
     r = np.random.default_rng(seed)
     horizon, mood = r.uniform(0.3, 0.5), _sample_mood(r)
-    ridges = []
     count = int(r.integers(1, 4))
     hue, top = r.uniform(80, 150), r.uniform(0.08, 0.16)
-    for i in range(count):
-        nearness = (i + 1) / count
-        colour = _hsv(hue + r.uniform(-15, 15), r.uniform(0.3, 0.5), r.uniform(0.32, 0.45))
-        ridges.append((top * (1 - 0.62 * i / count), 0.72 - 0.45 * nearness, colour))
+    hills = tuple(
+        (
+            top * (1 - 0.62 * i / count),
+            0.72 - 0.45 * ((i + 1) / count),
+            _hsv(hue + r.uniform(-15, 15), r.uniform(0.3, 0.5), r.uniform(0.32, 0.45)),
+        )
+        for i in range(count)
+    )
     ground = str(r.choice(["grass", "grass", "grass", "gravel", "sand"]))
     if ground == "grass":
         base, patches = _hsv(r.uniform(72, 105), r.uniform(0.45, 0.65), r.uniform(0.42, 0.56)), _hsv(55, 0.5, 0.62)
@@ -233,21 +233,10 @@ def sample_world(seed: int, aspect: float = 1.0) -> World:
     }[path or "sand"]
     line = (r.uniform(-1.5, 1.5), r.uniform(-0.25, 0.25), r.uniform(0.6, 3.0), r.uniform(0, 6.28), r.uniform(0.7, 1.2))
     camera = (r.uniform(-0.05, 0.05), r.uniform(0.0, 0.06), r.uniform(-0.004, 0.004), r.uniform(0.0, 0.002))
-    return World(
-        horizon=horizon,
-        light=1 if r.random() < 0.5 else -1,
-        mood=mood,
-        offset=r.random(8).astype(np.float32),
-        hills=tuple(ridges) if r.random() < 0.85 else (),
-        ground=ground,
-        ground_colour=base,
-        patches=patches,
-        path=path,
-        path_colour=path_colour,
-        path_line=line,
-        things=_sample_things(r, seed, horizon, aspect),
-        camera=camera,
-    )
+    light, offset = 1 if r.random() < 0.5 else -1, r.random(8).astype(np.float32)
+    hills = hills if r.random() < 0.85 else ()
+    things = _sample_things(r, seed, horizon, aspect)
+    return World(horizon, light, mood, offset, hills, ground, base, patches, path, path_colour, line, things, camera)
 
 
 # ------------------------------------------------------------------------------------------------------------- textures
@@ -265,12 +254,9 @@ def _stamp(tile: np.ndarray, points: np.ndarray, value: float) -> None:
     """Fill a convex polygon (k, 2) of a periodic tile, in pixels."""
     n = len(tile)
     low, high = points.min(0), points.max(0)
-    for dx in (-n, 0, n):
-        for dy in (-n, 0, n):
-            if low[0] + dx < n and high[0] + dx >= 0 and low[1] + dy < n and high[1] + dy >= 0:
-                cv2.fillConvexPoly(
-                    tile, np.round((points + np.array([dx, dy])) * 16).astype(np.int32), value, cv2.LINE_8, 4
-                )
+    for shift in np.array([(dx, dy) for dx in (-n, 0, n) for dy in (-n, 0, n)]):
+        if (low + shift < n).all() and (high + shift >= 0).all():
+            cv2.fillConvexPoly(tile, np.round((points + shift) * 16).astype(np.int32), value, cv2.LINE_8, 4)
 
 
 def _grass(r: np.random.Generator, n: int) -> np.ndarray:
@@ -287,9 +273,7 @@ def _grass(r: np.random.Generator, n: int) -> np.ndarray:
 
 
 def _gravel(r: np.random.Generator, n: int) -> np.ndarray:
-    tile = np.full((n, n), -2.2, np.float32)
-    angles = np.linspace(0, 2 * np.pi, 9, endpoint=False)
-    circle = np.stack([np.cos(angles), np.sin(angles)], 1)
+    tile, circle = np.full((n, n), -2.2, np.float32), _circle(9)
     for _ in range(2600):
         size, shape = r.uniform(4.0, 12.0), 1 + r.normal(0, 0.12, 9)
         stone = circle * shape[:, None] * (size, size * 0.75)
@@ -301,26 +285,20 @@ def _gravel(r: np.random.Generator, n: int) -> np.ndarray:
 
 
 def _brick(r: np.random.Generator, n: int) -> np.ndarray:
-    tile = np.full((n, n), -2.0, np.float32)
-    rows, columns = 16, 8
+    tile, rows, columns = np.full((n, n), -2.0, np.float32), 16, 8
     h, w = n / rows, n / columns
-    for row in range(rows):
-        for column in range(columns):
-            x, y, value = (column + 0.5 * (row % 2)) * w, row * h, r.normal(0, 0.6)
-            inset = np.array(
-                [[x + 2.5, y + 2.5], [x + w - 2.5, y + 2.5], [x + w - 2.5, y + h - 2.5], [x + 2.5, y + h - 2.5]]
-            )
-            _stamp(tile, inset, float(value + 0.7))
-            _stamp(tile, inset + np.array([1.5, 2.0]), float(value))
-            _stamp(tile, inset + np.array([[1.5, 2.0], [-0.5, 2.0], [-0.5, 0], [1.5, 0]]), float(value + 0.2))
+    for row, column in np.ndindex(rows, columns):
+        x, y, value = (column + 0.5 * (row % 2)) * w, row * h, r.normal(0, 0.6)
+        inset = _box(x + 2.5, y + 2.5, x + w - 2.5, y + h - 2.5)
+        _stamp(tile, inset, float(value + 0.7))
+        _stamp(tile, inset + np.array([1.5, 2.0]), float(value))
+        _stamp(tile, inset + np.array([[1.5, 2.0], [-0.5, 2.0], [-0.5, 0], [1.5, 0]]), float(value + 0.2))
     return tile + 0.25 * _standard(_fractal(r, n, 1.0))
 
 
 def _leaves(r: np.random.Generator, n: int) -> np.ndarray:
     """Tree tops seen from afar: round crowns, bright above."""
-    tile = np.full((n, n), -1.5, np.float32)
-    angles = np.linspace(0, 2 * np.pi, 10, endpoint=False)
-    circle = np.stack([np.cos(angles), np.sin(angles)], 1)
+    tile, circle = np.full((n, n), -1.5, np.float32), _circle(10)
     for _ in range(1500):
         size, centre, value = r.uniform(5, 15), r.uniform(0, n, 2), r.normal(0, 0.4)
         for shrink, gain in ((1.0, -1.0), (0.75, -0.1), (0.45, 0.7)):
@@ -333,10 +311,7 @@ def _standard(tile: np.ndarray) -> np.ndarray:
 
 
 _TEXTURES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
-    "grass": _grass,
-    "gravel": _gravel,
-    "brick": _brick,
-    "leaves": _leaves,
+    **{"grass": _grass, "gravel": _gravel, "brick": _brick, "leaves": _leaves},
     "sand": lambda r, n: _fractal(r, n, 1.3),
     "cloud": lambda r, n: _fractal(r, n, 3.1),
     "ridge": lambda r, n: _fractal(r, n, 4.0),
@@ -461,27 +436,31 @@ class _Light:
         return np.clip(0.62 * self.side * x + 0.6 * y + 0.5 * z, 0, 1)
 
 
-def _spline(points: np.ndarray, steps: int = 4) -> np.ndarray:
-    """A closed Catmull-Rom spline through the points: (n * steps, 2)."""
-    p0, p1, p2, p3 = (np.roll(points, k, 0) for k in (1, 0, -1, -2))
-    t = (np.arange(steps) / steps)[None, :, None]
-    a, b, c = p2 - p0, 2 * p0 - 5 * p1 + 4 * p2 - p3, 3 * (p1 - p2) + p3 - p0
-    curve = p1[:, None] + 0.5 * (a[:, None] * t + b[:, None] * t**2 + c[:, None] * t**3)  # (n, steps, 2)
-    return curve.reshape(-1, 2)
-
-
 def _points(text: str) -> np.ndarray:
     """Points (n, 2) written as "x y, x y, ..."."""
     return np.array([pair.split() for pair in text.split(",")], float)
+
+
+def _spline(text: str) -> np.ndarray:
+    """A closed Catmull-Rom spline through points written so: four a piece, (4 n, 2)."""
+    p0, p1, p2, p3 = (np.roll(_points(text), k, 0) for k in (1, 0, -1, -2))
+    t = (np.arange(4) / 4)[None, :, None]
+    a, b, c = p2 - p0, 2 * p0 - 5 * p1 + 4 * p2 - p3, 3 * (p1 - p2) + p3 - p0
+    return (p1[:, None] + 0.5 * (a[:, None] * t + b[:, None] * t**2 + c[:, None] * t**3)).reshape(-1, 2)
 
 
 def _box(left: float, bottom: float, right: float, top: float) -> np.ndarray:
     return np.array([[left, bottom], [right, bottom], [right, top], [left, top]])
 
 
-def _disc(u: float, v: float, radius: float, stretch: float = 1.0) -> np.ndarray:
-    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    return np.stack([u + radius * stretch * np.cos(angles), v + radius * np.sin(angles)], 1)
+def _circle(n: int) -> np.ndarray:
+    """`n` points (n, 2) of the unit circle."""
+    angles = np.linspace(0, 2 * np.pi, n, endpoint=False)
+    return np.stack([np.cos(angles), np.sin(angles)], 1)
+
+
+def _disc(u: float, v: float, radius: float) -> np.ndarray:
+    return (u, v) + radius * _circle(24)
 
 
 # --------------------------------------------------------------------------------------------------------------- things
@@ -496,9 +475,8 @@ def _tree(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     if light.disguise is not None:
         leaf = light.disguise * 0.95
     bark, foot = _hsv(r.uniform(18, 32), 0.38, r.uniform(0.3, 0.45)), r.uniform(0.018, 0.026)
-    trunk = np.array(
-        [[-foot * 1.6, 0], [foot * 1.6, 0], [foot, 0.08], [foot * 0.6, 0.6], [-foot * 0.6, 0.6], [-foot, 0.08]]
-    )
+    trunk = foot * np.array([[-1.6, 0], [1.6, 0], [1, 0], [0.6, 0], [-0.6, 0], [-1, 0]])
+    trunk[:, 1] = 0, 0, 0.08, 0.6, 0.6, 0.08
     across = np.clip(c.u / foot, -1, 1)
     tone = light.lambert(across, 0.1, np.sqrt(1 - across**2)) * (1 + 0.25 * c.texture("stone", 2.0, r.random()))
     c.fill(trunk, lit(bark, np.clip(tone, 0, 1.2)))
@@ -506,9 +484,7 @@ def _tree(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     if conifer:
         width, tiers, n = r.uniform(0.2, 0.27), int(r.integers(6, 9)), 330
         c.fill(np.array([[-width * 0.8, 0.14], [width * 0.8, 0.14], [0, 0.98]]), lit(leaf * 0.5, 0.1))
-        down = np.sort(1 - np.sqrt(r.random(n)) * 0.98)[
-            ::-1
-        ]  # from the lowest twigs, painted first, to the top: 1 to 0
+        down = np.sort(1 - np.sqrt(r.random(n)) * 0.98)[::-1]  # from the lowest twigs, painted first, to the top
         turn = r.uniform(-1.35, 1.35, n)
         reach = width * (0.1 + 0.9 * down) * (0.72 + 0.4 * np.mod(down * tiers, 1))
         points = np.stack([reach * np.sin(turn) * 0.85, 1 - 0.85 * down - 0.02], 1)
@@ -545,18 +521,16 @@ def _tree(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
 def _house(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     lit, brick = light.mood.lit, r.random() < 0.5
     wall = (
-        _hsv(r.uniform(8, 24), 0.45, r.uniform(0.55, 0.68))
-        if brick
-        else _hsv(r.uniform(28, 55), r.uniform(0.05, 0.28), 0.88)
+        (r.uniform(8, 24), 0.45, r.uniform(0.55, 0.68)) if brick else (r.uniform(28, 55), r.uniform(0.05, 0.28), 0.88)
     )
+    wall = _hsv(*wall)
     tiles = _hsv(float(r.choice([8.0, 16.0, 24.0, 215.0])), r.uniform(0.25, 0.5), r.uniform(0.38, 0.55))
     if light.disguise is not None:
         wall, tiles = 0.4 * wall + 0.6 * light.disguise, 0.4 * tiles + 0.5 * light.disguise
     half, eave, depth, rise = r.uniform(0.3, 0.42), r.uniform(0.5, 0.6), r.uniform(0.4, 0.62), 0.05
     grain = c.texture("brick", 0.75 if brick else 1.3, r.random()) * (0.16 if brick else 0.04)
     grain = grain + c.texture("patch", 0.5, r.random()) * 0.05
-    front = float(light.lambert(-0.25, 0.0, 0.95))
-    flank = float(light.lambert(0.95, 0.0, 0.25))
+    front, flank = float(light.lambert(-0.25, 0.0, 0.95)), float(light.lambert(0.95, 0.0, 0.25))
     shade_under_roof = 1 - 0.3 * np.clip(1 - np.abs(eave - 0.02 - c.v) / 0.06, 0, 1)
     wall_picture = wall * (1 + grain[..., None])
     side = np.array([[half, 0], [half + depth, rise], [half + depth, eave], [half, eave]])
@@ -576,13 +550,8 @@ def _house(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     c.part = 4.0
     c.fill(slope, lit(roof, float(light.lambert(0.55, 0.7, 0.3))))
     fascia = lit(_rgb(0.9, 0.88, 0.84) if brick else tiles * 1.15, front)
-    c.fill(
-        np.array([[0, 1.0], [half + over, eave - over], [half + over, eave - over - lip], [0, 1.0 - lip * 1.6]]), fascia
-    )
-    c.fill(
-        np.array([[0, 1.0], [-half - over, eave - over], [-half - over, eave - over - lip], [0, 1.0 - lip * 1.6]]),
-        fascia,
-    )
+    for end in (half + over, -half - over):
+        c.fill(np.array([[0, 1.0], [end, eave - over], [end, eave - over - lip], [0, 1.0 - lip * 1.6]]), fascia)
     frame, door = lit(_rgb(0.93, 0.92, 0.88), front), lit(_hsv(r.uniform(0, 360), 0.5, 0.5), front)
     c.part = 5.0
     c.fill(_box(-0.07, 0, 0.07, 0.31), frame)
@@ -616,11 +585,8 @@ def _rock(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     moss = np.clip(c.texture("patch", 0.4, r.random()) - 0.6, 0, 1)[..., None] * 0.5
     colour = colour * (1 - moss) + _hsv(82, 0.5, 0.42) * moss
     tone = np.clip(light.lambert(x, y, z) + 0.16 * relief, 0.02, 1.1)
-    c.fill(
-        outline,
-        light.mood.lit(colour * (1 + 0.06 * relief[..., None]), tone)
-        * (0.65 + 0.35 * np.clip(c.v / 0.3, 0, 1))[..., None],
-    )
+    lit = light.mood.lit(colour * (1 + 0.06 * relief[..., None]), tone)
+    c.fill(outline, lit * (0.65 + 0.35 * np.clip(c.v / 0.3, 0, 1))[..., None])
 
 
 def _balloon(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
@@ -644,16 +610,13 @@ def _balloon(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     if banded:
         stripe = stripe ^ (np.abs(c.v - middle) < 0.1)[..., None]
     seam = 1 - 0.16 * (np.abs(longitude - np.round(longitude)) < 0.07)
-    tone = np.clip(
-        light.lambert(x * 0.9, np.broadcast_to(y * 0.75, x.shape), np.sqrt(1 - 0.8 * x**2) * 0.8) + 0.1, 0, 1
-    )
+    facing = light.lambert(x * 0.9, np.broadcast_to(y * 0.75, x.shape), np.sqrt(1 - 0.8 * x**2) * 0.8)
+    tone = np.clip(facing + 0.1, 0, 1)
     c.fill(envelope, lit(np.where(stripe, first, second) * seam[..., None], tone))
     c.part = 2.0
     for u in (-0.055, 0.055):
-        c.fill(
-            np.array([[u * 1.5, 0.215], [u * 1.5 + 0.008, 0.215], [u + 0.006, 0.09], [u - 0.006, 0.09]]),
-            _rgb(0.2, 0.17, 0.14),
-        )
+        rope = np.array([[u * 1.5, 0.215], [u * 1.5 + 0.008, 0.215], [u + 0.006, 0.09], [u - 0.006, 0.09]])
+        c.fill(rope, _rgb(0.2, 0.17, 0.14))
     wicker = 0.45 + 0.12 * np.sin(c.v * 260) + 0.5 * light.lambert(np.clip(c.u / 0.07, -1, 1), 0.0, 0.5)
     c.fill(_box(-0.062, 0, 0.062, 0.095), lit(_hsv(28, 0.55, 0.55), wicker * 0.8))
     c.fill(_box(-0.068, 0.085, 0.068, 0.1), lit(_hsv(24, 0.5, 0.35), 0.7))
@@ -661,18 +624,14 @@ def _balloon(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
 
 # Outline of a horse without its legs, looking right: from the tail along the back to the head, and back below.
 _HORSE = _spline(
-    _points(
-        "-0.465 0.64, -0.44 0.69, -0.38 0.725, -0.29 0.735, -0.2 0.715, -0.1 0.69, 0 0.68, 0.08 0.69, 0.14 0.72, "
-        "0.19 0.76, 0.235 0.82, 0.28 0.88, 0.325 0.93, 0.36 0.955, 0.372 1, 0.393 0.96, 0.415 0.935, 0.45 0.88, "
-        "0.49 0.81, 0.52 0.76, 0.527 0.725, 0.505 0.7, 0.475 0.705, 0.455 0.74, 0.425 0.785, 0.39 0.805, 0.365 0.785, "
-        "0.345 0.73, 0.33 0.66, 0.315 0.59, 0.29 0.53, 0.24 0.48, 0.16 0.45, 0.06 0.435, -0.04 0.437, -0.14 0.455, "
-        "-0.22 0.485, -0.29 0.47, -0.37 0.47, -0.43 0.52, -0.465 0.58"
-    )
+    "-0.465 0.64, -0.44 0.69, -0.38 0.725, -0.29 0.735, -0.2 0.715, -0.1 0.69, 0 0.68, 0.08 0.69, 0.14 0.72, "
+    "0.19 0.76, 0.235 0.82, 0.28 0.88, 0.325 0.93, 0.36 0.955, 0.372 1, 0.393 0.96, 0.415 0.935, 0.45 0.88, "
+    "0.49 0.81, 0.52 0.76, 0.527 0.725, 0.505 0.7, 0.475 0.705, 0.455 0.74, 0.425 0.785, 0.39 0.805, 0.365 0.785, "
+    "0.345 0.73, 0.33 0.66, 0.315 0.59, 0.29 0.53, 0.24 0.48, 0.16 0.45, 0.06 0.435, -0.04 0.437, -0.14 0.455, "
+    "-0.22 0.485, -0.29 0.47, -0.37 0.47, -0.43 0.52, -0.465 0.58"
 )
-_MANE = _spline(_points("0.365 0.965, 0.31 0.935, 0.25 0.87, 0.2 0.8, 0.15 0.735, 0.2 0.71, 0.25 0.77, 0.31 0.86"))
-_TAIL = _spline(
-    _points("-0.44 0.69, -0.49 0.66, -0.53 0.55, -0.535 0.42, -0.515 0.3, -0.485 0.36, -0.475 0.5, -0.45 0.6")
-)
+_MANE = _spline("0.365 0.965, 0.31 0.935, 0.25 0.87, 0.2 0.8, 0.15 0.735, 0.2 0.71, 0.25 0.77, 0.31 0.86")
+_TAIL = _spline("-0.44 0.69, -0.49 0.66, -0.53 0.55, -0.535 0.42, -0.515 0.3, -0.485 0.36, -0.475 0.5, -0.45 0.6")
 
 
 def _leg(hip: tuple[float, float], hind: bool, swing: float) -> np.ndarray:
@@ -732,36 +691,23 @@ def _horse(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
 
 
 # Outline above the sills, and windows, in heights: the front is to the right, the wheels stand at -0.8 and 0.84.
-_CARS: dict[str, tuple[np.ndarray, list[np.ndarray]]] = {
+_CARS: dict[str, tuple[str, list[str]]] = {
     "saloon": (
-        _points(
-            "-1.36 0.24, -1.38 0.52, -1.3 0.66, -0.95 0.7, -0.56 0.97, -0.2 1, 0.2 0.97, 0.62 0.68, 1.1 0.6, "
-            "1.32 0.5, 1.38 0.3, 1.36 0.2"
-        ),
-        [
-            _points("-0.83 0.7, -0.5 0.92, -0.12 0.94, -0.12 0.69"),
-            _points("-0.05 0.69, -0.05 0.94, 0.16 0.92, 0.5 0.68"),
-        ],
+        "-1.36 0.24, -1.38 0.52, -1.3 0.66, -0.95 0.7, -0.56 0.97, -0.2 1, 0.2 0.97, 0.62 0.68, 1.1 0.6, 1.32 0.5, "
+        "1.38 0.3, 1.36 0.2",
+        ["-0.83 0.7, -0.5 0.92, -0.12 0.94, -0.12 0.69", "-0.05 0.69, -0.05 0.94, 0.16 0.92, 0.5 0.68"],
     ),
     "hatchback": (
-        _points(
-            "-1.16 0.24, -1.2 0.55, -1.13 0.75, -0.9 0.97, -0.3 1.02, 0.2 0.98, 0.62 0.7, 1.05 0.6, 1.22 0.46, "
-            "1.26 0.28, 1.24 0.2"
-        ),
-        [
-            _points("-1 0.72, -0.84 0.92, -0.26 0.96, -0.26 0.7"),
-            _points("-0.19 0.7, -0.19 0.96, 0.15 0.93, 0.5 0.69"),
-        ],
+        "-1.16 0.24, -1.2 0.55, -1.13 0.75, -0.9 0.97, -0.3 1.02, 0.2 0.98, 0.62 0.7, 1.05 0.6, 1.22 0.46, 1.26 0.28, "
+        "1.24 0.2",
+        ["-1 0.72, -0.84 0.92, -0.26 0.96, -0.26 0.7", "-0.19 0.7, -0.19 0.96, 0.15 0.93, 0.5 0.69"],
     ),
     "van": (
-        _points(
-            "-1.3 0.24, -1.34 0.6, -1.3 1, -1.1 1.08, 0.3 1.08, 0.62 1, 0.98 0.68, 1.26 0.58, 1.34 0.42, 1.36 0.26, "
-            "1.33 0.2"
-        ),
+        "-1.3 0.24, -1.34 0.6, -1.3 1, -1.1 1.08, 0.3 1.08, 0.62 1, 0.98 0.68, 1.26 0.58, 1.34 0.42, 1.36 0.26, 1.33 0.2",
         [
-            _points("-1.15 0.68, -1.15 0.97, -0.5 0.97, -0.5 0.68"),
-            _points("-0.4 0.68, -0.4 0.97, 0.15 0.97, 0.15 0.68"),
-            _points("0.23 0.68, 0.23 0.97, 0.52 0.96, 0.82 0.68"),
+            "-1.15 0.68, -1.15 0.97, -0.5 0.97, -0.5 0.68",
+            "-0.4 0.68, -0.4 0.97, 0.15 0.97, 0.15 0.68",
+            "0.23 0.68, 0.23 0.97, 0.52 0.96, 0.82 0.68",
         ],
     ),
 }
@@ -785,11 +731,11 @@ def _car(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     glass = _rgb(0.1, 0.13, 0.17) + gleam * light.mood.horizon * 0.5
     for window in windows:
         c.part += 1
-        c.fill(window, glass)
+        c.fill(_points(window), glass)
     wheel, c.part = c.part + 1, 1.0
     c.fill(_box(-0.095, 0.25, -0.085, 0.68), lit(paint * 0.5, 0.3))  # the door's gap
     c.fill(_box(-0.28, 0.55, -0.16, 0.575), lit(paint * 0.5, 0.3))
-    rear, front = outline[:, 0].min(), outline[:, 0].max()
+    rear, front = _points(outline)[:, 0].min(), _points(outline)[:, 0].max()
     c.fill(_box(front - 0.16, 0.44, front - 0.03, 0.53), _rgb(1.0, 0.97, 0.85))
     c.fill(_box(rear + 0.02, 0.47, rear + 0.11, 0.58), _rgb(0.75, 0.1, 0.08))
     c.fill(_box(-1.2, 0.19, 1.2, 0.25), _rgb(0.08, 0.08, 0.09))
@@ -804,17 +750,15 @@ def _car(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
             c.fill(_disc(u + 0.075 * np.cos(turn), 0.22 + 0.075 * np.sin(turn), 0.025), _rgb(0.2, 0.2, 0.22))
 
 
-# How each kind is painted, and half the width it may take in units of its height.
-_PAINTERS: dict[str, tuple[Callable[[_Canvas, np.random.Generator, _Light], None], float]] = {
-    "tree": (_tree, 0.5),
-    "house": (_house, 1.15),
-    "rock": (_rock, 1.3),
-    "balloon": (_balloon, 0.42),
-    "horse": (_horse, 0.65),
-    "car": (_car, 1.5),
+# How each kind is painted, half the width it may take in units of its height, and half that of the dark patch under it.
+_PAINTERS: dict[str, tuple[Callable[[_Canvas, np.random.Generator, _Light], None], float, float]] = {
+    "tree": (_tree, 0.5, 0.1),
+    "house": (_house, 1.15, 0.75),
+    "rock": (_rock, 1.3, 0.85),
+    "balloon": (_balloon, 0.42, 0.34),
+    "horse": (_horse, 0.65, 0.45),
+    "car": (_car, 1.5, 1.35),
 }
-# Half the width of the dark patch under each.
-_FOOTPRINTS = {"tree": 0.1, "house": 0.75, "rock": 0.85, "balloon": 0.34, "horse": 0.45, "car": 1.35}
 
 
 # --------------------------------------------------------------------------------------------------------------- render
@@ -973,8 +917,8 @@ def _paint_thing(
     x, up = thing.x + thing.speed[0] * time, thing.altitude + thing.speed[1] * time
     column, row, scale = camera.project(x, z, up)
     unit = thing.height * scale
-    painter, extent = _PAINTERS[thing.kind]
-    canvas = _Canvas(image.shape[:2], (column, row), unit, extent, thing.facing)
+    painter, reach, footprint = _PAINTERS[thing.kind]
+    canvas = _Canvas(image.shape[:2], (column, row), unit, reach, thing.facing)
     mood, veil = world.mood, float(world.mood.haze(z - camera.z))
     ground_row = camera.project(x, z)[1]
     if not canvas.empty:
@@ -984,7 +928,7 @@ def _paint_thing(
             disguise = sky / (mood.ambient + 0.7 * mood.sun) if thing.kind == "balloon" else world.ground_colour
         painter(canvas, r, _Light(world.light * thing.facing, mood, time, disguise))
     # Darkness where it touches the ground, or for a balloon where its shadow falls.
-    width = _FOOTPRINTS[thing.kind] * unit
+    width = footprint * unit
     thick = max(1.5, (0.3 if thing.kind in ("balloon", "rock") else 0.18) * min(width, unit))
     shift = {"house": 0.3, "balloon": 0.0}.get(thing.kind, 0.0) * unit * thing.facing
     away = -0.9 * world.light * (up * scale) if up else 0.0
@@ -1053,17 +997,8 @@ def _label(world: World, panoptic: np.ndarray, stuff: np.ndarray) -> tuple[np.nd
         name = STUFF[i - 1] if i < FIRST_THING else world.things[i - FIRST_THING].kind
         category = CATEGORIES[(THINGS + STUFF).index(name)]
         mask = panoptic == i
-        columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-        x, y = int(columns[0]), int(rows[0])
-        segments.append(
-            {
-                "id": i,
-                "category_id": category["id"],
-                "isthing": category["isthing"],
-                "area": int(mask.sum()),
-                "bbox": [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y],
-            }
-        )
+        about = {"id": i, "category_id": category["id"], "isthing": category["isthing"]}
+        segments.append({**about, "area": int(mask.sum()), "bbox": extent(mask)})
     return panoptic, segments
 
 
@@ -1093,14 +1028,6 @@ def video(seed: int, frames: int, size: int | tuple[int, int] = 192) -> Iterator
 # ----------------------------------------------------------------------------------------------------------------- COCO
 
 
-def _encode(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's compressed run lengths of a mask (H, W)."""
-    from faster_coco_eval import mask as coco_mask  # only here: the rest draws without it
-
-    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
 def _write_png(path: Path, image: np.ndarray) -> None:
     if not cv2.imwrite(str(path), image[..., ::-1]):
         raise OSError(f"cannot write {path}: is the disk full, or the folder read-only?")
@@ -1124,18 +1051,13 @@ def _fill_folder(folder: Path, seeds: list[int], size: int | tuple[int, int]) ->
         segments = [{k: g[k] for k in keep} | {"iscrowd": 0} for g in s.segments]
         panoptic.append({"image_id": seed, "file_name": name, "segments_info": segments})
         for g in s.things:
-            found = {"image_id": seed, "segmentation": _encode(s.panoptic == g["id"]), "iscrowd": 0}
+            found = {"image_id": seed, "segmentation": run_lengths(s.panoptic == g["id"]), "iscrowd": 0}
             rest = {k: v for k, v in g.items() if k not in ("id", "isthing")}
             instances.append({"id": len(instances) + 1, **found, **rest})
     things = [c for c in CATEGORIES if c["isthing"]]
     for name, entries, categories in (("instances", instances, things), ("panoptic", panoptic, CATEGORIES)):
         content = {"info": {"version": VERSION}, "images": images, "annotations": entries, "categories": categories}
         (folder / "annotations" / f"{name}.json").write_text(json.dumps(content))
-
-
-def _holds(folder: Path, request: dict[str, Any]) -> bool:
-    record = folder / "scenes.json"
-    return record.is_file() and json.loads(record.read_text()) == request
 
 
 def write_coco(folder: Path, seeds: Iterable[int], size: int | tuple[int, int] = 192) -> Path:
@@ -1148,59 +1070,15 @@ def write_coco(folder: Path, seeds: Iterable[int], size: int | tuple[int, int] =
         FileExistsError: the folder exists and holds something else.
     """
     folder, seeds = Path(folder), [int(s) for s in seeds]
-    request = {
-        "version": VERSION,
-        "labels": LABELS,
-        "seeds": seeds,
-        "size": [size, size] if isinstance(size, int) else list(size),
-    }
-    if _holds(folder, request):
-        return folder
-    clash = f"{folder} holds something other than these {len(seeds)} scenes: delete it, or name another folder"
-    if folder.exists():
-        raise FileExistsError(clash)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    try:
-        _fill_folder(draft, seeds, size)
-        (draft / "scenes.json").write_text(json.dumps(request))
-        os.rename(draft, folder)
-    except OSError as error:
-        if not folder.exists():
-            raise
-        if not _holds(folder, request):  # else another process was quicker
-            raise FileExistsError(clash) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    shape = [size, size] if isinstance(size, int) else list(size)
+    request = {"version": VERSION, "labels": LABELS, "seeds": seeds, "size": shape}
+    if not folder.exists():
+        with folder_atomically(folder) as draft:
+            _fill_folder(draft, seeds, size)
+            (draft / "scenes.json").write_text(json.dumps(request))
+    record = folder / "scenes.json"
+    if not record.is_file() or json.loads(record.read_text()) != request:  # also where another process was quicker
+        raise FileExistsError(
+            f"{folder} holds something other than these {len(seeds)} scenes: delete it, or name another folder"
+        )
     return folder
-
-
-def sheet(seeds: Iterable[int], size: int | tuple[int, int] = 192, columns: int = 6) -> np.ndarray:
-    """A contact sheet, (H, W, 3) uint8 RGB: rows of pictures, each above its segments in false colours."""
-    hues = [_hsv(h, 0.3, 0.9 - 0.12 * i) for i, h in enumerate((205, 150, 80, 35))]
-    palette = [_rgb(0, 0, 0), *hues, *(_hsv(i * 137.5, 0.75, 0.95) for i in range(12))]
-    colours = np.rint(np.array(palette) * 255).astype(np.uint8)
-    scenes = [scene(seed, size) for seed in seeds]
-    blank = np.full_like(scenes[0].image, 255)
-    rows = []
-    for start in range(0, len(scenes), columns):
-        row = scenes[start : start + columns]
-        padding = [blank] * (columns - len(row) if len(scenes) > columns else 0)
-        rows.append(np.hstack([s.image for s in row] + padding))
-        rows.append(np.hstack([colours[s.panoptic] for s in row] + padding))
-    return np.vstack(rows)
-
-
-def main() -> None:
-    """Draw procedural scenes, each above its exact segments, on one sheet."""
-    parser = argparse.ArgumentParser(prog="python -m icm_helpers.data.scenes", description=main.__doc__)
-    parser.add_argument("sheet", type=Path, help="PNG file to write")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first scene; the others follow (default: 0)")
-    parser.add_argument("--count", type=int, default=18, help="number of scenes (default: 18)")
-    parser.add_argument("--size", type=int, default=192, help="side of a scene in pixels (default: 192)")
-    args = parser.parse_args()
-    _write_png(args.sheet, sheet(range(args.seed, args.seed + args.count), args.size))
-
-
-if __name__ == "__main__":
-    main()

@@ -64,14 +64,14 @@ class Video:
     def ground_truth(self, ids: list[int] | None = None) -> dict[str, list]:
         """COCO dictionary for an evaluator: boxes of all frames, or of `ids`."""
         height, width = self.frames.shape[2:]
-        annotations = []
-        for k in self.ids if ids is None else ids:
+        chosen, annotations = self.ids if ids is None else ids, []
+        for k in chosen:
             for (x1, y1, x2, y2), label in zip(self.boxes[k].tolist(), self.labels[k].tolist(), strict=True):
                 box = [x1, y1, x2 - x1, y2 - y1]
                 entry = {"image_id": k, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
                 annotations.append({"id": len(annotations) + 1, **entry})
         return {
-            "images": [{"id": k, "height": height, "width": width} for k in (self.ids if ids is None else ids)],
+            "images": [{"id": k, "height": height, "width": width} for k in chosen],
             "annotations": annotations,
             "categories": [{"id": i, "name": name} for i, name in self.categories.items()],
         }
@@ -149,8 +149,7 @@ def davis(folder: Path | str, name: str, category: str, limit: int | None = None
     if not pictures or [path.stem for path in pictures] != [path.stem for path in drawn]:
         raise DataError(
             f"DAVIS clip {name!r} has {len(pictures)} pictures and {len(drawn)} masks in {folder}, not one mask for each picture: "
-            "unpack the data set there (`icm datasets fetch davis2016`), so that it has JPEGImages/480p and "
-            "Annotations/480p"
+            "unpack the data set there (`icm datasets fetch davis2016`), so that it has JPEGImages/480p and Annotations/480p"
         )
     frames = _tensor([_pixels(path, "RGB") for path in pictures])
     masks = [torch.from_numpy(_pixels(path, "L") > 0)[None] for path in drawn]  # (1, H, W)
@@ -191,8 +190,7 @@ def sfu(yuv: Path | str, annotations: Path | str, limit: int | None = None) -> V
     try:
         content = json.loads(annotations.read_bytes())
         order = sorted(int(image["id"]) for image in content["images"])[:limit]
-        boxes: dict[int, list] = {k: [] for k in order}
-        labels: dict[int, list] = {k: [] for k in order}
+        boxes, labels = {k: [] for k in order}, {k: [] for k in order}
         for item in content["annotations"]:
             k, label = int(item["image_id"]), numbers[item["category_id"]]
             if item["class"] != CATEGORIES[label]:
@@ -244,10 +242,7 @@ def _pixels(path: Path, mode: str) -> np.ndarray:
 
 def _tensor(pictures: list[np.ndarray]) -> Tensor:
     """Pictures (H, W, 3) uint8 as frames (T, 3, H, W) in [0, 1]."""
-    frames = torch.empty(len(pictures), 3, *pictures[0].shape[:2])
-    for frame, picture in zip(frames, pictures, strict=True):
-        frame.copy_(torch.from_numpy(picture).permute(2, 0, 1)).div_(255)
-    return frames
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous() / 255
 
 
 def _filled(boxes: Tensor, height: int, width: int) -> Tensor:

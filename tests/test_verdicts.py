@@ -5,11 +5,18 @@ from dataclasses import replace
 
 import pytest
 
-from icm_helpers import claims, presets, run
+from icm_helpers import chapters, run
 from icm_helpers.bd import Interval
-from icm_helpers.claims import describe, overall, verdict
 from icm_helpers.evaluate import THIRDS
-from icm_helpers.ledger import results
+from icm_helpers.ledger import queries, results, verdicts
+from icm_helpers.ledger.recipe import Accuracy, Classical, Pictures, Recipe, Trained, Training
+from icm_helpers.ledger.results import Record
+from icm_helpers.ledger.verdicts import describe, overall, verdict
+from icm_helpers.objectives import MSE, SAICM, Distill, DistillBoxes, DistillObjectness, ObjectRegion, Task
+
+CHAPTERS = [chapters.named(name) for name in chapters.NAMES]
+CLAIMS = {chapter.name: chapter.claims for chapter in CHAPTERS}
+SCENES, SA_SCENES = (chapters.named(name).studies()[0] for name in ("object_region_mse", "sa_icm"))
 
 
 @pytest.mark.parametrize(
@@ -44,28 +51,34 @@ def test_several_findings_make_one_word(words, word):
 
 
 @pytest.fixture(scope="module")
-def board() -> list[claims.Finding]:
-    return claims.scoreboard()
+def board() -> dict[str, list[verdicts.Finding]]:
+    return verdicts.scoreboard()
 
 
-def record(method: str, lmbda: float, bpp: float, **aps: float) -> dict:
+LADDER = ((0.01, 0.1, 0.2), (0.02, 0.2, 0.3), (0.04, 0.4, 0.4))  # lambda, bpp, AP
+TRAINING = Training("none", 1, 1, 64, 1e-4, "none", "32-true", 1)
+
+
+def record(loss, lmbda: float, bpp: float, **aps: float) -> Record:
     """A record of one codec whose replicates all equal its value, with the box AP of each detector, on all thirds alike."""
+    codec = Trained("small", loss, lmbda, TRAINING)
+    recipe = Recipe("chapter", Pictures("scenes", 4, 64), codec, Accuracy(tuple(aps)))
     measured = {"bpp": bpp, "box_ap": aps}
     spread = {"bpp": [bpp] * 3, "box_ap": {name: [ap] * 3 for name, ap in aps.items()}}
-    parts = {
-        part: {**v, "by_cover": dict.fromkeys(THIRDS, v)} for part, v in (("result", measured), ("bootstrap", spread))
-    }
-    return {"recipe": {"method": "trained", "codec": "small", "loss": method, "lmbda": lmbda}, **parts}
+    return Record(recipe, *({**v, "by_cover": dict.fromkeys(THIRDS, v)} for v in (measured, spread)), {})
+
+
+def values(chapter: str, records: list[Record]) -> dict[tuple[str, str], float]:
+    return {(f.claim.id, f.judge): f.interval.value for f in verdicts.findings(CLAIMS[chapter], "scenes", records)}
 
 
 def test_claims_about_fine_tuning_compare_the_right_curves():
-    ladder = ((0.01, 0.1, 0.2), (0.02, 0.2, 0.3), (0.04, 0.4, 0.4))
     records = [
-        record(method, lmbda, bpp * rate, judge=ap, **{"judge-finetuned": ap if method == "mse" else ap + 0.05})
-        for method, rate in (("mse", 1.0), ("object-region", 0.5), ("task", 2.0))
-        for lmbda, bpp, ap in ladder
+        record(loss, lmbda, bpp * rate, judge=ap, **{"judge-finetuned": ap if loss == MSE() else ap + 0.05})
+        for loss, rate in ((MSE(), 1.0), (ObjectRegion(), 0.5), (Task("teacher"), 2.0))
+        for lmbda, bpp, ap in LADDER
     ]
-    found = {(f.claim.id, f.judge): f.interval.value for f in claims.findings("object_region_mse", "scenes", records)}
+    found = values("object_region_mse", records)
     assert found["object-region/1a", "judge"] == pytest.approx(-50)
     assert found["object-region/3", "judge"] == pytest.approx(-75)
     assert found["object-region/4", "judge"] == pytest.approx(0)
@@ -76,15 +89,15 @@ def test_claims_about_fine_tuning_compare_the_right_curves():
 
 
 def test_a_claim_about_teachers_or_strangers_hears_only_these():
-    ladder = ((0.01, 0.1, 0.2), (0.02, 0.2, 0.3), (0.04, 0.4, 0.4))
-    rates = {"mse": (1.0, 1.0), "distill": (0.8, 0.9), "distill-boxes": (0.5, 0.9), "distill-objectness": (0.4, 0.8)}
-    records = []
-    for method, (taught, strange) in rates.items():
-        for lmbda, bpp, ap in ladder:
-            found = record(method, lmbda, bpp * taught, teacher=ap, stranger=ap * taught / strange)
-            found["recipe"]["teacher"] = "none" if method == "mse" else "teacher@12345678"
-            records.append(found)
-    found = {(f.claim.id, f.judge): f.interval.value for f in claims.findings("objectness_distillation", "s", records)}
+    rates = {MSE(): (1.0, 1.0)}
+    rates |= {cls("teacher@12345678"): rate for cls, rate in ((Distill, (0.8, 0.9)), (DistillBoxes, (0.5, 0.9)))}
+    rates[DistillObjectness("teacher@12345678")] = 0.4, 0.8
+    records = [
+        record(loss, lmbda, bpp * taught, teacher=ap, stranger=ap * taught / strange)
+        for loss, (taught, strange) in rates.items()
+        for lmbda, bpp, ap in LADDER
+    ]
+    found = values("objectness_distillation", records)
     assert found.keys() == {("objectness/1", "teacher"), ("objectness/2", "teacher"), ("objectness/4", "stranger")}
     assert found["objectness/1", "teacher"] == pytest.approx(-50)
     assert found["objectness/2", "teacher"] == pytest.approx(-20)
@@ -92,38 +105,36 @@ def test_a_claim_about_teachers_or_strangers_hears_only_these():
 
 
 def test_what_is_probed_is_named_by_its_loss_or_its_codec():
-    recipes = presets.SA_SCENES.recipes()
-    probed = claims.methods([{"recipe": vars(recipe)} for recipe in recipes if recipe.method == "probed"])
-    edges = [f"probed-sa-icm-{alpha:g}" for alpha in presets.SA_SCENES.alphas]
-    assert sorted(probed) == sorted(["probed-mse", "probed-object-region", "probed-hevc", "probed-png", *edges])
+    probed = {recipe.method for recipe in SA_SCENES.recipes() if recipe.kind == "probed"}
+    edges = {f"probed-sa-icm-{alpha:g}" for alpha in (0.98, 0.93, 0.48)}
+    assert probed == {"probed-mse", "probed-object-region", "probed-hevc", "probed-png", *edges}
 
 
 def test_alpha_names_the_curve_and_its_rate_is_compared_at_equal_lambdas():
-    records = []
-    for alpha, rate in ((0.98, 1.0), (0.93, 1.5), (0.48, 2.0)):
-        for lmbda, bpp in ((0.01, 0.1), (0.02, 0.3)):
-            found = record("sa-icm", lmbda, bpp * rate, judge=0.5)
-            found["recipe"]["alpha"] = alpha
-            records.append(found)
-    assert claims.methods(records).keys() == {"sa-icm-0.98", "sa-icm-0.93", "sa-icm-0.48"}
-    (found,) = (f for f in claims.findings("sa_icm", "scenes", records) if f.claim.id == "sa-icm/3")
+    records = [
+        record(SAICM("sam", alpha), lmbda, bpp * rate, judge=0.5)
+        for alpha, rate in ((0.98, 1.0), (0.93, 1.5), (0.48, 2.0))
+        for lmbda, bpp in ((0.01, 0.1), (0.02, 0.3))
+    ]
+    assert queries.methods(records).keys() == {"sa-icm-0.98", "sa-icm-0.93", "sa-icm-0.48"}
+    (found,) = (f for f in verdicts.findings(CLAIMS["sa_icm"], "scenes", records) if f.claim.id == "sa-icm/3")
     assert found.interval.value == pytest.approx(100) and found.verdict == "reproduced"
     assert describe(found) == "scenes: +100 % rate [+100, +100], **reproduced**"
 
 
-def test_every_claim_has_a_finding_on_every_data_set_of_the_book(board):
-    for chapter, listed in claims.CLAIMS.items():
-        tested, found = set(), {(f.data, f.claim.id) for f in board if f.claim in listed}
-        for study in presets.studies(chapter, "book"):
-            methods = claims.methods([{"recipe": vars(recipe)} for recipe in study.recipes()])
-            tested |= {
-                (study.data, c.id)
-                for c in listed
-                if {c.anchor, c.method} <= methods.keys()
-                and ("fine-tuned" not in c.judged or study.finetune != "none")
-                and (c.metrics != ("pq",) or any("panoptic" in judge for judge in study.detectors))
-            }
-        assert tested == found
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.name)
+def test_every_claim_has_a_finding_on_every_data_set_of_the_book(chapter, board):
+    tested = set()
+    for study in (s for s in chapter.studies() if s.role == "main"):
+        measured = {recipe.method for recipe in study.recipes()}
+        tested |= {
+            (study.data, c.id)
+            for c in chapter.claims
+            if {c.anchor, c.method} <= measured
+            and ("fine-tuned" not in c.judged or study.measured.finetuned != "none")
+            and (c.metrics != ("pq",) or any("panoptic" in judge for judge in study.measured.detectors))
+        }
+    assert tested == {(f.data, f.claim.id) for f in board[chapter.name]}
 
 
 def test_the_scoreboard_is_what_the_ledger_says(board):
@@ -204,42 +215,32 @@ def test_the_scoreboard_is_what_the_ledger_says(board):
         ("sa-nerv/3", "davis", "psnr", "none"): "not decided",
         ("sa-nerv/4", "davis", "box_ap", "yolov5n"): "not decided",
     }
-    assert {(f.claim.id, f.data, f.metric, f.judge): f.verdict for f in board} == golden
+    found = [f for listed in board.values() for f in listed]
+    assert {(f.claim.id, f.data, f.metric, f.judge): f.verdict for f in found} == golden
 
 
 def test_a_panel_has_the_curves_that_are_asked_for_and_what_uncompressed_pictures_reach():
-    found = results.load_or_run(presets.SCENES.recipes())
-    label, drawn, clean = claims.panel(found, "box_ap", "mask-rcnn-small", ("mse", "jpeg", "nobody"))
+    found = results.load_or_run(SCENES.recipes())
+    label, drawn, clean = queries.panel(found, "box_ap", "mask-rcnn-small", ("mse", "jpeg", "nobody"))
     assert (label, set(drawn)) == ("box AP of mask-rcnn-small", {"mse", "jpeg"})
-    assert clean == claims.methods(found)["png"][0]["result"]["box_ap"]["mask-rcnn-small"]
-    label, drawn, clean = claims.panel(found, "psnr_inside")
+    assert clean == queries.methods(found)["png"][0].result["box_ap"]["mask-rcnn-small"]
+    label, drawn, clean = queries.panel(found, "psnr_inside")
     assert (label, clean) == ("PSNR inside objects [dB]", None)
     assert {"mse", "hevc"} <= drawn.keys()
-    everybody, as_they_are = (claims.judges(found, "box_ap", finetuned=also) for also in (True, False))
-    assert set(everybody) - set(as_they_are) == {f"yolov5n-scenes{presets.FINETUNED}"}
+    everybody, as_they_are = (queries.judges(found, "box_ap", finetuned=also) for also in (True, False))
+    assert set(everybody) - set(as_they_are) == {f"yolov5n-scenes{queries.FINETUNED}"}
 
 
-def test_a_description_names_data_judge_interval_and_verdict(board):
-    for finding in board:
-        text = describe(finding)
-        assert finding.data in text and finding.verdict in text
-
-
-@pytest.mark.parametrize("chapter", claims.CLAIMS)
-def test_a_table_has_every_finding_claim_by_claim(board, chapter):
-    mine = [f for f in board if f.claim in claims.CLAIMS[chapter]]
-    rows = claims.verdicts(chapter, mine[::-1])  # in whatever order studies come
-    assert list(dict.fromkeys(row["claim"] for row in rows)) == [claim.id for claim in claims.CLAIMS[chapter]]
+@pytest.mark.parametrize("chapter", CLAIMS)
+def test_a_table_has_every_finding_claim_by_claim_and_each_is_described(board, chapter):
+    claims, mine = CLAIMS[chapter], board[chapter]
+    rows = verdicts.rows(claims, mine[::-1])  # in whatever order studies come
+    assert list(dict.fromkeys(row["claim"] for row in rows)) == [claim.id for claim in claims]
     assert sorted(row["value"] for row in rows) == sorted(f.interval.value for f in mine)
-    told = claims.unreproduced(chapter, mine)
-    assert all((describe(f) in told) == (f.verdict != "reproduced") for f in mine)
-
-
-def _shipped(chapter: str, data: str) -> results.Recipe:
-    """The last recipe of a chapter of its own on a data set, whose codec is in data/checkpoints."""
-    recipes = [r for study in presets.studies(chapter, "book") if study.data == data for r in study.recipes()]
-    *_, last = (r for r in recipes if r.method == "trained" and r.chapter == chapter and run.places(r)[0].exists())
-    return last
+    told, cards = verdicts.unreproduced(claims, mine), verdicts.cards(claims, mine)
+    for f in mine:
+        assert f.data in describe(f) and f.verdict in describe(f) and describe(f) in cards
+        assert (describe(f) in told) == (f.verdict != "reproduced")
 
 
 SHIPPED = [
@@ -250,6 +251,13 @@ SHIPPED = [
 ]
 
 
+def _shipped(chapter: str, data: str) -> Recipe:
+    """The last recipe of a chapter of its own on a data set, whose codec is in data/checkpoints."""
+    recipes = [r for study in chapters.named(chapter).studies() if study.data == data for r in study.recipes()]
+    *_, last = (r for r in recipes if r.kind == "trained" and r.chapter == chapter and run.places(r)[0].exists())
+    return last
+
+
 @pytest.mark.parametrize(("chapter", "data"), SHIPPED)
 def test_a_record_is_what_its_checkpoint_gives_today(chapter, data, request):
     if data == "coco-mini":
@@ -257,20 +265,20 @@ def test_a_record_is_what_its_checkpoint_gives_today(chapter, data, request):
     recipe = _shipped(chapter, data)
     record = results.read(recipe)
     # A detector is not fine-tuned again for this: that takes minutes.
-    again = run.measure(replace(recipe, finetuned="none", finetune_steps=0), ledger=False, progress=False)
-    assert again["result"]["bpp"] == pytest.approx(record["result"]["bpp"], rel=2e-3)
-    assert again["result"]["psnr_inside"] == pytest.approx(record["result"]["psnr_inside"], abs=0.02)
-    for judge in again["result"]["box_ap"]:
-        value = record["result"]["box_ap"][judge]
-        assert again["result"]["box_ap"][judge] == pytest.approx(value, abs=0.005)
-        low, high = min(record["bootstrap"]["box_ap"][judge]), max(record["bootstrap"]["box_ap"][judge])
+    again = run.measure(replace(recipe, measured=Accuracy(recipe.measured.detectors)), ledger=False, progress=False)
+    assert again.result["bpp"] == pytest.approx(record.result["bpp"], rel=2e-3)
+    assert again.result["psnr_inside"] == pytest.approx(record.result["psnr_inside"], abs=0.02)
+    for judge in again.result["box_ap"]:
+        value = record.result["box_ap"][judge]
+        assert again.result["box_ap"][judge] == pytest.approx(value, abs=0.005)
+        low, high = min(record.bootstrap["box_ap"][judge]), max(record.bootstrap["box_ap"][judge])
         assert low < value < high
 
 
 def test_two_runs_measured_together_are_paired():
     """The resampling depends on the data set alone: equal bytes resample to equal rates."""
-    study = presets.studies("object_region_mse", "book")[0]
-    first, second = (results.read(r) for r in study.recipes() if r.codec == "jpeg" and r.lmbda in (10, 25))
-    a, b = first["bootstrap"]["bpp"], second["bootstrap"]["bpp"]
+    wanted = [Classical("jpeg", quality=10), Classical("jpeg", quality=25)]
+    first, second = (results.read(r) for r in SCENES.recipes() if r.codec in wanted)
+    a, b = first.bootstrap["bpp"], second.bootstrap["bpp"]
     assert len(a) == len(b) == 200
     assert sum((x - sum(a) / 200) * (y - sum(b) / 200) for x, y in zip(a, b, strict=True)) > 0
