@@ -1,7 +1,8 @@
-"""Files that appear whole and at once, or not at all, whatever happens while they are written."""
+"""Files that appear whole and at once, or not at all, and the fingerprints that tell them apart."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import uuid
@@ -78,3 +79,17 @@ def folder_atomically(folder: Path) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+_SAME = {"e1784706": "aa2ff663", "2be22ced": "edbb1b8d", "4f180cf2": "ff6f13e9"}
+"""Files that hold the same tensors as others, which recipes name: two start codecs, packed since, and YOLOv5n's official file."""
+
+
+def fingerprint(path: Path | str) -> str:
+    """The first eight hexadecimal digits of a file's SHA-256; or, where recipes know its tensors from another file, that file's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    found = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
+    return _SAME.get(found, found)

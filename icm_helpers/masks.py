@@ -11,8 +11,8 @@ parameter:
 
 One automatic pass at the lowest alpha is stored, and any higher alpha is a filter:
 
-    python -m icm_helpers.masks make --data scenes --split train
-    python -m icm_helpers.masks info data/cache/masks-scenes-train-192-nano
+    icm masks make --data scenes --split train
+    icm masks info data/cache/masks-scenes-train-192-nano
 
 Nothing here knows what is trained with the masks, and nothing but :func:`automatic` and :func:`stored` that they are Segment
 Anything's.
@@ -20,7 +20,6 @@ Anything's.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import os
@@ -41,9 +40,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from icm_helpers import files
-from icm_helpers.data import coco, datasets
-from icm_helpers.data.formats import DataError
-from icm_helpers.ledger import grid
+from icm_helpers.data import DataError, coco, datasets
 
 ORDERS = ("largest-first", "smallest-first", "surest-last")
 LEAST = 0.48
@@ -238,7 +235,7 @@ def read(folder: Path | str, image_id: int) -> MaskSet:
         if not len(found.size) == 2 or any(len(score) != len(found) for score in scores):
             raise ValueError("its columns differ in length")
     except FileNotFoundError:
-        raise DataError(f"no masks at {path}: make them with `python -m icm_helpers.masks make`") from None
+        raise DataError(f"no masks at {path}: make them with `icm masks make`") from None
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} is damaged ({type(error).__name__}: {error}): delete it and make the masks again, which makes those "
@@ -313,7 +310,6 @@ def automatic(
         ImportError: the package segment_anything is not installed.
     """
     from icm_helpers import train
-    from icm_helpers.ledger import results  # only here: the rest works with masks of any origin
     from icm_helpers.tasks import sam
 
     weights = sam.present(model, weights)
@@ -331,7 +327,7 @@ def automatic(
     def segment(image: Tensor) -> Sequence[Mapping[str, Any]]:
         return sam.every_mask(loaded(), image, points_per_batch=points_per_batch, **passed)
 
-    return segment, {"model": model, "bf16": bf16, **passed, "weights": results.fingerprint(weights)}
+    return segment, {"model": model, "bf16": bf16, **passed, "weights": files.fingerprint(weights)}
 
 
 def stored(
@@ -359,18 +355,13 @@ def stored(
         FileNotFoundError, ValueError: Segment Anything's weights are missing, or damaged.
         ImportError: the package segment_anything is not installed.
     """
-    from icm_helpers.data import scenes
-    from icm_helpers.ledger import results  # only here: the rest works with masks of any origin
-
     dataset = datasets.load(data, split, size=size, limit=limit)
     segment, decided = automatic(model, **how)
-    kind: dict[str, Any] = {}
-    if data == "scenes":
-        kind = {"size": size, "scenes": scenes.VERSION}
-    else:  # which is whatever lies where ICM_COCO, say, names it: of other pictures the masks would be others
-        kind = {"annotations": results.fingerprint(dataset.annotations)}
-    name = "-".join(["masks", data, split, *([str(size)] if data == "scenes" else []), model])
-    folder = out or results.ROOT / "data" / "cache" / name
+    # What is not drawn is whatever lies where ICM_COCO, say, names it: of other pictures the masks would be others.
+    drawn = datasets.DATASETS[data].drawn
+    kind = drawn(size) if drawn else {"annotations": files.fingerprint(dataset.annotations)}
+    name = "-".join(["masks", data, split, *([str(size)] if drawn else []), model])
+    folder = out or files.ROOT / "data" / "cache" / name
     make(folder, dataset, segment, {"data": data, "split": split, **kind, **decided}, part=part, progress=progress)
     return folder
 
@@ -420,65 +411,3 @@ def _settle(folder: Path, recipe: dict[str, Any]) -> None:
         differing = [k for k in sorted({*found, *recipe}) if found.get(k) != recipe.get(k)]
         told = "; ".join(f"{k} {found.get(k)!r} there, {recipe.get(k)!r} here" for k in differing)
         raise DataError(f"{folder} holds masks made otherwise ({told}): name another folder, or delete it")
-
-
-# --- the commands --------------------------------------------------------------------------------------------------------
-
-
-def _make(args: argparse.Namespace) -> None:
-    named = ("split", "size", "limit", "model", "weights", "bf16", "alpha", "points", "stability", "points_per_batch")
-    more = {k: getattr(args, k) for k in (*named, "device", "part", "out")}
-    print(f"masks in {stored(args.data, **more)}")
-
-
-def _info(args: argparse.Namespace) -> None:
-    print(json.dumps(info(args.folder), indent=1))
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Store the masks of a data set, or look at those that are stored."""
-    formatted = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
-    parser = argparse.ArgumentParser(prog="python -m icm_helpers.masks", description=main.__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    text = "Segment the pictures of a data set that are not segmented yet. Start it again to go on."
-    sub = commands.add_parser("make", help=text, description=text, **formatted)
-    sub.set_defaults(action=_make)
-    sub.add_argument("--data", default="scenes", choices=["scenes", "coco-mini", "coco2017"], help="data set")
-    sub.add_argument("--split", default="train", choices=["train", "val"], help="which pictures")
-    sub.add_argument("--size", type=int, default=192, help="side of scenes, pixels")
-    sub.add_argument("--images", dest="limit", type=int, default=None, help="only the first so many")
-    sub.add_argument(
-        "--model", default="nano", choices=["nano", "vit_b", "vit_l", "vit_h"], help="Segment Anything's size"
-    )
-    sub.add_argument("--weights", type=Path, default=None, help="weights file; where left out, the model's own")
-    sub.add_argument("--alpha", type=float, default=LEAST, help="lowest predicted IoU that is stored")
-    sub.add_argument("--points", type=int, default=None, help="points a side; where left out 16 for nano, else 32")
-    sub.add_argument(
-        "--stability", type=float, default=None, help="least stability score; left out, .15 for nano, else .95"
-    )
-    sub.add_argument("--points-per-batch", type=int, help="points decoded at once (default: 64 on a GPU, 8 on a CPU)")
-    sub.add_argument("--bf16", action="store_true", help="the image encoder computes in bfloat16")
-    sub.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
-    sub.add_argument(
-        "--part",
-        type=grid.part,
-        default=(1, 1),
-        metavar="K/N",
-        help="the K-th of N shares, for several GPUs or machines",
-    )
-    sub.add_argument("--out", type=Path, default=None, help="folder; where left out, one in data/cache")
-    text = "Print what a folder of masks holds."
-    sub = commands.add_parser("info", help=text, description=text, **formatted)
-    sub.set_defaults(action=_info)
-    sub.add_argument("folder", type=Path, help="folder that `make` filled")
-    args = parser.parse_args(arguments)
-    try:
-        args.action(args)
-    except KeyboardInterrupt:
-        sys.exit("stopped; what was stored is kept, and the same command goes on")
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from icm_helpers import __main__ as icm
-from icm_helpers import judges, presets, run
+from icm_helpers import presets, run
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
 from icm_helpers.data.crops import Crops
+from icm_helpers.tasks import models
 from icm_helpers.tasks.mask_rcnn import SmallMaskRCNN
 from icm_helpers.tasks.yolov5 import YOLOv5
 
@@ -159,14 +160,14 @@ def test_distillation_trains_a_codec_from_the_command_line(monkeypatch, tmp_path
     how = ["--loss", "distill-boxes", "--lmbda", "20", "--steps", "2", "--patch", "64", "--batch", "2", "--remember"]
     icm.main(["codec", *how, "--device", "cpu", "--out", str(out)])
     assert isinstance(zoo.load(weights=out), nn.Module)
-    assert any((tmp_path / "runs" / "teachers" / presets.fingerprinted("mask-rcnn-small")).glob("*.safetensors"))
+    assert any((tmp_path / "runs" / "teachers" / models.fingerprinted("mask-rcnn-small")).glob("*.safetensors"))
 
 
 train_schedule = run.train.Schedule
 
 
 def test_detectron2s_files_are_found_by_name(monkeypatch, tmp_path):
-    monkeypatch.setattr(judges, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path)
     for name in ("faster-rcnn-d2", "mask-rcnn-d2"):
         with pytest.raises(FileNotFoundError, match=r"R_50_FPN_3x-.*pkl is missing"):
-            judges.load(presets.fingerprinted(name))
+            models.load(models.fingerprinted(name))

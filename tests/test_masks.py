@@ -19,6 +19,7 @@ from icm_helpers import losses, masks, presets, run
 from icm_helpers.data import datasets
 from icm_helpers.data.crops import Crops
 from icm_helpers.data.formats import DataError
+from icm_helpers.tasks import models
 
 RECIPE = {"model": "squares", "pred_iou_thresh": 0.4}
 FORK = multiprocessing.get_context("fork")
@@ -245,7 +246,7 @@ def test_a_recipe_trains_on_the_edges_of_stored_masks_above_its_alpha(tmp_path, 
     monkeypatch.setattr(masks, "stored", lambda data, **how: asked.append((data, how["model"])) or tmp_path)
     many, few = (run.training_crops(recipe, scenes, 8) for recipe in recipes)
     assert asked == [("scenes", "vit_b")] * 2 and [r.alpha for r in recipes] == [0.48, 0.8]
-    assert {r.edges for r in recipes} == {presets.fingerprinted("sam-vit-b")}
+    assert {r.edges for r in recipes} == {models.fingerprinted("sam-vit-b")}
     for (image, more), (same, fewer), (plain, objects) in zip(many, few, Crops(scenes, 64, 0, 8, "none"), strict=True):
         assert torch.equal(image, same) and torch.equal(image, plain)
         assert (fewer <= more).all() and fewer.sum() < more.sum() < objects.sum()

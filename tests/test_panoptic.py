@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from icm_helpers import evaluate, judges, presets
+from icm_helpers import evaluate
 from icm_helpers.codecs.classical import Jpeg, Png
 from icm_helpers.data import coco, datasets, formats
 from icm_helpers.panoptic import Panoptic, quality, scores, tally
+from icm_helpers.tasks import models, training
 from icm_helpers.tasks.detectron2 import CityscapesPanopticDeepLab
 from icm_helpers.tasks.panoptic_deeplab import PanopticDeepLab
 
@@ -204,8 +205,8 @@ def scenes(tmp_path):
 
 
 def test_pictures_mirror_the_category_of_every_pixel_with_the_masks(scenes):
-    for dataset in (scenes, judges.Decoded(scenes, Png(), progress=False)):
-        for _, truth in (judges.Pictures(dataset, seed=0, length=9, semantic=True)[i] for i in range(9)):
+    for dataset in (scenes, training.Decoded(scenes, Png(), progress=False)):
+        for _, truth in (training.Pictures(dataset, seed=0, length=9, semantic=True)[i] for i in range(9)):
             for mask, label in zip(truth["masks"].bool(), truth["labels"], strict=True):
                 assert (truth["semantic"][mask] == label).all()
 
@@ -243,7 +244,7 @@ def test_a_picture_without_a_panoptic_map_is_named(scenes, tmp_path):
 
 def test_the_shipped_panoptic_deeplab_sees_what_scenes_show():
     dataset = datasets.load("scenes", "val", limit=40)
-    judge = judges.load(presets.fingerprinted("panoptic-deeplab-scenes"))
+    judge = models.load(models.fingerprinted("panoptic-deeplab-scenes"))
     tallies = [evaluate.panoptic_tally(dataset.panoptic, s.image_id, judge.panoptic([s.image])[0]) for s in dataset]
     assert quality(np.sum(tallies, 0))[0] > 0.75
 

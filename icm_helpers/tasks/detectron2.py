@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from icm_helpers.data.formats import CITYSCAPES_STUFF, CITYSCAPES_THINGS
 from icm_helpers.panoptic import Panoptic
-from icm_helpers.tasks import weights
+from icm_helpers.tasks import models
 from icm_helpers.tasks.coco import CATEGORIES
 from icm_helpers.tasks.teacher import magnified, require_picture, require_pictures
 
@@ -59,7 +59,7 @@ class Detectron2(nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, holds another network, or its name is none of the zoo's.
         """
-        path = weights.present(path)
+        path = models.present(path)
         config = next((config for start, config in CONFIGS.items() if path.name.startswith(start)), None)
         if config is None:
             raise ValueError(
@@ -218,7 +218,7 @@ class CityscapesPanopticDeepLab(nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, or holds another network.
         """
-        path = weights.present(path)
+        path = models.present(path)
         settings = cls.settings()
         from detectron2.modeling import build_model
 

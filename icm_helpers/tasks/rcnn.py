@@ -15,7 +15,7 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
-from icm_helpers.tasks import weights
+from icm_helpers.tasks import models
 from icm_helpers.tasks.coco import CATEGORIES
 from icm_helpers.tasks.teacher import RCNNTeacher, require_picture
 
@@ -55,7 +55,7 @@ class COCORCNN(RCNNTeacher):
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, or holds another network.
         """
-        path = weights.present(path)
+        path = models.present(path)
         try:
             # weights_only: a pickle that asks for anything but tensors is refused before it runs.
             state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)

@@ -19,10 +19,11 @@ from faster_coco_eval.core import mask as coco_mask
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from icm_helpers.data import downloads, scenes
-from icm_helpers.tasks import weights
+from icm_helpers.data import scenes
+from icm_helpers.files import CHECKPOINTS
+from icm_helpers.tasks import models, weights
 
-NANO = Path(__file__).resolve().parents[2] / "data" / "checkpoints" / "nano-sam.safetensors"
+NANO = CHECKPOINTS / "nano-sam.safetensors"
 LEGS = (128, 192, 256, 256, 320)  # sides of the pictures that nano SAM sees in the parts of its training
 # And after it: the generator enlarges scenes of 192 pixels to it, as eight pixels, a token's side, are little to see much in.
 SIZE = LEGS[-1]
@@ -101,17 +102,14 @@ def enlarged(sam: nn.Module, size: int = SIZE) -> nn.Module:
 
 
 def weights_path(name: str) -> Path:
-    """Where a model's weights belong: shipped with the book, or fetched by `python -m icm_helpers.data.datasets fetch sam-vit-b`.
+    """Where a model's weights belong: shipped with the book, or fetched by `icm datasets fetch sam-vit-b`.
 
     Raises:
         ValueError: unknown name.
     """
-    if name == "nano":
-        return NANO
-    if name not in _WIDTHS:
-        raise ValueError(f"no Segment Anything is called {name!r}; there is nano, {', '.join(_WIDTHS)}")
-    asset = downloads.assets()[_asset(name)]
-    return asset.home() / asset.files[0].name
+    if name not in POINTS:
+        raise ValueError(f"no Segment Anything is called {name!r}; there is {', '.join(POINTS)}")
+    return models.MODELS["nano-sam" if name == "nano" else _asset(name)].file()
 
 
 def present(name: str, path: Path | str | None = None) -> Path:
@@ -124,9 +122,9 @@ def present(name: str, path: Path | str | None = None) -> Path:
     path = weights_path(name) if path is None else Path(path)
     if not path.is_file():
         cure = (
-            f"train it with `python -m icm_helpers sam --out {path}`"
+            f"train it with `icm sam --out {path}`"
             if name == "nano"
-            else f"fetch it with `python -m icm_helpers.data.datasets fetch {_asset(name)}`, or correct the path"
+            else f"fetch it with `icm datasets fetch {_asset(name)}`, or correct the path"
         )
         raise FileNotFoundError(f"the weights {path} of Segment Anything's {name} are missing: {cure}")
     return path

@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from icm_helpers import files
-from icm_helpers.data import downloads
 
 
 def save(path: Path | str, model: str, state: Mapping[str, Tensor], categories: Mapping[int, str], size: int) -> None:
@@ -20,24 +19,6 @@ def save(path: Path | str, model: str, state: Mapping[str, Tensor], categories: 
     named = json.dumps({str(k): v for k, v in categories.items()})
     with files.atomically(path) as temporary:
         save_file(halved, temporary, metadata={"model": model, "categories": named, "size": str(size)})
-
-
-def present(path: Path | str) -> Path:
-    """The path of a file of published weights that is there.
-
-    Raises:
-        FileNotFoundError: it is not; the message says what fetches a file of that name.
-    """
-    path = Path(path)
-    if not path.is_file():
-        known = [asset.name for asset in downloads.assets().values() for file in asset.files if file.name == path.name]
-        fetch = (
-            f"`python -m icm_helpers.data.datasets fetch {known[0]}`"
-            if known
-            else "a name of `icm_helpers.data.datasets list`"
-        )
-        raise FileNotFoundError(f"weight file {path} is missing: fetch it with {fetch}, or correct the path")
-    return path
 
 
 def read(path: Path | str, model: str) -> tuple[dict[str, Tensor], dict[int, str], int]:
@@ -49,9 +30,7 @@ def read(path: Path | str, model: str) -> tuple[dict[str, Tensor], dict[int, str
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: train one with `python -m icm_helpers detector --model {model} --out {path}`"
-        )
+        raise FileNotFoundError(f"{path} is missing: train one with `icm detector --model {model} --out {path}`")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, complete_box_iou_loss
 
-from icm_helpers.tasks import weights
+from icm_helpers.tasks import models
 from icm_helpers.tasks.coco import CATEGORIES
 from icm_helpers.tasks.teacher import require_picture, require_pictures
 
@@ -138,7 +138,7 @@ class YOLOv5(nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, or holds another network.
         """
-        path = weights.present(path)
+        path = models.present(path)
         try:
             state = load_file(path) if path.suffix == ".safetensors" else _read_official(path)
             depth = sum(name.startswith("model.2.m.") and name.endswith("cv1.conv.weight") for name in state)

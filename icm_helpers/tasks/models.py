@@ -1,0 +1,185 @@
+"""The registry of recognition models: find, load and name one, here, in a recipe and on the command line.
+
+An entry says where a model's weights lie, what reads them and what the model can do; :func:`register` adds one of yours. The class
+that reads them is imported when one is loaded, so this module needs neither torch nor the models' own packages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from icm_helpers import files
+from icm_helpers.data import datasets
+
+WEIGHTS = files.ROOT / "data" / "weights"  # where `icm datasets fetch` puts them
+ABILITIES = ("detect", "panoptic", "teach", "task-loss", "train", "segment")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One recognition model: a detector, as `evaluate.Detector` describes it, or a Segment Anything.
+
+    What it can do is out of `detect` (boxes, perhaps masks), `panoptic` (maps), `teach` (`features_and_objectness`, as
+    `tasks.teacher.Teacher`), `task-loss` (`task_loss`), `train` (be built for a data set's categories, trained and saved) and
+    `segment` (a Segment Anything, which `tasks.sam` loads).
+
+    Raises:
+        ValueError: no such ability.
+    """
+
+    name: str
+    adapter: str | Callable[..., Any]  # a class, or "package.module:Class"; its from_weights(path) gives a frozen model
+    file: Callable[[], Path]  # where its weights lie
+    can: frozenset[str]
+    fingerprint: str = (
+        ""  # of the weights that recipes name; "" where those that lie there are meant, whatever they are
+    )
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.can) - set(ABILITIES):
+            raise ValueError(f"{self.name} can {', '.join(sorted(unknown))}: abilities are {', '.join(ABILITIES)}")
+
+    def kind(self) -> Any:
+        """Its class, imported now."""
+        if not isinstance(self.adapter, str):
+            return self.adapter
+        module, _, name = self.adapter.partition(":")
+        return getattr(import_module(module), name)
+
+
+MODELS: dict[str, Model] = {}
+
+
+def register(model: Model) -> Model:
+    """Make a model known by its name.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if model.name in MODELS:
+        raise ValueError(f"a model is called {model.name!r} already: take another name")
+    return MODELS.setdefault(model.name, model)
+
+
+def names(*abilities: str) -> tuple[str, ...]:
+    """The models that can do all of these.
+
+    >>> names("detect", "panoptic")
+    ('panoptic-deeplab-scenes', 'panoptic-deeplab-d2')
+    """
+    return tuple(name for name, model in MODELS.items() if model.can.issuperset(abilities))
+
+
+def load(name: str) -> Any:
+    """A detector by `name` or `name@fingerprint`, frozen.
+
+    Raises:
+        ValueError: unknown name, or its weights are not the ones the fingerprint says.
+        FileNotFoundError, DataError: its weights, or the folder that has them, are missing.
+        ImportError: a package that it needs is not installed.
+    """
+    name, _, wanted = name.partition("@")
+    if name not in names("detect"):
+        raise ValueError(f"no detector is called {name!r}; there is {', '.join(names('detect'))}")
+    path = MODELS[name].file()
+    # Where the file is missing, its reader says what to do.
+    found = files.fingerprint(path) if path.is_file() else wanted
+    if wanted and found != wanted:
+        raise ValueError(
+            f"{path} has fingerprint {found}, the recipe asks for {wanted}: these are other weights. "
+            "Restore the file, or write the new fingerprint into tasks/models.py and measure again"
+        )
+    return MODELS[name].kind().from_weights(path)
+
+
+def segmenter(name: str) -> str:
+    """What `tasks.sam` calls a Segment Anything that is named with the fingerprint of its weights: `vit_b` for `sam-vit-b@...`.
+
+    Raises:
+        ValueError: unknown name, or other weights lie where its own belong. Where none lie, whoever loads them says what to do.
+    """
+    name, _, wanted = name.partition("@")
+    if name not in names("segment"):
+        raise ValueError(f"no Segment Anything is called {name!r}; there is {', '.join(names('segment'))}")
+    path = MODELS[name].file()
+    if path.exists() and (found := files.fingerprint(path)) != wanted:
+        raise ValueError(f"{path} has fingerprint {found}, the edges are those of {name}@{wanted}: other weights")
+    return name.removeprefix("sam-").removesuffix("-sam").replace("-", "_")
+
+
+def fingerprinted(model: str) -> str:
+    """The name of a model with the fingerprint of its weights.
+
+    Raises:
+        ValueError: no such model.
+        FileNotFoundError: its fingerprint is that of its file, which is missing.
+
+    >>> fingerprinted("yolov5n")
+    'yolov5n@ff6f13e9'
+    """
+    if model not in MODELS:
+        raise ValueError(f"no model is called {model!r}; there is {', '.join(MODELS)}")
+    return f"{model}@{MODELS[model].fingerprint or files.fingerprint(present(MODELS[model].file()))}"
+
+
+def present(path: Path | str) -> Path:
+    """The path of a file of published weights that is there.
+
+    Raises:
+        FileNotFoundError: it is not; the message says what fetches a file of that name.
+    """
+    from icm_helpers.data import downloads
+
+    path = Path(path)
+    if not path.is_file():
+        known = [asset.name for asset in downloads.assets().values() for file in asset.files if file.name == path.name]
+        fetch = f"`icm datasets fetch {known[0]}`" if known else "a name of `icm datasets list`"
+        raise FileNotFoundError(f"weight file {path} is missing: fetch it with {fetch}, or correct the path")
+    return path
+
+
+# --- what there is -------------------------------------------------------------------------------------------------------
+
+
+def _yolov5n() -> Path:
+    return datasets.fetched_or_real(WEIGHTS / "yolov5n.pt", "weights_yolov5n/yolov5n.safetensors")
+
+
+def _yolox() -> Path:
+    return datasets.real_data() / "weights_yolox_nano" / "yolox_nano.onnx"
+
+
+def _model(name: str, adapter: str, fingerprint: str, can: str, file: str | Callable[[], Path] = "") -> None:
+    """Register a model of this package, whose file is shipped under its name, fetched, or found."""
+
+    def place() -> Path:
+        return WEIGHTS / file if file else files.CHECKPOINTS / f"{name}.safetensors"
+
+    find = file if callable(file) else place
+    register(Model(name, f"icm_helpers.tasks.{adapter}", find, frozenset(can.split()), fingerprint))
+
+
+_model("mask-rcnn-small", "mask_rcnn:SmallMaskRCNN", "9fd0ed3f", "detect teach task-loss train")
+_model("faster-rcnn-small", "mask_rcnn:SmallFasterRCNN", "113c7d16", "detect teach task-loss train")
+_model("yolov5n-scenes", "yolo:YOLO", "6829cfdf", "detect train")
+_model("panoptic-deeplab-scenes", "panoptic_deeplab:PanopticDeepLab", "767bb814", "detect panoptic train")
+_model("yolov5n", "yolov5:YOLOv5", "ff6f13e9", "detect teach task-loss", _yolov5n)
+_model("yolox-nano", "onnx:YOLOX", "e8af0749", "detect", _yolox)
+_R50 = "rcnn:COCORCNN"
+_model("faster-rcnn-r50", _R50, "258fb6c6", "detect teach", "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")
+_model("mask-rcnn-r50", _R50, "bf2d0c1e", "detect teach", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")
+_D2 = "detectron2:Detectron2"
+_model("faster-rcnn-d2", _D2, "3c25caca", "detect teach", "faster_rcnn_R_50_FPN_3x-280758.pkl")
+_model("mask-rcnn-d2", _D2, "9a737e29", "detect teach", "mask_rcnn_R_50_FPN_3x-f10217.pkl")
+_CITYSCAPES, _FILE = "CityscapesPanopticDeepLab", "panoptic_deeplab_R_52_os16_mg124_poly_90k_bs32-bd324a.pkl"
+_model(
+    "panoptic-deeplab-d2", f"detectron2:{_CITYSCAPES}", "", "detect panoptic", _FILE
+)  # nobody has stated its SHA-256
+_model("nano-sam", "sam:load", "d7519e8d", "segment")
+_model("sam-vit-b", "sam:load", "ec2df627", "segment", "sam_vit_b_01ec64.pth")
+_model("sam-vit-l", "sam:load", "3adcc431", "segment", "sam_vit_l_0b3195.pth")
+_model("sam-vit-h", "sam:load", "a7bf3b02", "segment", "sam_vit_h_4b8939.pth")
