@@ -366,6 +366,28 @@ def stored(
     return folder
 
 
+def of_video(
+    clip: Any, segmenter: str, alpha: float, name: str, made: dict[str, Any], *, device: str = "auto", progress: bool = True
+) -> Tensor:
+    """The edges of every frame of a video, (T, 1, H, W); masks that data/cache lacks are made now.
+
+    Args:
+        clip: a `data.video.Video`.
+        segmenter: the name of a Segment Anything with the fingerprint of its weights, which ends the folder's name.
+        alpha: how sure it must be of a mask.
+        name: of the folder otherwise.
+        made: what video it is, so that masks of another are refused.
+    """
+    from icm_helpers.tasks import models
+
+    require_stored(alpha)
+    model = models.segmenter(segmenter)
+    segment, passed = automatic(model, device=device)
+    folder = files.ROOT / "data" / "cache" / f"{name}-{model}"
+    make(folder, clip, segment, made | passed, progress=progress)
+    return torch.stack([sam_edges(read(folder, k), alpha) for k in clip.ids])
+
+
 def require_stored(alpha: float) -> None:
     """Make sure that the masks above alpha are among those in a folder, where the lowest predicted IoU is `LEAST`.
 
