@@ -181,7 +181,9 @@ def trained_codec(
 _FLEETING: dict[str, Any] = {}  # codecs of a few steps, which demonstrations train and nobody keeps
 
 
-def coded(recipe: Recipe, *, keep: bool = True, device: str = "auto", compiled: bool = False, progress: bool = True) -> bytes:
+def coded(
+    recipe: Recipe, *, keep: bool = True, device: str = "auto", compiled: bool = False, progress: bool = True
+) -> bytes:
     """The file of a recipe's video: HEVC's or VVC's; or a network's, shipped, finished in runs/, or trained now (resuming where it
     was stopped).
 
