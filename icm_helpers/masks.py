@@ -367,7 +367,14 @@ def stored(
 
 
 def of_video(
-    clip: Any, segmenter: str, alpha: float, name: str, made: dict[str, Any], *, device: str = "auto", progress: bool = True
+    clip: Any,
+    segmenter: str,
+    alpha: float,
+    name: str,
+    made: dict[str, Any],
+    *,
+    device: str = "auto",
+    progress: bool = True,
 ) -> Tensor:
     """The edges of every frame of a video, (T, 1, H, W); masks that data/cache lacks are made now.
 

@@ -83,11 +83,15 @@ def check(nb: NotebookNode, given: Mapping[str, object]) -> None:
 
 
 def execute(
-    path: Path, output: Path, given: Mapping[str, object] | None = None, cwd: Path | None = None
+    path: Path,
+    output: Path,
+    given: Mapping[str, object] | None = None,
+    cwd: Path | None = None,
+    progress: bool = True,
 ) -> NotebookNode:
     """Execute a chapter with papermill into an ``.ipynb``, which appears only once every cell has run.
 
-    `given` are values for the parameters cell, `cwd` is the working directory of the kernel.
+    `given` are values for the parameters cell, `cwd` is the working directory of the kernel; `progress` shows a bar, a step a cell.
 
     Raises:
         ValueError, TypeError: the parameters do not fit, see :func:`check`.
@@ -108,6 +112,7 @@ def execute(
             given,
             kernel_name="python3",
             cwd=cwd,
+            progress_bar=progress,
             extra_arguments=["--IPKernelApp.log_level=40"],  # errors only: its warnings would break the bar
         )
     except papermill.PapermillExecutionError as error:

@@ -1,8 +1,8 @@
-r"""What codecs are trained for: one class a loss, :math:`\mathcal L = \mathcal R + \lambda\,\mathcal D`, with only its own fields.
+r"""What codecs are trained for, :math:`\mathcal L = \mathcal R + \lambda\,\mathcal D`: one class a loss, with only its own fields.
 
-A loss says where distortion counts (`region`), what distortion is (`distortion`), what it needs to know of a picture, and how figures
-show it. To add one, derive from :class:`Loss` and decorate it with :func:`register`; training, presets and the command line find it
-by its name. The mathematics is in `losses` and `masks`; torch is imported when something is computed.
+A loss says where distortion counts (`region`), what distortion is (`distortion`), what it needs to know of a picture, and how
+figures show it. To add one, derive from :class:`Loss` and decorate it with :func:`register`: training, studies and the command
+line find it by its name. The mathematics is in `losses` and `masks`; torch is imported when something is computed.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class MSE(Loss):
 @register
 @dataclass(frozen=True)
 class ObjectRegion(Loss):
-    r"""Shindo et al. (CCNC 2024), eq. 4: the MSE inside the union m of the object masks, :math:`\mathrm{MSE}(x \odot m, \hat x \odot m)`."""
+    r"""Shindo et al. (CCNC 2024), eq. 4: the MSE of the pictures masked by the union of their objects."""
 
     name, label, colour, marker = "object-region", "object region", "#d55e00", "s"
     refinable = True
@@ -428,7 +428,7 @@ def _sizes(feats: dict[str, Tensor]) -> dict[str, tuple[int, int]]:
 @register
 @dataclass(frozen=True)
 class NeRVLoss(Loss):
-    r"""Eq. 4 of Shindo et al. (ICIP 2024), a network's distance from a video: :math:`\beta\,L_1 + (1 - \beta)(1 - \mathrm{SSIM})`."""
+    r"""Eq. 4 of Shindo et al. (ICIP 2024), the distance from a video: :math:`\beta L_1 + (1 - \beta)(1 - \mathrm{SSIM})`."""
 
     name, label, colour, marker, video = "nerv", "NeRV", "#0072b2", "o", True
 

@@ -88,7 +88,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Trained:
-    """A network trained with a loss, whose distortion is multiplied by `scale` so that rates overlap; 0: `run.scale`, at the start."""
+    """A network trained with a loss, its distortion times `scale` so that rates overlap; 0: what `run.scale` finds at the start."""
 
     codec: str
     loss: Loss
@@ -229,7 +229,7 @@ def _name(content: dict[str, Any]) -> str:
     return f"{content['codec']}-{content['loss']}-l{content['lmbda']:g}-s{content['seed']}-{hash8}"
 
 
-# The first records had these fields, whatever they coded; they stay in every name. Any other stands there if it is not at its default.
+# The first records had these fields, whatever they coded, so they stay in every name; others only where not at their default.
 _ALWAYS = {
     **dict.fromkeys(("chapter", "data", "images", "codec", "method", "detectors")),
     "size": 0,
