@@ -15,6 +15,7 @@ from icm_helpers import run, train
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
 from icm_helpers.data.crops import Crops
+from icm_helpers.objectives import MSE, Objective
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -50,7 +51,7 @@ def fit_codec(folder: Path) -> dict:
     model = zoo.load(weights=None)
     crops = Crops(datasets.load("scenes", "train", size=64, limit=2, root=folder), 64, 0, 12)
     plan = train.Schedule(steps=3, batch=4, warmup=1, aux_steps=20)
-    curve = train.fit(model, crops, run.objective("mse", 0.01), plan, device="cpu", progress=False)
+    curve = train.fit(model, crops, Objective(MSE(), 0.01), plan, device="cpu", progress=False)
     return {"curve": curve, "weights": digest(model)}
 
 
