@@ -83,6 +83,9 @@ class Loss:
         """The loss with what it has to load; a distilling teacher may `remember` what it has seen."""
         return self
 
+    def check(self, images: CocoDataset) -> None:
+        """Refuse a data set that the bound loss cannot be trained on, before any step."""
+
     def clean(self, x: Tensor, mask: Tensor, objects: list[dict[str, Tensor]] | None = None) -> Any:
         """What the decoded picture is compared with and does not depend on the codec: by default the mask."""
         return mask
@@ -281,6 +284,11 @@ class Task(Taught):
 
     task_weight: float = 0.0
 
+    def check(self, images: CocoDataset) -> None:
+        from icm_helpers.data import coco
+
+        coco.require_categories(images, self.network.categories, self.teacher.partition("@")[0])
+
     def terms(self, out: dict[str, Any], x: Tensor, clean: Any, lmbda: float, scale: float) -> dict[str, Tensor]:
         from icm_helpers import losses
 
@@ -442,7 +450,7 @@ class NeRVLoss(Loss):
 class SANeRVTruth(NeRVLoss):
     """SA-NeRV on the edges of the true object masks: what a perfect segmenter of objects would give."""
 
-    name, label, colour, marker = "sa-nerv-truth", "SA-NeRV, true outlines", "#e69f00", "D"
+    name, label, colour, marker, needs_objects = "sa-nerv-truth", "SA-NeRV, true outlines", "#e69f00", "D", True
 
     mask_weight: float = 1.0
 
@@ -472,7 +480,7 @@ class SANeRV(SANeRVTruth):
         alpha: how sure it must be of a mask.
     """
 
-    name, label, colour, marker = "sa-nerv", "SA-NeRV", "#d55e00", "s"
+    name, label, colour, marker, needs_objects = "sa-nerv", "SA-NeRV", "#d55e00", "s", False
 
     segmenter: str = "none"
     alpha: float = 0.0

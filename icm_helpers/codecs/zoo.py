@@ -99,6 +99,11 @@ def find(name: str) -> tuple[Codec, int | None]:
     raise ValueError(f"no codec is called {name!r}.{hint} Known: {', '.join(CODECS)}.")
 
 
+def named(name: str, quality: int | None) -> str:
+    """The name of a codec of one quality: `mbt2018-mean-q5`."""
+    return name if quality is None else f"{name}-q{quality}"
+
+
 def load(
     name: str = "mean-scale-small",
     quality: int | Path | str | None = None,
