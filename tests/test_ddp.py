@@ -30,7 +30,7 @@ class Numbers(torch.utils.data.Dataset):
         return torch.randn(8, generator=torch.Generator().manual_seed(index))
 
 
-def fit(folder: Path | None = None, stop: int | None = None, batch: int = 4, compiled: bool = False) -> dict:
+def fit(folder: Path | None = None, stop: int | None = None, batch: int = 4) -> dict:
     """Train a small network that draws no noise; its loss curve and a digest of its weights."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
@@ -39,9 +39,7 @@ def fit(folder: Path | None = None, stop: int | None = None, batch: int = 4, com
     def objective(network, x):
         return {"loss": (network(x) - x**2).square().mean()}
 
-    curve = train.fit(
-        model, Numbers(stop), objective, plan, folder=folder, device="cpu", compiled=compiled, progress=False
-    )
+    curve = train.fit(model, Numbers(stop), objective, plan, folder=folder, device="cpu", progress=False)
     return {"curve": curve, "weights": digest(model)}
 
 

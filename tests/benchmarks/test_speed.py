@@ -64,6 +64,12 @@ def ratio(benchmark, ours: Callable[[], object], plain: Callable[[], object], ro
     return found
 
 
+def test_a_block_through_inductor_computes_the_same(codec):
+    block, x = codec.h_a[2], torch.rand(1, 128, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(block, fullgraph=True)(x), block(x), atol=1e-4, rtol=0)
+
+
 def test_the_plain_version_computes_the_same(codec, plain):
     x = picture()[None]
     with torch.no_grad():
