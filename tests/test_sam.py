@@ -152,9 +152,9 @@ def test_a_nano_model_of_at_most_8_mb_comes_back_from_its_file(size, tmp_path):
 
 
 def test_wrong_weights_are_refused_with_the_cure(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"icm_helpers sam --out"):
+    with pytest.raises(FileNotFoundError, match=r"icm sam --out"):
         sam.load("nano", tmp_path / "absent.safetensors")
-    with pytest.raises(FileNotFoundError, match=r"icm_helpers\.datasets fetch sam-vit-b"):
+    with pytest.raises(FileNotFoundError, match=r"icm datasets fetch sam-vit-b"):
         sam.load("vit_b", tmp_path / "absent.pth")
     with pytest.raises(ValueError, match=r"holds yolov5n-scenes, not a nano-sam"):
         sam.load("nano", CHECKPOINTS / "yolov5n-scenes.safetensors")

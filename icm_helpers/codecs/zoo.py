@@ -65,11 +65,7 @@ CODECS: dict[str, Codec] = {}
 
 
 def register(codec: Codec) -> Codec:
-    """Make a codec known by its name.
-
-    Raises:
-        ValueError: the name is taken.
-    """
+    """Make a codec known by its name; ValueError where it is taken."""
     if codec.name in CODECS:
         raise ValueError(f"a codec is called {codec.name!r} already: take another name")
     CODECS[codec.name] = codec
@@ -77,10 +73,8 @@ def register(codec: Codec) -> Codec:
 
 
 def find(name: str) -> tuple[Codec, int | None]:
-    """A codec by name, and the quality that the name ends in, if it does; `module:name` imports the module first.
-
-    Raises:
-        ValueError: no codec has this name; the message tells the known ones.
+    """A codec by name, and the quality that the name ends in, if it does; `module:name` imports the module first. ValueError tells
+    the known names.
 
     >>> found, quality = find("mbt2018-mean-q5")
     >>> found.name, quality

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from icm_helpers.files import RUNS
 from icm_helpers.ledger.recipe import Recipe
 
-LOCKS = RUNS / "claims"
+LOCKS = RUNS / "locks"
 LOGS = RUNS / "logs"
 
 

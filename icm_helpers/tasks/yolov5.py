@@ -6,42 +6,35 @@ is built here, under the official parameter names, and the pickle is read withou
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, complete_box_iou_loss
 
-from icm_helpers.tasks import models
+from icm_helpers.tasks import weights
 from icm_helpers.tasks.coco import CATEGORIES
-from icm_helpers.tasks.teacher import require_picture, require_pictures
+from icm_helpers.tasks.detector import Detector, reported, require_picture
+from icm_helpers.tasks.teacher import require_pictures
 
 STRIDES = {"p3": 8, "p4": 16, "p5": 32}
 
 
-class _Conv(nn.Module):
+class _Conv(nn.Sequential):
     def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, padding: int | None = None) -> None:
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2 if padding is None else padding, bias=False)
         self.bn = nn.BatchNorm2d(c_out, eps=1e-3, momentum=0.03)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(self.bn(self.conv(x)))
+        self.act = nn.SiLU()
 
 
 class _Bottleneck(nn.Module):
     def __init__(self, channels: int, shortcut: bool) -> None:
         super().__init__()
-        self.cv1 = _Conv(channels, channels)
-        self.cv2 = _Conv(channels, channels, 3)
+        self.cv1, self.cv2 = _Conv(channels, channels), _Conv(channels, channels, 3)
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,9 +47,7 @@ class _C3(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, depth: int, shortcut: bool = True) -> None:
         super().__init__()
-        self.cv1 = _Conv(c_in, c_out // 2)
-        self.cv2 = _Conv(c_in, c_out // 2)
-        self.cv3 = _Conv(c_out, c_out)
+        self.cv1, self.cv2, self.cv3 = _Conv(c_in, c_out // 2), _Conv(c_in, c_out // 2), _Conv(c_out, c_out)
         self.m = nn.Sequential(*(_Bottleneck(c_out // 2, shortcut) for _ in range(depth)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,8 +59,7 @@ class _SPPF(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.cv1 = _Conv(channels, channels // 2)
-        self.cv2 = _Conv(channels * 2, channels)
+        self.cv1, self.cv2 = _Conv(channels, channels // 2), _Conv(channels * 2, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = [self.cv1(x)]
@@ -87,7 +77,7 @@ class _Detect(nn.Module):
         self.register_buffer("anchors", torch.zeros(3, 3, 2))  # (level, anchor, w and h), in strides of the level
 
 
-class YOLOv5(nn.Module):
+class YOLOv5(Detector):
     """YOLOv5 n, s, m, l or x: a CSP backbone, a path-aggregation pyramid p3..p5, an anchor-based head.
 
     Args:
@@ -138,29 +128,12 @@ class YOLOv5(nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, or holds another network.
         """
-        path = models.present(path)
-        try:
-            state = load_file(path) if path.suffix == ".safetensors" else _read_official(path)
+        state = weights.published(path, _official) if Path(path).suffix != ".safetensors" else weights.published(path)
+        with weights.fitting(path, "a YOLOv5 of release 6 or 7, for COCO's 80 classes and 640 pixels"):
             depth = sum(name.startswith("model.2.m.") and name.endswith("cv1.conv.weight") for name in state)
             with torch.device("meta"):  # shapes only; the file's tensors take their places
                 model = cls(width=state["model.0.conv.weight"].shape[0], depth=depth)
-        except (OSError, SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-            raise ValueError(f"{path} is no YOLOv5 weight file ({error}): it is damaged, fetch it again") from error
-        except (LookupError, AttributeError, TypeError, ValueError, EOFError, RuntimeError, MemoryError) as error:
-            raise ValueError(
-                f"{path} does not hold a YOLOv5 of release 6 or 7 ({type(error).__name__}: {error}): take an official "
-                "yolov5n.pt, yolov5s.pt, ... or its safetensors"
-            ) from error
-        wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        if wanted != found:
-            name = min(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-            raise ValueError(
-                f"{path} holds {len(found)} tensors that are not the {len(wanted)} of a YOLOv5 for COCO's 80 classes; "
-                f"the first to differ is {name}: {found.get(name, 'absent')}, expected {wanted.get(name, 'absent')}. "
-                "Take the weights of release 6 or 7, for boxes, at 640 pixels"
-            )
-        model.load_state_dict(state, assign=True)
+            model.load_state_dict(state, assign=True)
         return model.float().eval().requires_grad_(False)
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
@@ -199,12 +172,8 @@ class YOLOv5(nn.Module):
         # (N, 3 * 85, h, w) -> (N, 3, 85, h, w)
         return {level: conv(f).unflatten(1, (3, -1)) for conv, (level, f) in levels}
 
-    def objectness(self, images: Tensor) -> dict[str, Tensor]:
-        """Objectness logits of a level's anchors, (N, 3, H/stride, W/stride), differentiable in the images."""
-        return self.features_and_objectness(images)[1]
-
     def features_and_objectness(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Both, in one pass of the network."""
+        """Both in one pass; objectness are the logits of a level's anchors, (N, 3, H/stride, W/stride)."""
         features = self.features(images)
         return features, {level: raw[:, :, 4] for level, raw in self._head(features).items()}
 
@@ -263,32 +232,11 @@ class YOLOv5(nn.Module):
             loss = loss + weight * F.binary_cross_entropy_with_logits(raw[..., 4], objectness)
         return loss
 
-    @torch.no_grad()
-    def detect(
-        self, images: list[Tensor], *, conf: float = 0.001, iou: float = 0.6, max_det: int = 300, size: int = 640
-    ) -> list[dict[str, Tensor]]:
-        """Find objects, with the settings of the official validation as defaults.
-
-        Args:
-            images: RGB in [0, 1], each (3, H, W) of its own size.
-            conf: least score; a box is reported once for every class that reaches it.
-            iou: boxes of one class that overlap a better one by more than this are dropped.
-            max_det: most boxes an image.
-            size: the longer side is resized to this, then both are padded to multiples of 32.
-
-        Returns:
-            For each image {"boxes": (n, 4) x1 y1 x2 y2 in its pixels, "scores": (n,), "labels": (n,) COCO category
-            ids}, best first.
-
-        Raises:
-            ValueError: an image is not (3, H, W), or holds values that are not finite.
-        """
-        device = next(self.parameters()).device
-        return [self._detect_one(image.to(device), conf, iou, max_det, size) for image in images]
-
-    def _detect_one(self, image: Tensor, conf: float, iou: float, max_det: int, size: int) -> dict[str, Tensor]:
+    def _detect_one(
+        self, image: Tensor, *, conf: float = 0.001, iou: float = 0.6, max_det: int = 300, size: int = 640
+    ) -> dict[str, Tensor]:
+        """A box is reported once for every class that reaches `conf`; the longer side of the picture is resized to `size`."""
         require_picture(image)
-        height, width = image.shape[1:]
         boxed, scale, left, top = _letterbox(image, size)
         boxes, probabilities = self._decode(self.forward(boxed), conf)
 
@@ -299,9 +247,8 @@ class YOLOv5(nn.Module):
         at, classes = at[best], classes[best]
         keep = batched_nms(boxes[at], scores, classes, iou)[:max_det]
         found = (boxes[at[keep]] - boxes.new_tensor([left, top, left, top])) / scale
-        limits = boxes.new_tensor([width, height, width, height])
         ids = torch.tensor(list(self.categories), device=classes.device)
-        return {"boxes": found.clamp_min(0).minimum(limits), "scores": scores[keep], "labels": ids[classes[keep]]}
+        return reported(found, scores[keep], ids[classes[keep]], image)
 
     def _decode(self, raw: dict[str, Tensor], conf: float) -> tuple[Tensor, Tensor]:
         """Boxes (K, 4) x1 y1 x2 y2 in the network's pixels and class scores (K, 80), of objectness above `conf`."""
@@ -364,9 +311,9 @@ def _letterbox(image: Tensor, size: int) -> tuple[Tensor, float, int, int]:
 
 
 class _Inert:
-    """Stands for any class or function named by a pickle and not on the list: keeps its state and does nothing."""
+    """Stands for any class or function that a pickle names: keeps its state and does nothing."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *_: Any) -> None:
         pass
 
     def __setstate__(self, state: Any) -> None:
@@ -374,55 +321,14 @@ class _Inert:
             self.__dict__.update(state)
 
 
-_STORAGES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "BoolStorage": torch.bool,
-}
+def _official(path: Path) -> dict[str, Tensor]:
+    """Parameters and buffers of the network in an official `.pt` file, under their official names.
 
-
-class _Unpickler(pickle._Unpickler):
-    """Reads the pickle inside a torch file: tensors, plain containers, and `_Inert` for the rest.
-
-    Nothing that the file names is imported or called, so that a malicious file can do nothing. Based on Python's own
-    unpickler and not the one in C, which takes many gigabytes where a damaged file asks for it.
+    Nothing that the file names is imported or called, so that a malicious file can do nothing.
     """
-
-    def __init__(self, archive: zipfile.ZipFile, pickled: str) -> None:
-        super().__init__(archive.open(pickled))
-        self.archive, self.folder = archive, pickled.removesuffix("data.pkl")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
-        allowed = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("__builtin__", "set"): set,
-            ("builtins", "set"): set,
-            ("torch._utils", "_rebuild_tensor_v2"): lambda storage, offset, size, stride, *_: torch.as_strided(
-                storage, size, stride, offset
-            ),
-            ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-        }
-        return allowed.get((module, name)) or type(name, (_Inert,), {})
-
-    def persistent_load(self, saved: Any) -> Tensor:
-        kind, dtype, key, _, _ = saved
-        if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise pickle.UnpicklingError(f"unknown storage {saved!r}")
-        return torch.frombuffer(bytearray(self.archive.read(f"{self.folder}data/{key}")), dtype=dtype)
-
-
-def _read_official(path: Path) -> dict[str, Tensor]:
-    """Parameters and buffers of the network in an official `.pt` file, under their official names."""
-    with zipfile.ZipFile(path) as archive:
-        pickled = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
-        if pickled is None:
-            raise pickle.UnpicklingError("the archive has no data.pkl")
-        checkpoint = _Unpickler(archive, pickled).load()
+    named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    with torch.serialization.safe_globals([(type(name, (_Inert,), {}), name) for name in named]):
+        checkpoint = torch.load(path, "cpu", weights_only=True)
     return dict(_tensors(checkpoint.get("ema") or checkpoint["model"]))
 
 
