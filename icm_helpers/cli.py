@@ -1,7 +1,7 @@
 """The command line: `icm --help`. A command is a dataclass; its options are its fields, and those of a recipe's parts.
 
-`--loss module:name` imports a module of yours first, which registers it, and so with a codec, a data set or a model. What is heavy is
-imported when a command runs.
+`--loss module:name` first imports a module of yours, which registers it, and so with a codec, a data set or a model. What is heavy
+is imported when a command runs.
 """
 
 from __future__ import annotations
@@ -206,6 +206,9 @@ class Sam(Lessons):
             print(f"{self.out.stem}, {self.judged} held-out scenes: {told}")
 
 
+DEFAULT = Training("none", 6000, 4, 128, 1e-3, "none", "32-true", None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Codec(Command):
     """Train a codec."""
@@ -219,11 +222,11 @@ class Codec(Command):
     scale: float = 1.0  # of the distortion, beside lmbda; 0: as large as MSE's at the start
     data: one_of(datasets.names()) = "scenes"  # data set
     size: int = 192  # side of scenes, pixels
-    training: Training = Training("none", 6000, 4, 128, 1e-3, "none", "32-true", None)
+    training: Training = DEFAULT
     seed: int = 0  # of what is random
     compile: bool = False  # use torch.compile
-    # keep a distilling teacher's features of the original crops in runs/teachers (0.6 MB a crop of 128 pixels with mask-rcnn-small),
-    # so that other trainings with the same seed need not compute them
+    # keep a distilling teacher's features of the original crops in runs/teachers (0.6 MB a crop of 128 pixels with
+    # mask-rcnn-small), so that other trainings with the same seed need not compute them
     remember: bool = False
 
     def __call__(self) -> None:
@@ -630,6 +633,6 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         parsed(imported([*(sys.argv[1:] if arguments is None else arguments)]))()
     except KeyboardInterrupt:
-        sys.exit("stopped; what was written is kept, and the same command goes on: a training from its last checkpoint")
+        sys.exit("stopped; what is written is kept, and the same command goes on from the last checkpoint or file")
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         sys.exit(f"error: {error}")

@@ -212,7 +212,7 @@ def test_what_cannot_be_trained_is_refused_before_any_step(words, message):
 
 def test_a_teacher_that_calls_things_otherwise_is_refused_before_any_step(real_data):
     words = "codec --train-images 2 --data coco-mini --loss task --teacher mask-rcnn-small --out never.safetensors"
-    with pytest.raises(SystemExit, match="error: .* but mask-rcnn-small does not know this category"):
+    with pytest.raises(SystemExit, match=r"error: .* but mask-rcnn-small does not know this category"):
         cli.main(words.split())
 
 

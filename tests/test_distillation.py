@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from icm_helpers import chapters, run
+from icm_helpers import chapters, cli, run
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
 from icm_helpers.data.crops import Crops
@@ -176,9 +176,7 @@ def test_distillation_trains_a_codec_from_the_command_line(monkeypatch, tmp_path
     monkeypatch.setattr(run.train, "Schedule", lambda **found: train_schedule(**found, aux_steps=1))
     out = tmp_path / "mine.safetensors"
     how = ["--loss", "distill-boxes", "--lmbda", "20", "--steps", "2", "--patch", "64", "--batch", "2", "--remember"]
-    from icm_helpers import cli as icm
-
-    icm.main(["codec", *how, "--device", "cpu", "--out", str(out)])
+    cli.main(["codec", *how, "--device", "cpu", "--out", str(out)])
     assert isinstance(zoo.load(weights=out), nn.Module)
     assert any((tmp_path / "runs" / "teachers" / models.fingerprinted("mask-rcnn-small")).glob("*.safetensors"))
 

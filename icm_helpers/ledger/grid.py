@@ -109,8 +109,8 @@ class Here:
 
 @dataclass(frozen=True)
 class Processes:
-    """Each in a new process, with its share of the cores: a crash takes no other run with it, and no process is forked from one that
-    has used torch, whose threads do not survive that.
+    """Each in a new process, with its share of the cores: a crash takes no other run with it, and no process is forked from one
+    that has used torch, whose threads do not survive that.
 
     Args:
         jobs: how many the cores are shared by.
