@@ -6,13 +6,9 @@ generation are the package's, unchanged; how the nano model is trained is writte
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-import pickle
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-=======
->>>>>>> tasks
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
