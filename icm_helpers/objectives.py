@@ -166,9 +166,12 @@ class SAICM(ObjectRegion):
     r"""Shindo et al. (ICIP 2024), eq. 5: on the edges :math:`\mathrm{sam}_x(\alpha)` of Segment Anything's masks.
 
     Args:
-        segmenter: the name of a Segment Anything with the fingerprint of its weights.
-        alpha, drawing, canny_low, canny_high, dilate, shift: as in `masks.sam_edges`. Masks lie in data/cache; those that lack are
-            made when a training asks for them.
+        segmenter: a Segment Anything by name, in a recipe with the fingerprint of its weights; masks that data/cache lacks are made.
+        alpha: how sure it must be of a mask.
+        drawing: in which order masks are painted: largest-first, smallest-first or surest-last.
+        canny_low, canny_high: thresholds of Canny's detector.
+        dilate: pixels by which edges are widened on each side.
+        shift: pixels by which edges are moved to the right.
     """
 
     name, label, colour, marker, refinable = "sa-icm", "SA-ICM", "#009e73", "X", False
@@ -276,6 +279,10 @@ class Task(Taught):
 
     :math:`\mathcal M` is the teacher's own training loss on the decoded picture and its true objects, and
     :math:`\lambda_2` is `task_weight` times lmbda, whatever the scale of the MSE.
+
+    Args:
+        teacher: a frozen detector by name, in a recipe with the fingerprint of its weights.
+        task_weight: of its loss, beside that of the MSE.
     """
 
     name, label, colour, marker = "task", "task loss", "#009e73", "D"
@@ -375,7 +382,8 @@ class DistillObjectness(Distill):
     """Iino et al., eq. 4: features weighted by the teacher's objectness.
 
     Args:
-        reduction, temperature: as in :func:`icm_helpers.losses.objectness_weights`.
+        reduction: of objectness over the anchors of a cell: max or mean.
+        temperature: of objectness; below 1 sharpens.
         objectness: seen in the `original` picture, as we read the paper, or in the `decoded` one.
 
     Raises:

@@ -6,7 +6,6 @@ generation are the package's, unchanged; how the nano model is trained is writte
 
 from __future__ import annotations
 
-import pickle
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,7 +31,7 @@ LEGS = (128, 192, 256, 256, 320)  # sides of the pictures that nano SAM sees in 
 # And after it: the generator enlarges scenes of 192 pixels to it, as eight pixels, a token's side, are little to see much in.
 SIZE = LEGS[-1]
 UNSEEN = (
-    2_000_000  # first seed of nano SAM's training scenes: those that codecs are trained and judged on start elsewhere
+    2_000_000  # first seed of nano SAM's training scenes; those that codecs are trained and judged on start elsewhere
 )
 _WIDTHS = {"vit_b": 768, "vit_l": 1024, "vit_h": 1280}
 POINTS = {"nano": 16, **dict.fromkeys(_WIDTHS, 32)}
@@ -73,11 +72,7 @@ def nano(size: int = SIZE) -> nn.Module:
     tokens = size // patch
     sam = classes.Sam(
         image_encoder=classes.ImageEncoderViT(
-            img_size=size,
-            patch_size=patch,
-            embed_dim=width,
-            depth=6,
-            num_heads=heads,
+            **{"img_size": size, "patch_size": patch, "embed_dim": width, "depth": 6, "num_heads": heads},
             out_chans=width,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
         ),
@@ -105,40 +100,27 @@ def enlarged(sam: nn.Module, size: int = SIZE) -> nn.Module:
     return larger
 
 
-def weights_path(name: str) -> Path:
-    """Where a model's weights belong: shipped with the book, or fetched by `icm datasets fetch sam-vit-b`.
-
-    Raises:
-        ValueError: unknown name.
-    """
-    if name not in POINTS:
-        raise ValueError(f"no Segment Anything is called {name!r}; there is {', '.join(POINTS)}")
-    return models.MODELS["nano-sam" if name == "nano" else _asset(name)].file()
-
-
 def present(name: str, path: Path | str | None = None) -> Path:
-    """The file of a model's weights, by default where :func:`weights_path` says.
+    """The file of a model's weights, by default where the registry says.
 
     Raises:
         ValueError: unknown name.
         FileNotFoundError: there is none; the message says how to come by it.
     """
-    path = weights_path(name) if path is None else Path(path)
-    if not path.is_file():
-        cure = (
-            f"train it with `icm sam --out {path}`"
-            if name == "nano"
-            else f"fetch it with `icm datasets fetch {_asset(name)}`, or correct the path"
-        )
-        raise FileNotFoundError(f"the weights {path} of Segment Anything's {name} are missing: {cure}")
-    return path
+    if name not in POINTS:
+        raise ValueError(f"no Segment Anything is called {name!r}; there is {', '.join(POINTS)}")
+    registered = "nano-sam" if name == "nano" else f"sam-{name.replace('_', '-')}"
+    path = models.MODELS[registered].file() if path is None else Path(path)
+    if name == "nano" and not path.is_file():
+        raise FileNotFoundError(f"the weights {path} of nano SAM are missing: train it with `icm sam --out {path}`")
+    return models.present(path, registered)
 
 
 def load(name: str = "nano", path: Path | str | None = None, *, bf16: bool = False) -> nn.Module:
     """A frozen Segment Anything: `nano`, `vit_b`, `vit_l` or `vit_h`.
 
     Args:
-        path: of the weights, else where :func:`weights_path` says. Only tensors are read from it, nothing is run.
+        path: of the weights, else where the registry says. Only tensors are read from it, nothing is run.
         bf16: the image encoder computes in bfloat16, the decoder does not: its scores are compared with thresholds as close
             to 1 as bfloat16's last bit is.
 
@@ -152,11 +134,14 @@ def load(name: str = "nano", path: Path | str | None = None, *, bf16: bool = Fal
         state, _, size = weights.read(path, "nano-sam")
         sam = nano(size)
     else:
-        state, sam = _published(name, path), _package().sam_model_registry[name]()
-    try:
+        state, sam = weights.published(path), _package().sam_model_registry[name]()
+        with weights.fitting(path, "a Segment Anything"):
+            width = state["image_encoder.patch_embed.proj.weight"].shape[0]
+        if width != _WIDTHS[name]:
+            other = {v: k for k, v in _WIDTHS.items()}.get(width, "another model")
+            raise ValueError(f"{path} holds {other}, not {name}: take the other name, or file")
+    with weights.fitting(path, f"Segment Anything's {name}"):
         sam.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit Segment Anything's {name}: {str(error)[:300]}") from error
     if bf16:
         sam.image_encoder = _BF16(sam.image_encoder)
     return sam.eval().requires_grad_(False)
@@ -165,28 +150,6 @@ def load(name: str = "nano", path: Path | str | None = None, *, bf16: bool = Fal
 def save_nano(sam: nn.Module, path: Path | str) -> None:
     """Write a nano model's weights in half precision to a safetensors file."""
     weights.save(path, "nano-sam", sam.state_dict(), {}, sam.image_encoder.img_size)
-
-
-def _asset(name: str) -> str:
-    return f"sam-{name.replace('_', '-')}"
-
-
-def _published(name: str, path: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        width = state["image_encoder.patch_embed.proj.weight"].shape[0]
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({str(error)[:200]}): it is damaged, delete it and fetch {_asset(name)} again"
-        ) from error
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(
-            f"{path} holds no Segment Anything ({type(error).__name__}: {error}): correct the path"
-        ) from error
-    if width != _WIDTHS[name]:
-        others = {v: k for k, v in _WIDTHS.items()}
-        raise ValueError(f"{path} holds {others.get(width, 'another model')}, not {name}: take the other name, or file")
-    return state
 
 
 class _BF16(nn.Module):
@@ -256,19 +219,12 @@ def every_mask(
         output_mode="uncompressed_rle",  # the package's compressed one asks for pycocotools
     )
     pixels = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
-    return [
-        {
-            "rle": _compressed(found["segmentation"]),
-            "predicted_iou": found["predicted_iou"],
-            "stability_score": found["stability_score"],
-        }
-        for found in generator.generate(pixels)
-    ]
+    told = ("predicted_iou", "stability_score")
+    return [{"rle": _compressed(f["segmentation"])} | {k: f[k] for k in told} for f in generator.generate(pixels)]
 
 
 def _compressed(rle: dict[str, Any]) -> dict[str, Any]:
-    packed = coco_mask.frPyObjects(rle, *rle["size"])
-    return {"size": list(rle["size"]), "counts": packed["counts"].decode("ascii")}
+    return {"size": list(rle["size"]), "counts": coco_mask.frPyObjects(rle, *rle["size"])["counts"].decode("ascii")}
 
 
 # --- training the nano model ---------------------------------------------------------------------------------------------
@@ -320,9 +276,8 @@ class Prompts(Dataset):
         if index not in self._kept:
             drawn = scenes.scene(UNSEEN + index)
             resize = _package().utils.transforms.ResizeLongestSide(self.size)
-            parts = cv2.resize(
-                drawn.parts.astype(np.int16), (self.size, self.size), interpolation=cv2.INTER_NEAREST_EXACT
-            )
+            parts, side = drawn.parts.astype(np.int16), (self.size, self.size)
+            parts = cv2.resize(parts, side, interpolation=cv2.INTER_NEAREST_EXACT)
             self._kept[index] = resize.apply_image(drawn.image), parts
         return self._kept[index]
 
@@ -417,12 +372,8 @@ def prompt_loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> dic
     soft = F.avg_pool2d(truth.flatten(0, 1).float(), truth.shape[-1] // side).unflatten(0, truth.shape[:2])
     whole, part = (_mask_loss(logits, soft[:, :, k, None]) for k in (0, 1))  # (N, P, 4) each
     distinct = (truth[:, :, 0] != truth[:, :, 1]).flatten(2).any(-1)  # (N, P)
-    mask = (
-        whole[..., 1:].amin(-1)
-        + distinct * part[..., 1:].amin(-1)
-        + 0.3 * whole[..., 0]
-        + 0.05 * whole[..., 1:].mean(-1)
-    )
+    mask = whole[..., 1:].amin(-1) + distinct * part[..., 1:].amin(-1)
+    mask = mask + 0.3 * whole[..., 0] + 0.05 * whole[..., 1:].mean(-1)
     with torch.no_grad():
         large = F.interpolate(logits.flatten(0, 1), truth.shape[-2:], mode="bilinear", align_corners=False)
         found = (large > 0).flatten(2).float()  # (N P, 4, H W)
