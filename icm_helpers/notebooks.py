@@ -67,12 +67,8 @@ def parameters(nb: NotebookNode) -> dict[str, Parameter]:
 
 
 def check(nb: NotebookNode, given: Mapping[str, object]) -> None:
-    """Refuse parameters that the notebook does not have, and values of another type than the declared one.
-
-    Raises:
-        ValueError: an unknown name; the known ones are listed.
-        TypeError: a wrong type. An int may stand for a float, a bool for nothing else.
-    """
+    """Refuse parameters that the notebook does not have (ValueError), and values of another type than the declared one (TypeError);
+    an int may stand for a float, a bool for nothing else."""
     known = parameters(nb)
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"unknown parameter {', '.join(unknown)}: the chapter's are {', '.join(known) or 'none'}")
@@ -83,11 +79,15 @@ def check(nb: NotebookNode, given: Mapping[str, object]) -> None:
 
 
 def execute(
-    path: Path, output: Path, given: Mapping[str, object] | None = None, cwd: Path | None = None
+    path: Path,
+    output: Path,
+    given: Mapping[str, object] | None = None,
+    cwd: Path | None = None,
+    progress: bool = True,
 ) -> NotebookNode:
     """Execute a chapter with papermill into an ``.ipynb``, which appears only once every cell has run.
 
-    `given` are values for the parameters cell, `cwd` is the working directory of the kernel.
+    `given` are values for the parameters cell, `cwd` is the working directory of the kernel; `progress` shows a bar, a step a cell.
 
     Raises:
         ValueError, TypeError: the parameters do not fit, see :func:`check`.
@@ -108,6 +108,7 @@ def execute(
             given,
             kernel_name="python3",
             cwd=cwd,
+            progress_bar=progress,
             extra_arguments=["--IPKernelApp.log_level=40"],  # errors only: its warnings would break the bar
         )
     except papermill.PapermillExecutionError as error:

@@ -6,6 +6,7 @@ Figures have a transparent ground and grey ink of middle lightness, so the same 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,7 +24,7 @@ INK = "#767c85"  # contrast 4 to 1 or better on white and on the dark theme
 
 
 class _Methods(dict[str, tuple[str, str, str]]):
-    """Looked up where losses and codecs say how they look, in Okabe and Ito's palette: shades that keep contrast on both grounds."""
+    """Looked up where losses and codecs say how they look: Okabe and Ito's shades that keep contrast on both grounds."""
 
     def __missing__(self, name: str) -> tuple[str, str, str]:
         kind, _, rest = name.partition("-")
@@ -195,3 +196,19 @@ def with_boxes(
             color="black",
             bbox={"facecolor": "#e69f00", "pad": 1, "edgecolor": "none"},
         )
+
+
+def intervals(ax: Axes, groups: Mapping[str, Any], across: str) -> None:
+    """Points with error bars: frames of `value`, `low`, `high` by name, against their column `across`."""
+    for i, (name, group) in enumerate(groups.items()):
+        colour = plt.get_cmap("cividis")((0.0, 0.35, 0.6, 0.8)[i])  # detectors: not a colour of any loss
+        error = [group["value"] - group["low"], group["high"] - group["value"]]
+        beside = group[across] + 0.7 * (i % 2)  # so that bars do not hide each other
+        ax.errorbar(beside, group["value"], error, color=colour, fmt="oshv"[i], capsize=3, label=name)
+    ax.axhline(0, color=INK, linewidth=1, linestyle=":")
+    ax.legend(fontsize=9)
+
+
+def difference(a: Tensor, b: Tensor) -> Tensor:
+    """Where two pictures (3, H, W) differ: (1, H, W), mean over colours, five times."""
+    return 5 * (a - b).abs().mean(0, keepdim=True)

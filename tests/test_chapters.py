@@ -47,8 +47,9 @@ def test_a_chapter_documents_every_parameter(chapter):
 @every_chapter
 @pytest.mark.parametrize("command", [["check"], ["format", "--diff"]], ids=["check", "format"])
 def test_a_chapter_keeps_the_style_of_the_package(chapter, command):
-    # ruff knows the manners of notebooks: a last line that shows a value, an import where it is needed.
+    # ruff knows the manners of notebooks: a last line that shows a value, an import where it is needed. 88 columns fit a page.
     text = nbformat.writes(notebooks.read(chapter))
-    ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename", chapter.with_suffix(".ipynb"), "-"]
+    flags = ["--line-length=88", "--stdin-filename", chapter.with_suffix(".ipynb"), "-"]
+    ruff = [sys.executable, "-m", "ruff", *command, *flags]
     found = subprocess.run(ruff, input=text, cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from icm_helpers import chapters
 from icm_helpers.bd import Curve, Interval, bd_rate, curve
 from icm_helpers.evaluate import resamplings
 from icm_helpers.ledger import results
-from icm_helpers.ledger.recipe import Accuracy, Clip
+from icm_helpers.ledger.recipe import Accuracy, Clip, flat
 from icm_helpers.ledger.results import Record
 
 FINETUNED = "-finetuned"
@@ -48,24 +48,27 @@ def methods(records: Sequence[Record]) -> dict[str, list[Record]]:
     return groups
 
 
-def select(records: Sequence[Record], **wanted: Any) -> list[Record]:
-    """The records whose recipe has these values: `kind`, `method`, `setting`, `seed`, or the name of a `loss`, a `codec` or a `clip`.
+def facts(record: Record) -> dict[str, Any]:
+    """What a recipe says that figures and tables sort by, under names that :func:`select` knows.
 
-    A list, a tuple or a set stands for any of its members.
+    `kind` is trained, classical, refined (latents), spent (where bits go) or probed (what textures are left); `method` what a curve
+    is called; `lmbda` whatever decides the rate; the rest are the recipe's own.
     """
+    recipe, content = record.recipe, flat(record.recipe)
+    names = ("data", "loss", "lmbda", "seed", "codec", "clip", "steps", "lr", "alpha", "beta", "mask_weight")
+    told = {name: content.get(name, getattr(recipe.loss, name, None)) for name in names}
+    return {"kind": recipe.kind, "method": recipe.method, **told}
 
-    def value(record: Record, name: str) -> Any:
-        recipe = record.recipe
-        if name == "loss":
-            return recipe.loss.name if recipe.loss else "none"
-        return {"codec": recipe.codec.codec, "clip": getattr(recipe.pictures, "clip", "none")}.get(name) or getattr(
-            recipe, name
-        )
 
-    def fits(record: Record) -> bool:
-        return all(value(record, k) in (v if isinstance(v, list | tuple | set) else (v,)) for k, v in wanted.items())
+def select(records: Iterable[Record], **wanted: Any) -> list[Record]:
+    """The records whose :func:`facts` are these; a tuple, list or set of values lets each of them pass.
 
-    return [record for record in records if fits(record)]
+    Raises:
+        KeyError: there is no such fact.
+    """
+    several = {name: value if isinstance(value, list | tuple | set) else (value,) for name, value in wanted.items()}
+    told = ((record, facts(record)) for record in records)
+    return [record for record, fact in told if all(fact[name] in values for name, values in several.items())]
 
 
 def judges(records: Sequence[Record], metric: str, *, finetuned: bool = True) -> list[str | None]:
@@ -99,8 +102,8 @@ def curves(
 def panel(
     records: Sequence[Record], metric: str, judge: str | None = None, names: Sequence[str] | None = None
 ) -> tuple[str, dict[str, Curve], float | None]:
-    """What `plots.rate_accuracy_panels` draws: the axis's label, the :func:`curves`, and, where a detector measured it, the value of
-    the uncompressed pictures."""
+    """What `plots.rate_accuracy_panels` draws: the axis's label, the :func:`curves`, and, where a detector measured it, the value
+    of the uncompressed pictures."""
     unit = f" [{UNITS[metric]}]" if UNITS.get(metric) else ""
     label = f"{NAMES[metric]} of {judge}" if judge else NAMES[metric] + unit
     clean = [r.result for r in methods(pooled(records)).get("png", [])]

@@ -32,7 +32,7 @@ class LedgerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Record:
-    """What a run gave: scalars, or dictionaries of them by detector; 200 paired bootstrap replicates of each; where they are from."""
+    """What a run gave: scalars, or dictionaries of them by detector; 200 paired bootstrap replicates of each; their origin."""
 
     recipe: Recipe
     result: dict[str, Any]

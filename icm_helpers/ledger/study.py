@@ -203,13 +203,23 @@ def _settings(part: Any) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for f in fields(part):
         value = getattr(part, f.name)
-        if f.name in ("chapter", "name", "role", "ledger", "hours", "beside") or value in ((), None, "none"):
+        if f.name in ("chapter", "name", "role", "ledger", "hours", "beside"):
             continue
         if f.name == "losses":
-            scaled = (pair if isinstance(pair, tuple) else (pair, None) for pair in value)
-            shown[f.name] = ", ".join(loss.method + f" (x {scale:g})" * bool(scale) for loss, scale in scaled)
+            pairs = [pair if isinstance(pair, tuple) else (pair, 1.0) for pair in value]
+            shown["scales"] = tuple((loss.method, scale) for loss, scale in pairs)
+            for name in dict.fromkeys(own.name for loss, _ in pairs for own in fields(loss)):
+                told = dict.fromkeys(getattr(loss, name) for loss, _ in pairs if hasattr(loss, name))
+                shown[name] = _unmarked(next(iter(told)) if len(told) == 1 else tuple(told))
         elif is_dataclass(value):
-            shown |= {f"{f.name}.{k}" if f.name == "microscope" else k: v for k, v in _settings(value).items()}
-        else:
-            shown[f.name] = value
+            shown |= {f"{f.name} {k}" if f.name == "microscope" else k: v for k, v in _settings(value).items()}
+        elif value not in ((), None, "none"):
+            shown[f.name] = _unmarked(value) if f.name in ("detectors", "finetuned") else value
     return shown
+
+
+def _unmarked(value: Any) -> Any:
+    """The names of models without the fingerprints of their weights."""
+    if isinstance(value, tuple):
+        return tuple(map(_unmarked, value))
+    return value.partition("@")[0] if isinstance(value, str) else value

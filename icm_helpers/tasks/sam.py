@@ -6,6 +6,9 @@ generation are the package's, unchanged; how the nano model is trained is writte
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from faster_coco_eval.core import mask as coco_mask
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
+from icm_helpers import train
 from icm_helpers.data import scenes
 from icm_helpers.files import CHECKPOINTS
 from icm_helpers.tasks import models, weights
@@ -310,6 +314,40 @@ class Prompted(nn.Module):
         kernels = torch.stack([mlp(found[:, 1 + k]) for k, mlp in enumerate(decode.output_hypernetworks_mlps)], 1)
         logits = torch.einsum("nkc,nchw->nkhw", kernels, fine)
         return logits.unflatten(0, (n, p)).float(), decode.iou_prediction_head(found[:, 0]).unflatten(0, (n, p)).float()
+
+
+def trained(
+    steps: Sequence[int], batch: int, lr: float, images: int, *, seed: int, folder: Path, name: str, **how: Any
+) -> nn.Module:
+    """A nano model trained on scenes of each side in `LEGS`, for so many steps on each.
+
+    Args:
+        images: how many scenes.
+        folder: where a training that is stopped goes on from, a checkpoint for each leg.
+        how: as in :func:`icm_helpers.train.fit`.
+    """
+    torch.manual_seed(seed)
+    # Small pictures first, where a step costs least; then, on larger ones, steps down that follow a cosine.
+    fast = train.Schedule(steps=0, batch=batch, lr=lr, warmup=300, milestones=(), save_every=200)
+    fine = replace(fast, lr=0.4 * lr, warmup=50, milestones=(0.4, 0.7, 0.88), gamma=0.4, save_every=100)
+    model, seen = nano(LEGS[0]), Counter()
+    for leg, (size, count) in enumerate(zip(LEGS, steps, strict=True)):
+        model = enlarged(model, size)
+        items = range(seen[size], seen[size] + count * batch)  # none twice, where legs are of one size
+        seen[size] = items.stop
+        train.fit(
+            Prompted(model),
+            Subset(Prompts(seed, items.stop, images, size=size), items),
+            prompt_loss,
+            replace(fine if leg else fast, steps=count),
+            folder=folder / f"{leg}-{size}",
+            seed=seed,
+            workers=1,  # scenes are drawn meanwhile
+            describe=f"{name}, {size} px",
+            **how,
+        )
+        model.cpu()
+    return model
 
 
 def prompt_loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:

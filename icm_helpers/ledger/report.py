@@ -1,0 +1,558 @@
+"""What chapters show of the ledger: claim cards, tables of Bjontegaard deltas, curves, decoded pictures, detections.
+
+A page opens its chapter once, and never looks into a recipe:
+
+    chapter = report.open("object_region_mse", preset, rerun=rerun, device=device)
+    display(chapter.cards(), chapter.cost("{measured:.1f} hours of measuring"))
+    main = chapter.main[0]  # a Part: a study with its records and its role; f"{main}" is "scenes: 200 evaluation pictures"
+    chapter.setup("data images lmbdas seeds", column="{data}"); chapter.verdicts(); chapter.provenance()
+
+Tables are long frames that pandas turns round: :func:`deltas` compares methods and :func:`runs` lists records, a row each, over
+parts, metrics and detectors; :func:`table` spreads one of their columns over rows and columns.
+
+    report.table(report.deltas(chapter.main, [("mse", "task")], ["box_ap"]), rows="what", columns="where")
+    report.panels(main, ["box_ap", "agreement"], methods, f"{main}, judged by the teacher")
+
+Records are chosen by :func:`select` (`kind="refined"`, `method="task"`, `lmbda=0.002`, ...), of the names that :func:`facts` lists.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import Markdown
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from icm_helpers import bd, bit_allocation, chapters, evaluate, plots, run, train
+from icm_helpers.bd import Curve, Interval
+from icm_helpers.codecs import container
+from icm_helpers.data import datasets
+from icm_helpers.data.coco import CocoDataset
+from icm_helpers.ledger import queries, verdicts
+from icm_helpers.ledger.chapter import Claim
+from icm_helpers.ledger.queries import FINETUNED, facts, select
+from icm_helpers.ledger.recipe import Recipe
+from icm_helpers.ledger.results import Record
+from icm_helpers.objectives import Objective
+from icm_helpers.tasks import models
+
+# --- records -------------------------------------------------------------------------------------------------------------
+
+
+def tuned(records: Iterable[Record]) -> list[Record]:
+    """The records as fine-tuned detectors judge them, under the names that these had before; [] where none does."""
+
+    def by_tuned(part: dict[str, Any]) -> dict[str, Any]:
+        judged = {k: {j: x for j, x in v.items() if j.endswith(FINETUNED)} for k, v in part.items() if type(v) is dict}
+        kept = {k: {j.removesuffix(FINETUNED): x for j, x in v.items()} for k, v in judged.items() if v}
+        return kept and {k: v for k, v in part.items() if type(v) is not dict} | kept
+
+    judged = [replace(r, result=by_tuned(r.result), bootstrap=by_tuned(r.bootstrap)) for r in records]
+    return [r for r in judged if r.result]
+
+
+def replicates(record: Record, metric: str, judge: str | None = None) -> np.ndarray:
+    """A metric in each bootstrap replicate, (200,): replicate k of all records of a data set has the same draw of pictures."""
+    found = record.bootstrap[metric]
+    return np.array(found if judge is None else found[judge])
+
+
+def value(record: Record, metric: str, judge: str | None = None) -> float:
+    """What was measured."""
+    found = record.result[metric]
+    return found if judge is None else found[judge]
+
+
+def label(method: str) -> str:
+    """The name of a method that a reader sees."""
+    return plots.METHODS[method][2]
+
+
+def measure(metric: str, judge: str | None = None) -> str:
+    """The name of a metric that a reader sees, with the detector that took it: `box AP, yolov5n`."""
+    return f"{queries.NAMES[metric]}, {judge}" if judge else queries.NAMES[metric]
+
+
+# --- a chapter -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """A study of a chapter and its records."""
+
+    study: Any
+    records: list[Record]
+
+    def __str__(self) -> str:
+        if hasattr(self.study, "clips"):
+            return f"{self.data}, {len(self.study.clips)} clips of {self.study.frames} frames"
+        return f"{self.data}: {self.study.pictures.images} evaluation pictures"
+
+    @property
+    def data(self) -> str:
+        """The name of the data set."""
+        return self.study.data
+
+    @property
+    def teacher(self) -> str:
+        """The detector whose features or loss took part in the training, or none."""
+        return self.study.settings().get("teacher", "none")
+
+    @property
+    def detectors(self) -> tuple[str, ...]:
+        """Who judges."""
+        return self.study.settings()["detectors"]
+
+    @property
+    def finetuned(self) -> str:
+        """The detector that is also judged after training on what each codec decodes, or none."""
+        return self.study.settings().get("finetuned", "none")
+
+    @property
+    def role(self) -> str:
+        """What the study is there for: main, ablation, replicate, slower (or faster) or demonstration."""
+        return self.study.role
+
+    @property
+    def uncompressed(self) -> dict[str, Any]:
+        """The result on pictures that no codec touched."""
+        return queries.methods(self.records)["png"][0].result
+
+    def select(self, **wanted: Any) -> Part:
+        """The part with only some of its records, see :func:`select`."""
+        return replace(self, records=select(self.records, **wanted))
+
+    def judges(self, metric: str, finetuned: bool = False) -> list[str | None]:
+        """Who took a metric: detectors, [None] for a metric of the picture alone, [] where it was not measured."""
+        return queries.judges(self.records, metric, finetuned=finetuned)
+
+    def taught_metrics(self, metrics: Sequence[str]) -> list[str]:
+        """Those metrics that the teacher takes."""
+        return [m for m in metrics if self.teacher in self.judges(m)]
+
+    def curves(self, metric: str, judge: str | None = None, methods: Sequence[str] | None = None) -> dict[str, Curve]:
+        """Method -> curve, see `queries.curves`."""
+        return queries.curves(self.records, metric, judge, methods)
+
+    def at_hand(self, methods: Sequence[str]) -> dict[str, list[tuple[Recipe, Record]]]:
+        """The trained codecs that need no training now, by method: shipped, or finished in runs/; all where nothing is kept."""
+        ready: dict[str, list[tuple[Recipe, Record]]] = {method: [] for method in methods}
+        for recipe, record in zip(self.study.recipes(), self.records, strict=True):
+            told = facts(record)
+            there = not self.study.ledger or run.made(recipe)
+            if told["kind"] == "trained" and told["method"] in ready and there:
+                ready[told["method"]].append((recipe, record))
+        return {method: found for method, found in ready.items() if found}
+
+
+def open(name: str, preset: str = "book", *, rerun: bool = False, device: str = "auto") -> Chapter:
+    """A chapter's studies with their records, in the book's style of figures and tables; says first what measuring them may cost.
+
+    Raises:
+        LedgerError: a record is missing and `rerun` is off.
+        ValueError: no such chapter or preset.
+    """
+    plots.use_style()
+    pd.set_option("display.max_colwidth", None)  # whole recipes and sources, not their beginnings
+    chapter = chapters.named(name)
+    studies = chapter.studies(preset)
+    if rerun or preset == "paper":
+        print("estimated cost of the whole grid:", ", ".join(f"{s.data} {s.hours:g} hours" for s in studies))
+    return Chapter(chapter.claims, [Part(s, run.records(s, rerun=rerun, device=device)) for s in studies], device)
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A chapter that was opened: its parts, and what it says of all of them together."""
+
+    claims: tuple[Claim, ...]
+    parts: list[Part]
+    device: str = "auto"
+
+    def role(self, role: str) -> list[Part]:
+        """The parts that are there for something: main, ablation, replicate, slower or demonstration."""
+        return [part for part in self.parts if part.role == role]
+
+    @property
+    def main(self) -> list[Part]:
+        """The parts that the claims are tested on."""
+        return self.role("main")
+
+    def usual(self, part: Part) -> Part:
+        """What to compare an ablation with: of the main part on the same data, the lambdas and seeds that the ablation has."""
+        same = next(p for p in self.main if p.data == part.data)
+        return same.select(lmbda=part.study.lmbdas, seed=part.study.seeds)
+
+    def changes(self, part: Part) -> dict[str, tuple[Any, Any]]:
+        """The fields in which a part's loss differs from that of the chapter's first: name -> its value, the first one's."""
+        loss = part.study.losses[-1][0]
+        usual = next(other for other, _ in self.study.losses if type(other) is type(loss))
+        both = {f.name: (getattr(loss, f.name), getattr(usual, f.name)) for f in fields(loss)}
+        return {name: pair for name, pair in both.items() if pair[0] != pair[1]}
+
+    def having(self, kind: str) -> list[Part]:
+        """The parts with records of a kind, and only these records; see :func:`facts`."""
+        return [some for part in self.parts if (some := part.select(kind=kind)).records]
+
+    @cached_property
+    def findings(self) -> list[verdicts.Finding]:
+        """Every claim, judged."""
+        return verdicts.of_studies(self.claims, [(part.study, part.records) for part in self.parts])
+
+    def cards(self) -> Markdown:
+        """The claims with their verdicts."""
+        return Markdown(verdicts.cards(self.claims, self.findings))
+
+    def cost(self, words: str) -> Markdown:
+        """A sentence on hours: `{measured}` are those that the records took, `{whole}` the estimate with all trainings."""
+        measured = sum(r.provenance.get("seconds", 0) for part in self.parts for r in part.records) / 3600
+        told = words.format(measured=measured, whole=sum(part.study.hours for part in self.parts))
+        return Markdown(f"*Cost of the records shown:* {told}.")
+
+    def setup(self, names: str, column: str = "{data}") -> pd.DataFrame:
+        """The values of the main studies' fields, a column each, headed by fields in braces, or its `{number}`."""
+        told = [part.study.settings() | {"number": i} for i, part in enumerate(self.main)]
+        return pd.DataFrame(
+            {column.format(**each): {name: each.get(name, "") for name in names.split()} for each in told}
+        )
+
+    def verdicts(self, digits: int = 3) -> pd.DataFrame:
+        """The table of findings."""
+        rows = pd.DataFrame(verdicts.rows(self.claims, self.findings))
+        return rows.set_index(["claim", "data"]).round(digits).fillna("")
+
+    def unreproduced(self) -> Markdown:
+        """The list of findings that are not *reproduced*."""
+        return Markdown(verdicts.unreproduced(self.claims, self.findings))
+
+    def provenance(self) -> pd.DataFrame:
+        """On which data, with what and when the records were measured."""
+        names = "device", "date", "commit"
+        rows = [
+            {"data": part.data, **{k: r.provenance[k] for k in names}, "torch": r.provenance["packages"]["torch"]}
+            for part in self.parts
+            for r in part.records
+        ]
+        return pd.DataFrame(rows).value_counts().rename("records").reset_index()
+
+    # What the live demonstrations begin with: all of the first study.
+
+    @property
+    def study(self) -> Any:
+        """The first study."""
+        return self.main[0].study
+
+    @property
+    def place(self) -> torch.device:
+        """Where networks compute."""
+        return train.fabric(self.device).device
+
+    def start(self) -> nn.Module:
+        """The network that all trainings begin with; where they begin from nothing, the first trained one."""
+        first, fresh = self.study.recipes()[0], self.study.training.start == "none"
+        return (run.trained_codec(first, device=self.device) if fresh else run.start(first)).to(self.place).eval()
+
+    def teacher(self) -> Any:
+        """The frozen detector that takes part in the training."""
+        return models.load(self.main[0].teacher).to(self.place)
+
+    def objective(self, loss: str, lmbda: float) -> Objective:
+        """A loss as the first study trains with it, at a lambda of its ladder: with its teacher and its scale."""
+        recipe = next(r for r in self.study.recipes() if r.loss and r.loss.name == loss)
+        return run.objective(replace(recipe, codec=replace(recipe.codec, lmbda=lmbda)), self.place)
+
+    def batch(self, crops: Iterable[tuple]) -> tuple:
+        """Training crops as one batch, where networks compute."""
+        return train.fabric(self.device).to_device(run.collate(list(crops)))
+
+    def pictures(self, split: str, at_most: int) -> CocoDataset:
+        """The first pictures of its `train` or `val` set."""
+        pictures = self.study.pictures
+        whole = pictures.images if split == "val" else self.study.training.train_images
+        return datasets.load(pictures.data, split, size=pictures.size, limit=min(at_most, whole))
+
+    def codec(self, recipe: Recipe) -> nn.Module:
+        """A recipe's trained codec, ready to code."""
+        return (
+            run.trained_codec(recipe, keep=self.study.ledger, device=self.device, progress=False).to(self.place).eval()
+        )
+
+    def nearest(self, methods: Sequence[str]) -> dict[str, Recipe]:
+        """Of the codecs at hand one of each method, so that their rates are the nearest."""
+        ready = self.main[0].at_hand(methods)
+        chosen = min(itertools.product(*ready.values()), key=lambda some: np.ptp([r.result["bpp"] for _, r in some]))
+        return {method: recipe for method, (recipe, _) in zip(ready, chosen, strict=True)}
+
+    def same_lambda(self, methods: Sequence[str]) -> dict[str, Recipe]:
+        """Of the codecs at hand one of each method, at the lambda with most of them."""
+        rungs: dict[float, dict[str, Recipe]] = {}
+        for method, found in self.main[0].at_hand(methods).items():
+            for recipe, record in found:
+                rungs.setdefault(facts(record)["lmbda"], {}).setdefault(method, recipe)
+        return max(rungs.values(), key=len)
+
+    def train_live(
+        self, start: nn.Module, crops: Any, objective: Objective, *, steps: int, seed: int, title: str
+    ) -> tuple[nn.Module, list[dict[str, float]]]:
+        """A copy of a codec, trained for a few steps of two crops, and its :func:`plots.training_curve`'s points."""
+        live = copy.deepcopy(start)
+        schedule = train.Schedule(steps=steps, batch=2, lr=self.study.training.lr, warmup=20, aux_steps=200)
+        told = {"seed": seed, "device": self.device, "collate": run.collate, "describe": f"{title}, live"}
+        curve = train.fit(live, crops, objective, schedule, **told)
+        live.update(force=True)
+        return live.to(self.place).eval(), curve
+
+
+# --- tables --------------------------------------------------------------------------------------------------------------
+
+
+Pair = tuple[Any, Any]
+
+
+def deltas(
+    parts: Part | Sequence[Part],
+    pairs: Iterable[Pair] | Mapping[str, Pair],
+    metrics: Sequence[str] = ("box_ap",),
+    *,
+    measured: Callable[[Curve, Curve], Interval] = bd.bd_rate,
+    beside: Mapping[str, Sequence[Record] | Callable[[list[Record]], list[Record]]] | None = None,
+    by: Sequence[str | None] | None = None,
+) -> pd.DataFrame:
+    """Methods against anchors, a row for each part, metric, judge and pair of which there are both curves.
+
+    Args:
+        pairs: (anchor, method); where given by name, `what` is that name, else "method against anchor". Instead of a method's name
+            ("records", "task") is the curve of that method in the records `beside` of that name, ("", "task") in the part's own.
+        measured: `bd.bd_rate` in percent, or `bd.bd_metric`.
+        beside: other records, or what makes them of a part's own, such as :func:`tuned`.
+        by: judges; all as they are where None.
+
+    Returns:
+        data, judge, where (data and judge), metric, measure (metric and judge), anchor, method, what, against and name (how
+        readers call anchor and method), and delta (an Interval).
+    """
+    named = pairs if isinstance(pairs, Mapping) else {f"{m} against {a}": (a, m) for a, m in pairs}
+    rows = []
+    for part in [parts] if isinstance(parts, Part) else parts:
+        others = {k: found(part.records) if callable(found) else found for k, found in (beside or {}).items()}
+        for metric, judge in ((m, j) for m in metrics for j in part.judges(m) if by is None or j in by):
+            drawn = {k: queries.curves(v, metric, judge) for k, v in ({"": part.records} | others).items()}
+            of = {"data": part.data, "judge": judge, "where": f"{part.data}, {judge}", "metric": metric}
+            for what, pair in named.items():
+                (one, anchor), (other, method) = (("", name) if isinstance(name, str) else name for name in pair)
+                if anchor in drawn[one] and method in drawn[other]:
+                    row = {"measure": measure(metric, judge), "anchor": anchor, "method": method, "what": what}
+                    row |= {"against": label(anchor), "name": label(method)}
+                    rows.append(of | row | {"delta": measured(drawn[one][anchor], drawn[other][method])})
+    return pd.DataFrame(rows)
+
+
+def table(
+    frame: pd.DataFrame,
+    rows: str | list[str],
+    columns: str,
+    values: str = "delta",
+    *,
+    told: Callable[[Any], Any] = str,
+    empty: Any = "",
+) -> pd.DataFrame:
+    """One column of a long frame spread out, in the order in which labels appear; a list of `rows` keeps their names.
+
+    Args:
+        told: how a value is written.
+        empty: what stands where there is none.
+    """
+    names = [rows] if isinstance(rows, str) else rows
+    wide = frame.pivot_table(index=names, columns=columns, values=values, aggfunc="first", sort=False)
+    wide = wide.apply(lambda column: column.map(told, na_action="ignore")).astype(object).fillna(empty)
+    wide.columns.name = None
+    return wide.rename_axis(None) if isinstance(rows, str) else wide
+
+
+def tested(delta: Interval, otherwise: str = "-") -> str:
+    """An interval, or another word where curves overlap in too few replicates for a verdict."""
+    return str(delta) if delta.defined >= verdicts.DEFINED else otherwise
+
+
+def runs(parts: Part | Sequence[Part], metrics: Sequence[str] = (), judge: str | None = None) -> pd.DataFrame:
+    """A row for each record: its :func:`facts`, bpp, and metrics, under the names that a reader sees where they have one.
+
+    Args:
+        judge: whose value is told of metrics that detectors take; a row for each of them where None.
+    """
+    rows = []
+    for part in [parts] if isinstance(parts, Part) else parts:
+        for record in part.records:
+            told = {name: record.result[name] for name in ("bpp", *metrics) if name in record.result}
+            by = {j for v in told.values() if isinstance(v, dict) for j in v if judge in (None, j)}
+            for j in sorted(by) or [judge]:
+                seen = {k: v.get(j) if isinstance(v, dict) else v for k, v in told.items()}
+                seen = {queries.NAMES.get(k, k): v for k, v in seen.items() if v is not None}
+                rows.append(facts(record) | {"judge": j, "where": f"{part.data}, {j}"} | seen)
+    return pd.DataFrame(rows)
+
+
+def difference(part: Part, anchor: str, method: str, metric: str, judge: str | None = None) -> Interval:
+    """What the only record of a method measured minus what that of an anchor did, paired, whatever their rates."""
+    one, other = (select(part.records, method=name)[0] for name in (anchor, method))
+    low, high = np.percentile(replicates(other, metric, judge) - replicates(one, metric, judge), [2.5, 97.5])
+    return Interval(value(other, metric, judge) - value(one, metric, judge), low, high)
+
+
+def by_cover(parts: Sequence[Part], anchor: str, method: str) -> pd.DataFrame:
+    """BD-rate by box AP on thirds of the pictures, from those that objects cover least; empty where there are too few pictures."""
+    rows = []
+    for part in parts:
+        for judge, third in itertools.product(part.judges("box_ap"), evaluate.THIRDS):
+            if members := queries.within(part.records, third):
+                drawn = queries.curves(members, "box_ap", judge)
+                row = {"data": part.data, "judge": judge, "third": third}
+                row["cover"] = 100 * value(members[0], "object_share")
+                rows.append(row | vars(bd.bd_rate(drawn[anchor], drawn[method])))
+    return pd.DataFrame(rows).set_index(list(row)[:3]) if rows else pd.DataFrame()
+
+
+def by_size(parts: Sequence[Part]) -> pd.DataFrame:
+    """AP of every detector on uncompressed pictures, by COCO's rules and sizes of objects."""
+    rows = {}
+    for part in parts:
+        for task, judge in ((t, j) for t in ("box", "mask") for j in part.uncompressed.get(f"{t}_ap", {})):
+            row = rows.setdefault((part.data, judge, task), {"pictures": part.uncompressed["images"]})
+            for name in ("ap", "ap50", "ap_small", "ap_medium", "ap_large"):
+                row[name] = part.uncompressed.get(f"{task}_{name}", {}).get(judge)
+    return pd.DataFrame(rows.values(), pd.MultiIndex.from_tuples(rows, names=["data", "judge", "task"])).round(3)
+
+
+def seed_spread(part: Part, methods: Sequence[str], metrics: Sequence[str], judge: str | None) -> pd.DataFrame:
+    """The largest range over the seeds of one lambda, of rate and metrics, a row for each method; NaN where there is one seed."""
+    names = ["bpp", *(queries.NAMES[m] for m in metrics)]
+    listed = runs(part.select(method=tuple(methods)), metrics, judge)
+    rungs = listed.groupby(["method", "lmbda"])[[name for name in names if name in listed]]
+    ranges = rungs.agg(lambda v: v.max() - v.min() if len(v) > 1 else np.nan).groupby("method").max()
+    ranges.insert(0, "seeds", listed.groupby("method")["seed"].nunique())
+    return ranges.reindex([m for m in methods if m in ranges.index])
+
+
+def tried(parts: Sequence[Part]) -> pd.DataFrame:
+    """What codecs measured that were trained for a few steps, only to show that they train, code and are judged."""
+    rows = []
+    for record in (r for part in parts for r in part.records):
+        told, result = facts(record), record.result
+        row = {"loss": told["method"], "lmbda": told["lmbda"], "steps": told["steps"]}
+        row |= {"bpp, all bytes": result["bpp"], "bpp, by likelihoods": result["bpp_likelihood"]}
+        rows.append(row | {"PSNR [dB]": result["psnr"]} | {f"box AP, {j}": v for j, v in result["box_ap"].items()})
+    return pd.DataFrame(rows).set_index("loss").round(3)
+
+
+# --- figures -------------------------------------------------------------------------------------------------------------
+
+
+def panels(
+    part: Part,
+    metrics: Sequence[str],
+    methods: Sequence[str] | None = None,
+    title: str = "",
+    *,
+    by: Sequence[str | None] | None = None,
+) -> None:
+    """Rate against accuracy, a panel for each metric and each of its judges (those named, or all as they are)."""
+    chosen = [(m, j) for m in metrics for j in part.judges(m) if by is None or j in by]
+    drawn = [queries.panel(part.records, m, j, methods) for m, j in chosen]
+    plots.rate_accuracy_panels(drawn, title)
+    plt.show()
+
+
+def with_tuned(
+    part: Part, methods: Sequence[str], metric: str = "box_ap"
+) -> Iterator[tuple[str, dict[str, Curve], Any]]:
+    """Panels for `plots.rate_accuracy_panels`: each detector that was fine-tuned, as it is and, dashed, after it."""
+    after = tuned(part.records)
+    for judge in queries.judges(after, metric):
+        words, drawn, clean = queries.panel(part.records, metric, judge, methods)
+        dashed = {f"{k}{FINETUNED}": v for k, v in queries.curves(after, metric, judge, methods).items()}
+        yield words, drawn | dashed, clean
+
+
+def coded(codec: Any, picture: Tensor) -> tuple[Tensor, float]:
+    """A picture (3, H, W) as it comes back from real bytes, and their bits per pixel."""
+    data = container.encode(codec, picture)
+    return container.decode(codec, data).cpu(), 8 * len(data) / picture[0].numel()
+
+
+def psnr_parts(x: Tensor, x_hat: Tensor, mask: Tensor) -> list[float]:
+    """PSNR [dB] of a picture (3, H, W) inside and outside a mask (1, H, W)."""
+    error = (x - x_hat).square().mean(0, keepdim=True)
+    return [evaluate.psnr(((error * m).sum() / m.sum().clamp(min=1)).item()) for m in (mask, 1 - mask)]
+
+
+def pulls(codec: nn.Module, batch: tuple, objectives: Mapping[str, Objective]) -> dict[str, Tensor]:
+    """Where losses pull on a decoded crop: the crop itself, and by name each distortion's gradient on it.
+
+    Args:
+        batch: of one crop.
+        objectives: of a task loss the detector's own loss counts alone.
+
+    Returns:
+        title -> (3, H, W) or (1, H, W): the gradient's magnitude, mean over colours, scaled to its 99th percentile.
+    """
+    with torch.no_grad():
+        out = codec(batch[0])
+    x_hat = out["x_hat"].clamp(0, 1)
+    views = {"decoded crop": x_hat[0]}
+    for name, objective in objectives.items():
+        v = x_hat.clone().requires_grad_()
+        terms = objective(lambda _, v=v: {**out, "x_hat": v}, batch)
+        terms.get("task", terms["distortion"]).backward()
+        strength = v.grad.abs().mean(1)  # (1, 3, P, P) -> (1, P, P)
+        views[name] = strength / strength.quantile(0.99).clamp(min=1e-12)
+    return views
+
+
+def detections(
+    detector: Any,
+    pictures: Mapping[str, Tensor],
+    title: str,
+    *,
+    sample: Any = None,
+    columns: int = 2,
+    size: tuple[float, float] = (4.3, 4.5),
+    fontsize: float = 9.5,
+    heading: str = "",
+) -> Figure:
+    """What a detector finds in versions of one picture with a score of at least 0.5, boxes drawn in.
+
+    Args:
+        pictures: by name.
+        title: of each, with `{name}`, `{boxes}` and, of a `sample`, `{found}` and `{objects}`: how many boxes, true objects
+            that are found at IoU 0.5, and true objects.
+        size: of one picture in inches.
+        heading: above all.
+    """
+    rows = -(-len(pictures) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False)
+    for ax in axes.flat[len(pictures) :]:
+        ax.axis("off")
+    for ax, (name, picture) in zip(axes.flat, pictures.items(), strict=False):
+        found = {k: v.cpu() for k, v in detector.detect([picture])[0].items()}
+        sure = found["scores"] >= 0.5
+        names = [detector.categories[c] for c in found["labels"][sure].tolist()]
+        plots.with_boxes(ax, picture, found["boxes"][sure], names, found["scores"][sure].tolist())
+        told = {"name": name, "boxes": len(names)}
+        if sample is not None:
+            sure_ones = [d for d in evaluate.coco_results(sample.image_id, found) if d["score"] >= 0.5]
+            told["found"] = int(bit_allocation.found_objects(sample, sure_ones).sum())
+            told["objects"] = len(sample.labels)
+        ax.set_title(title.format(**told), fontsize=fontsize)
+    figure.suptitle(heading, color=plots.INK, fontsize=11)
+    figure.tight_layout()
+    return figure
