@@ -11,9 +11,8 @@ pytest.importorskip("segment_anything", reason="needs the extra `sam`")
 
 from icm_helpers import masks, train
 from icm_helpers.data import datasets, scenes
+from icm_helpers.files import CHECKPOINTS
 from icm_helpers.tasks import sam
-
-CHECKPOINTS = sam.NANO.parent
 
 
 def picture(seed: int, size: int = 96) -> torch.Tensor:
