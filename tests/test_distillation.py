@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from icm_helpers import chapters, cli, run
+from icm_helpers import chapters, cli, files, run
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
 from icm_helpers.data.crops import Crops
