@@ -9,14 +9,12 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import math
 import os
 import sys
-from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from icm_helpers import chapters, files, objectives
 from icm_helpers.codecs import zoo
@@ -25,9 +23,6 @@ from icm_helpers.files import CHECKPOINTS, RUNS, atomically
 from icm_helpers.ledger.recipe import Accuracy, Clip, Overfitted, Pictures, Recipe, Trained, Training
 from icm_helpers.options import check, coder, loss_of, maybe, one_of, options_of, positional, share
 from icm_helpers.tasks import models
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Precision = Literal["32-true", "bf16-mixed"]
 
@@ -101,22 +96,6 @@ def pictures(data: str, images: int, size: int) -> Pictures:
     return Pictures(data, images, size if datasets.DATASETS[data].drawn else 0)
 
 
-def draw(path: Path, x: Tensor) -> None:
-    """Write a picture, (3, H, W) in [0, 1], as PNG."""
-    from PIL import Image
-
-    with atomically(path) as temporary:
-        Image.fromarray((x * 255).round().byte().permute(1, 2, 0).numpy()).save(temporary, "PNG")  # -> (H, W, 3)
-
-
-def draw_all(folder: Path, frames: Tensor) -> None:
-    """Write frames, (T, 3, H, W) in [0, 1], as PNG into a folder, in the place of those of another run."""
-    for frame in folder.glob("[0-9]*.png"):
-        frame.unlink()
-    for k, frame in enumerate(frames):
-        draw(folder / f"{k:05d}.png", frame)
-
-
 # --- training ------------------------------------------------------------------------------------------------------------
 
 
@@ -176,13 +155,8 @@ class Sam(Lessons):
 
     out: Path = CHECKPOINTS / "nano-sam.safetensors"  # where the weights go
     images: int = 5000  # training scenes, none of those that codecs see
-    steps: tuple[int, int, int, int, int] = (
-        6000,
-        2400,
-        1500,
-        2400,
-        1200,
-    )  # on scenes of 128, 192, 256, 256, 320 pixels
+    # of the optimiser on scenes of 128, 192, 256, 256 and 320 pixels
+    steps: tuple[int, int, int, int, int] = (6000, 2400, 1500, 2400, 1200)
     batch: int = 8  # scenes a step, 12 points on each
     lr: float = 7e-4  # Adam's learning rate after warm-up
     precision: Precision = "bf16-mixed"  # arithmetic
@@ -295,54 +269,44 @@ class Grid(Command):
             return
         hours, place = sum(map(hours_of.get, missing)), "one GPU" if self.preset == "paper" else "two CPU cores"
         print(f"estimated cost of these: {hours:.1f} hours on {place}")
-        how = {"device": self.device, "compiled": self.compile, "remember": self.remember}
-        work, finished = (train_codec, made) if self.train_only else (measure, measured)
+        how = {
+            "train_only": self.train_only,
+            "device": self.device,
+            "compiled": self.compile,
+            "remember": self.remember,
+        }
+        job = grid.Job(partial(measure, **how), partial(finished, train_only=self.train_only))
         # Shares are of the runs, not of those that are missing: they never overlap.
-        todo = [recipe for recipe in wanted[k - 1 :: n] if recipe in missing and not finished(recipe)]
-        jobs = self.jobs or (len(todo) if self.launcher == "slurm" else 1)
+        todo = [recipe for recipe in wanted[k - 1 :: n] if recipe in missing and not job.finished(recipe)]
         if not todo:
             return
+        jobs = self.jobs or (len(todo) if self.launcher == "slurm" else 1)
         if self.launcher == "slurm":
             launcher = grid.Cluster(self.slurm_partition, self.slurm_timeout_min, self.gpus_per_job)
         else:
-            launcher = grid.Here() if jobs == 1 else grid.Processes(jobs, () if self.device == "cpu" else gpus())
-        grid.sweep(todo, launcher, grid.Job(partial(work, **how), finished), jobs=jobs, retries=self.retries)
+            launcher = grid.Here() if jobs == 1 else grid.Processes(jobs, () if self.device == "cpu" else grid.gpus())
+        grid.sweep(todo, launcher, job, jobs=jobs, retries=self.retries)
 
 
-def measure(recipe: Recipe, **how: Any) -> None:
+def measure(recipe: Recipe, train_only: bool, **how: Any) -> None:
     """One run of a grid."""
     from icm_helpers import run
 
+    if train_only:
+        run.trained_codec(recipe, **how)
+        return
     result = run.measure(recipe, **how).result
     scores = {f"{k} ({by})": v for k, d in result.items() if isinstance(d, dict) for by, v in d.items()} | result
     print(", ".join(f"{k} {v:.4g}" for k, v in scores.items() if isinstance(v, float)), flush=True)
 
 
-def measured(recipe: Recipe) -> bool:
-    """Whether a run's record is there."""
-    return recipe.path.exists()
-
-
-def train_codec(recipe: Recipe, **how: Any) -> None:
-    """A run of a grid that is to be measured later."""
-    from icm_helpers import run
-
-    run.trained_codec(recipe, **how)
-
-
-def made(recipe: Recipe) -> bool:
-    """Whether a run needs no training."""
+def finished(recipe: Recipe, train_only: bool) -> bool:
+    """Whether a run needs no more of this."""
+    if not train_only:
+        return recipe.path.exists()
     from icm_helpers import run
 
     return run.made(recipe)
-
-
-def gpus() -> tuple[str, ...]:
-    """Names of this machine's GPUs for CUDA_VISIBLE_DEVICES."""
-    import torch
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-    return tuple(visible.split(",")) if visible else ()
 
 
 # --- coding and judging --------------------------------------------------------------------------------------------------
@@ -356,36 +320,9 @@ class Code(Coding):
     out: Path = Path("coded")  # folder for the bytes and the decoded pictures
 
     def __call__(self) -> None:
-        import torch
-        from PIL import Image, ImageOps
+        from icm_helpers import coding
 
-        from icm_helpers import evaluate
-        from icm_helpers.codecs import container
-        from icm_helpers.data import coco
-
-        model = self.coder()
-        if twice := [name for name, count in Counter(path.stem for path in self.images).items() if count > 1]:
-            raise ValueError(f"several images are called {', '.join(twice)}: give them --out folders of their own")
-        for path in self.images:
-            if path.suffix == ".icm":
-                back = self.out / f"{path.stem.removesuffix('.coded')}.decoded.png"
-                draw(back, container.decode(model, path.read_bytes()).cpu())
-                print(f"{path}: decoded to {back}")
-                continue
-            try:
-                with Image.open(path) as picture:
-                    pixels = coco.rgb(ImageOps.exif_transpose(picture))
-            except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow seldom names the file
-                raise ValueError(f"{path} cannot be read as an image ({error}): give a whole image file") from error
-            x = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255  # (H, W, 3) -> (3, H, W)
-            coded = container.encode(model, x)
-            x_hat = container.decode(model, coded).cpu()
-            # `coded` in the name: in the folder of the pictures, photo.jpg must not overwrite photo.jpg.
-            with atomically(self.out / f"{path.stem}.coded.{zoo.find(self.codec)[0].suffix}") as temporary:
-                temporary.write_bytes(coded)
-            draw(self.out / f"{path.stem}.decoded.png", x_hat)
-            bpp, psnr = 8 * len(coded) / (x.shape[1] * x.shape[2]), evaluate.psnr((x - x_hat).square().mean().item())
-            print(f"{path}: {len(coded)} bytes, {bpp:.3f} bpp, {psnr:.2f} dB")
+        coding.code(self.coder(), self.images, self.out, zoo.find(self.codec)[0].suffix)
 
 
 def _film_losses() -> list[str]:
@@ -417,40 +354,23 @@ class Video(Command):
         if not fitted and (self.loss != "nerv" or any(value is not None for value in vars(self.options).values())):
             raise ValueError(f"{self.codec} is trained for no loss: leave --loss and its options out")
         loss = loss_of(self.loss, self.options, "a film")
-        name, coded, suffix = self.video.name.rpartition(".coded.")
-        if coded and (written := [c for c in zoo.CODECS.values() if c.video and c.suffix == suffix]):
-            coder = zoo.load(written[0].name, 32 if written[0].setting else None)  # any QP decodes
-            x_hat, decoded = coder.decode_video(self.video.read_bytes()), self.out / f"{name}.decoded"
-            draw_all(decoded, x_hat)
-            print(f"{self.video}: {len(x_hat)} frames decoded to {decoded}")
-            return
 
-        from icm_helpers import overfit, run
-        from icm_helpers.data import video as films
+        from icm_helpers import coding, run
 
-        clip = films.read(self.video, self.frames + 1, self.height)  # one more tells whether it goes on
-        if len(clip) > (n := self.frames):
-            clip = replace(clip, frames=clip.frames[:n], boxes=clip.boxes[:n], labels=clip.labels[:n])
-            print(f"only the first {n} frames of {self.video}: --frames says how many")
-        decoded, (count, _, height, width) = self.out / f"{clip.name}.decoded", clip.frames.shape
-        decoded.mkdir(parents=True, exist_ok=True)  # before any work: a wrong --out shows at once
-        path = self.out / f"{clip.name}.coded.{zoo.CODECS[self.codec].suffix}"
-        if fitted:
-            how = {"steps": self.epochs * count, "tune_steps": self.tune_epochs * count, "batch": 1, "lr": self.lr}
-            how |= {"density": self.density, "bits": self.bits, "seed": self.seed}
-            source = Clip("film", files.fingerprint(self.video), count, self.height or 0)
+        def write(clip: Any, path: Path) -> None:
+            if not fitted:
+                with atomically(path) as temporary:
+                    temporary.write_bytes(coder.encode_video(clip.frames))
+                return
+            n, how = len(clip), {"lr": self.lr, "density": self.density, "bits": self.bits, "seed": self.seed}
+            how |= {"steps": self.epochs * n, "tune_steps": self.tune_epochs * n, "batch": 1}
+            source = Clip("film", files.fingerprint(self.video), n, self.height or 0)
             recipe = Recipe("mine", source, Overfitted("nerv-fitting", loss, self.channels, **how), Accuracy(()))
             run.overfitted(recipe, clip, path, device=self.device)
-        else:
-            with atomically(path) as temporary:
-                temporary.write_bytes(coder.encode_video(clip.frames))
-        data = path.read_bytes()
-        x_hat = coder.decode_video(data)
-        draw_all(decoded, x_hat)
-        bpp, scores = 8 * len(data) / (count * height * width), overfit.quality(clip.frames, x_hat)
-        similar = "" if math.isnan(scores["ms_ssim"]) else f", MS-SSIM {scores['ms_ssim']:.4f}"
-        print(f"{self.video}: {count} frames of {height} x {width}, {len(data)} bytes, ", end="")
-        print(f"{bpp:.4f} bpp, {scores['psnr']:.2f} dB{similar}")
+
+        if not coding.decode_video(self.video, self.out):
+            suffix = zoo.find(self.codec)[0].suffix
+            coding.code_video(coder, self.video, self.out, suffix, write, self.frames, self.height)
 
 
 @dataclass(frozen=True, kw_only=True)
