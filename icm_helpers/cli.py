@@ -19,85 +19,25 @@ from typing import Any, Literal
 from icm_helpers import chapters, files, objectives
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
-from icm_helpers.files import CHECKPOINTS, RUNS, atomically
-from icm_helpers.ledger.recipe import Accuracy, Clip, Overfitted, Pictures, Recipe, Trained, Training
-from icm_helpers.options import check, coder, loss_of, maybe, one_of, options_of, positional, share
+from icm_helpers.files import CHECKPOINTS, atomically
+from icm_helpers.ledger.recipe import Accuracy, Clip, Overfitted, Recipe, Trained, Training
+from icm_helpers.options import (
+    Coding,
+    Command,
+    Lessons,
+    Precision,
+    check,
+    coder,
+    file_of,
+    loss_of,
+    maybe,
+    one_of,
+    options_of,
+    pictures_of,
+    positional,
+    share,
+)
 from icm_helpers.tasks import models
-
-Precision = Literal["32-true", "bf16-mixed"]
-
-# --- what commands share -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """What most commands are told."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # where to compute
-
-
-@dataclass(frozen=True, kw_only=True)
-class Coding(Command):
-    """A codec that is ready to code."""
-
-    codec: coder("a codec of the zoo") = "mean-scale-small"
-    quality: maybe(int) = None  # a CompressAI model's size, 1 to 8; a classical codec's quality or QP
-    weights: maybe(Path) = None  # weights file; the shipped ones where left out
-
-    def coder(self) -> Any:
-        """It."""
-        import torch
-
-        from icm_helpers import train
-
-        model = zoo.load(self.codec, self.quality, weights=self.weights or "default")
-        return model.to(train.fabric(self.device).device) if isinstance(model, torch.nn.Module) else model
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lessons(Command):
-    """How a recognition model is trained."""
-
-    out: Path  # where the weights go (.safetensors)
-    data: one_of(datasets.names()) = "scenes"  # data set
-    size: int = 192  # side of scenes, pixels
-    images: maybe(int) = None  # the first so many training images; all where left out
-    steps: int = 1600  # of the optimiser
-    batch: int = 8  # images a step
-    lr: float = 1e-3  # Adam's learning rate after warm-up
-    seed: int = 0  # of what is random
-    precision: Precision = "32-true"  # arithmetic
-
-    def told(self, leg: str = "") -> dict[str, Any]:
-        """What the training is told: where its checkpoint lies, seed, device, arithmetic, and what it trains."""
-        what = {k: v for k, v in vars(self).items() if k not in ("device", "judged", "out")}
-        if what.get("weights"):  # another file may come to lie there
-            what["weights"] = files.fingerprint(what["weights"])
-        if "detector" in what:
-            what["detector"] = models.fingerprinted(what["detector"])
-        how = {"seed": self.seed, "device": self.device, "precision": self.precision, "identity": f"{what}"}
-        return {"folder": RUNS / file(self.out).stem / leg, **how}
-
-    def written(self, *legs: str) -> None:
-        """Forget the training's checkpoints, or another of this name would find itself done; say what was written."""
-        for leg in legs or [""]:
-            (RUNS / self.out.stem / leg / "training.ckpt").unlink(missing_ok=True)
-        print(f"wrote {self.out} (fingerprint {files.fingerprint(self.out)})")
-
-
-def file(out: Path) -> Path:
-    if out.is_dir():
-        raise ValueError(f"--out {out} is a folder: name a file in it")
-    return out
-
-
-def pictures(data: str, images: int, size: int) -> Pictures:
-    """Those of a data set, which have a size where they are drawn."""
-    return Pictures(data, images, size if datasets.DATASETS[data].drawn else 0)
-
-
-# --- training ------------------------------------------------------------------------------------------------------------
-
 
 # --- training ------------------------------------------------------------------------------------------------------------
 
@@ -107,6 +47,8 @@ class Detector(Lessons):
     """Train a small detector on a data set, and state its AP."""
 
     model: one_of(models.names("train")) = "mask-rcnn-small"  # which detector
+    data: one_of(datasets.names()) = "scenes"  # data set
+    size: int = 192  # side of scenes, pixels
 
     def __call__(self) -> None:
         from icm_helpers import train
@@ -127,6 +69,8 @@ class Finetune(Lessons, Coding):
     """Train a detector further on what a codec decodes, and state its AP before and after."""
 
     detector: one_of(models.names("train")) = "yolov5n-scenes"  # which detector
+    data: one_of(datasets.names()) = "scenes"  # data set
+    size: int = 192  # side of scenes, pixels
     images: maybe(int) = 400  # the first so many training images
     steps: int = 200  # of the optimiser
     batch: int = 16  # images a step
@@ -166,8 +110,8 @@ class Sam(Lessons):
         from icm_helpers import masks, train
         from icm_helpers.tasks import sam
 
-        told = self.told()
-        model = sam.trained(self.steps, self.batch, self.lr, self.images, name=self.out.stem, **told)
+        how = self.told()
+        model = sam.trained(self.steps, self.batch, self.lr, self.images, name=self.out.stem, **how)
         if train.rank():
             return
         sam.save_nano(model, self.out)
@@ -211,7 +155,7 @@ class Codec(Command):
             shipped = CHECKPOINTS / f"{how.start}.safetensors"
             how = replace(how, start=f"{how.start}@{files.fingerprint(models.present(shipped))}")
         codec = Trained(zoo.named(self.codec, self.quality), loss, self.lmbda, how, self.scale, self.seed)
-        recipe, out = Recipe("mine", pictures(self.data, 0, self.size), codec, Accuracy(())), file(self.out)
+        recipe, out = Recipe("mine", pictures_of(self.data, 0, self.size), codec, Accuracy(())), file_of(self.out)
 
         from icm_helpers import run, train
 
@@ -392,19 +336,14 @@ class Judge(Command):
     def __call__(self) -> None:
         from icm_helpers import judged
 
-        rates = max(len(self.weights or [None]), len(self.quality or [None]))
-        pairs = [v if len(v) == rates else v * rates for v in (self.weights or (None,), self.quality or (None,))]
-        if any(len(v) != rates for v in pairs):
-            given = f"{len(self.weights)} --weights and {len(self.quality)} --quality"
-            raise ValueError(f"{given}: give one of each for every rate, or one for all")
-        if absent := [path for path in self.weights or [] if not path.is_file()]:
-            raise ValueError(f"no weights at {', '.join(map(str, absent))}: correct the path")
+        codec = partial(Coding, codec=self.codec, device=self.device)
         rates = [
-            (q, w, Coding(codec=self.codec, quality=q, weights=w, device=self.device).coder)
-            for w, q in zip(*pairs, strict=True)
+            (quality, weights, codec(quality=quality, weights=weights).coder)
+            for quality, weights in judged.pairs(self.quality, self.weights)
         ]
+        pictures = pictures_of(self.data, self.images, self.size)
         detectors = self.detector or (datasets.DATASETS[self.data].detector,)
-        judged.judge(self.codec, rates, pictures(self.data, self.images, self.size), detectors, self.out, self.device)
+        judged.judge(self.codec, rates, pictures, detectors, self.out, self.device)
 
 
 # --- what is on disk -----------------------------------------------------------------------------------------------------

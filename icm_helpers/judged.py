@@ -87,6 +87,22 @@ def _compared(records: list[Any], pictures: Pictures, ids: Sequence[int]) -> Ite
             yield f"  the book measured nothing on these {len(ids)} pictures with this detector"
 
 
+def pairs(quality: Sequence[int] | None, weights: Sequence[Path] | None) -> list[tuple[int | None, Path | None]]:
+    """The quality and the weights of each rate, of which one is given for every rate, or for all.
+
+    Raises:
+        ValueError: it is neither, or a file of weights is missing.
+    """
+    given = quality or (None,), weights or (None,)
+    rates = max(map(len, given))
+    if any(len(v) not in (1, rates) for v in given):
+        told = f"{len(weights)} --weights and {len(quality)} --quality"
+        raise ValueError(f"{told}: give one of each for every rate, or one for all")
+    if absent := ", ".join(str(path) for path in weights or () if not path.is_file()):
+        raise ValueError(f"no weights at {absent}: correct the path")
+    return list(zip(*(v if len(v) == rates else v * rates for v in given), strict=True))
+
+
 def named(text: str) -> str:
     """What a recipe calls a detector; `mask-rcnn-small=judge.safetensors` is one of that kind with weights of one's own.
 

@@ -233,7 +233,7 @@ def test_a_picture_that_cannot_be_written_whole_leaves_the_one_before(picture, t
 
 
 def test_a_jpeg_quality_of_zero_is_refused(picture, tmp_path):
-    with pytest.raises(SystemExit, match="error: (jpeg|JPEG) quality is a whole number from 1 to 100, not 0"):
+    with pytest.raises(SystemExit, match=r"error: (jpeg|JPEG) quality is a whole number from 1 to 100, not 0"):
         cli.main(["code", str(picture), "--codec", "jpeg", "--quality", "0", "--out", str(tmp_path)])
 
 
