@@ -28,9 +28,10 @@ from icm_helpers import evaluate, files
 from icm_helpers.codecs import container, networks, zoo
 from icm_helpers.data import datasets, downloads
 from icm_helpers.ledger import results
+from icm_helpers.ledger.recipe import LEDGER
 
-TABLE = results.LEDGER / "codecs" / "kodak.json"
-PUBLISHED = results.LEDGER / "codecs" / "published.json"  # numbers of others, each with its source
+TABLE = LEDGER / "codecs" / "kodak.json"
+PUBLISHED = LEDGER / "codecs" / "published.json"  # numbers of others, each with its source
 REFERENCE = "mean-scale-small"  # whose time is 1
 CROP, SIDE = "kodim20", 256  # every codec is counted and timed on the middle of this picture
 REPEATS = 5
