@@ -26,6 +26,7 @@ from icm_helpers.options import (
     Command,
     Lessons,
     Precision,
+    Pupil,
     check,
     coder,
     file_of,
@@ -43,12 +44,10 @@ from icm_helpers.tasks import models
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detector(Lessons):
+class Detector(Pupil):
     """Train a small detector on a data set, and state its AP."""
 
     model: one_of(models.names("train")) = "mask-rcnn-small"  # which detector
-    data: one_of(datasets.names()) = "scenes"  # data set
-    size: int = 192  # side of scenes, pixels
 
     def __call__(self) -> None:
         from icm_helpers import train
@@ -65,12 +64,10 @@ class Detector(Lessons):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune(Lessons, Coding):
+class Finetune(Pupil, Coding):
     """Train a detector further on what a codec decodes, and state its AP before and after."""
 
     detector: one_of(models.names("train")) = "yolov5n-scenes"  # which detector
-    data: one_of(datasets.names()) = "scenes"  # data set
-    size: int = 192  # side of scenes, pixels
     images: maybe(int) = 400  # the first so many training images
     steps: int = 200  # of the optimiser
     batch: int = 16  # images a step
@@ -120,8 +117,8 @@ class Sam(Lessons):
             held_out, model = datasets.load("scenes", "val", limit=self.judged), sam.load("nano", self.out)
             found = [masks.ious(masks.MaskSet.of(s.image, sam.every_mask(model, s.image)), s.masks) for s in held_out]
             best = [best for iou in found for best in iou.max(0, initial=0)]
-            told = f"mean IoU {sum(best) / len(best):.3f} of an object's best mask"
-            print(f"{self.out.stem}, {self.judged} held-out scenes: {told}")
+            iou = sum(best) / len(best)
+            print(f"{self.out.stem}, {len(held_out)} held-out scenes: mean IoU {iou:.3f} of an object's best mask")
 
 
 DEFAULT = Training("none", 6000, 4, 128, 1e-3, "none", "32-true", None)
@@ -336,14 +333,10 @@ class Judge(Command):
     def __call__(self) -> None:
         from icm_helpers import judged
 
-        codec = partial(Coding, codec=self.codec, device=self.device)
-        rates = [
-            (quality, weights, codec(quality=quality, weights=weights).coder)
-            for quality, weights in judged.pairs(self.quality, self.weights)
-        ]
+        made = [Coding(**how, codec=self.codec, device=self.device) for how in judged.rates(self.quality, self.weights)]
         pictures = pictures_of(self.data, self.images, self.size)
         detectors = self.detector or (datasets.DATASETS[self.data].detector,)
-        judged.judge(self.codec, rates, pictures, detectors, self.out, self.device)
+        judged.judge(made, pictures, detectors, self.out, self.device)
 
 
 # --- what is on disk -----------------------------------------------------------------------------------------------------
@@ -440,8 +433,8 @@ class Complexity:
 
         out = self.out or complexity.TABLE
         if self.list:
-            rows = complexity.listed(out).items()
-            print("\n".join(f"{'measured' if there else 'missing ':10}{key}" for key, there in rows))
+            for key, there in complexity.listed(out).items():
+                print(f"{'measured' if there else 'missing ':10}{key}")
             return
         one = {"codec": self.codec, "quality": self.quality, "weights": self.weights, "folder": self.kodak}
         print(f"{complexity.report(self.only or (), **one, out=out)} measured into {out}")

@@ -190,6 +190,14 @@ class Lessons(Command):
         print(f"wrote {self.out} (fingerprint {files.fingerprint(self.out)})")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pupil(Lessons):
+    """On what a detector is trained."""
+
+    data: one_of(datasets.names()) = "scenes"  # data set
+    size: int = 192  # side of scenes, pixels
+
+
 def file_of(out: Path) -> Path:
     """The file that is to be written.
 
