@@ -23,10 +23,8 @@ from torch.utils.data import Dataset, Subset
 
 from icm_helpers import train
 from icm_helpers.data import scenes
-from icm_helpers.files import CHECKPOINTS
 from icm_helpers.tasks import models, weights
 
-NANO = CHECKPOINTS / "nano-sam.safetensors"
 LEGS = (128, 192, 256, 256, 320)  # sides of the pictures that nano SAM sees in the parts of its training
 # And after it: the generator enlarges scenes of 192 pixels to it, as eight pixels, a token's side, are little to see much in.
 SIZE = LEGS[-1]
@@ -179,9 +177,8 @@ def every_mask(
 ) -> list[dict[str, Any]]:
     """One automatic pass of Segment Anything over a picture: a grid of points, three masks a point, duplicates suppressed.
 
-    Without crops of the picture and without cleaning of small regions (`crop_n_layers=0`, `min_mask_region_area=0`): greedy
-    suppression goes from the highest predicted IoU down, so the masks above any higher threshold are those that a pass at that
-    threshold gives.
+    Without crops of the picture and without cleaning of small regions: greedy suppression goes from the highest predicted IoU
+    down, so the masks above any higher threshold are those that a pass at that threshold gives.
 
     Args:
         sam: of :func:`load`, on any device.
@@ -190,8 +187,7 @@ def every_mask(
         points_per_side: of the grid; see `POINTS`.
         stability_score_thresh: least IoU of the masks that logits above +1 and above -1 give; see `STABILITY`. In (0, 1].
         box_nms_thresh: of two masks whose boxes overlap by more, the one with the higher predicted IoU stays.
-        points_per_batch: decoded at once: more is faster on a GPU and takes more memory, on a CPU they leave its caches. 64 and 8
-            where None.
+        points_per_batch: decoded at once; where None 64 on a GPU, and 8 on a CPU, whose caches more would leave.
 
     Returns:
         For each mask, the highest predicted IoU first, `rle` (COCO's compressed run lengths: `size` [H, W], `counts`),
@@ -237,12 +233,8 @@ class Prompts(Dataset):
     segment, thing or stuff, that holds the point, and the part of it, which where a segment has no parts is the same).
     Scenes are drawn at 192 pixels and resized as the mask generator does; half are mirrored, and their colours shift a little.
 
-    Args:
-        seed: of all choices.
-        length: items.
-        scenes: how many scenes they come from, drawn as they are needed and kept (180 kB each).
-        points: P, of which about 60 % lie on things, each thing as likely as another.
-        size: S.
+    They come from so many `scenes`, drawn as they are needed and kept (180 kB each). About 60 % of the points lie on things,
+    each thing as likely as another.
     """
 
     def __init__(self, seed: int, length: int, scenes: int = 5000, points: int = 12, size: int = SIZE) -> None:
@@ -375,14 +367,13 @@ def prompt_loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> dic
     mask = whole[..., 1:].amin(-1) + distinct * part[..., 1:].amin(-1)
     mask = mask + 0.3 * whole[..., 0] + 0.05 * whole[..., 1:].mean(-1)
     with torch.no_grad():
-        large = F.interpolate(logits.flatten(0, 1), truth.shape[-2:], mode="bilinear", align_corners=False)
+        large = F.interpolate(logits.flatten(0, 1), truth.shape[-2:], mode="bilinear")
         found = (large > 0).flatten(2).float()  # (N P, 4, H W)
         given = truth.flatten(0, 1).flatten(2).float()  # (N P, 2, H W)
         overlap = given @ found.transpose(1, 2)  # (N P, 2, 4)
         union = given.sum(-1)[:, :, None] + found.sum(-1)[:, None] - overlap
         iou = (overlap / union).unflatten(0, points.shape[:2])  # (N, P, 2, 4); a truth is never empty
-    error = F.mse_loss(scores, iou.amax(2))
-    mask = mask.mean()
+    error, mask = F.mse_loss(scores, iou.amax(2)), mask.mean()
     return {"loss": mask + 4 * error, "mask": mask, "iou": error, "best": iou[:, :, 0, 1:].amax(-1).mean()}
 
 
