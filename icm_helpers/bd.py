@@ -72,6 +72,11 @@ def bd_rate(anchor: Curve, test: Curve) -> Interval:
     return _bd(anchor, test, _bd_rate)
 
 
+def replicates(anchor: Curve, test: Curve) -> np.ndarray:
+    """:func:`bd_rate` in each of the bootstrap replicates that two curves share; NaN where it is undefined."""
+    return _bd_values(anchor, test, _bd_rate)[1]
+
+
 def bd_metric(anchor: Curve, test: Curve) -> Interval:
     """Mean difference of the metric at equal rate, over the logarithm of the rates that both curves cover."""
     return _bd(anchor, test, _bd_metric)

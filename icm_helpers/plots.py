@@ -10,14 +10,17 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
+from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
+from icm_helpers import simulate
 from icm_helpers.bd import Curve
 from icm_helpers.codecs import zoo
-from icm_helpers.ledger.queries import FINETUNED
+from icm_helpers.ledger.queries import FINETUNED, NAMES
 from icm_helpers.objectives import LOSSES
 
 INK = "#767c85"  # contrast 4 to 1 or better on white and on the dark theme
@@ -113,13 +116,10 @@ def rate_accuracy(
             color=INK,
             fontsize=9,
         )
-    ax.set_xscale("log", base=2)  # a step to the right is twice the bits, wherever one stands
+    rate_axis(ax, ylabel)
     rates = np.concatenate([curve.bpp for curve in curves.values()]) if curves else np.ones(1)
     if rates.max() < 3 * rates.min():  # there may be no power of two in it to label
         ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.xaxis.set_major_formatter("{x:.3g}")
-    ax.set_xlabel("rate [bits per pixel, all bytes counted]")
-    ax.set_ylabel(ylabel)
     ax.legend(loc="lower right", fontsize=9)
 
 
@@ -140,6 +140,104 @@ def rate_accuracy_panels(
         methods |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     figure.legend(methods.values(), methods.keys(), loc="outside lower center", ncols=4, fontsize=9)
     figure.suptitle(title, color=INK)
+    return figure
+
+
+def rate_axis(
+    ax: Axes, ylabel: str, xlabel: str = "rate [bits per pixel, all bytes counted]", ticks: int | None = None
+) -> None:
+    """Label the axes, rate on the first one: a step to the right is twice the bits, wherever one stands."""
+    ax.set_xscale("log", base=2)
+    if ticks:
+        ax.xaxis.set_major_locator(LogLocator(2, numticks=ticks))
+    ax.xaxis.set_major_formatter("{x:.3g}")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+
+
+Points = tuple[np.ndarray, np.ndarray]
+
+
+def between(ax: Axes, one: Points, other: Points, alpha: float) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Shade what BD-rate averages: the area between two codecs' (rate, quality), both rising, where both reach the same quality.
+
+    Returns:
+        the qualities, and at each of them the rate of either.
+    """
+    qualities = np.linspace(max(one[1][0], other[1][0]), min(one[1][-1], other[1][-1]), 200)
+    rates = [np.exp(PchipInterpolator(quality, np.log(rate))(qualities)) for rate, quality in (one, other)]
+    ax.fill_betweenx(qualities, *rates, color=INK, alpha=alpha, linewidth=0)
+    return qualities, rates
+
+
+def replicates(ax: Axes, values: Mapping[str, tuple[np.ndarray, str, float]], bins: np.ndarray, xlabel: str) -> None:
+    """Histograms of bootstrap replicates of a difference, (values, colour, opacity) by name; dotted where there is none."""
+    for name, (drawn, colour, alpha) in values.items():
+        ax.hist(drawn, bins, color=colour, alpha=alpha, label=name)
+    ax.axvline(0, color=INK, linestyle=":")
+    ax.set(xlabel=xlabel, ylabel="replicates")
+    ax.legend(fontsize=9)
+
+
+def coverage(found: pd.DataFrame, looks: Mapping[str, tuple[str, str]]) -> Figure:
+    """How often intervals hold the truth, and how wide they are, against the pictures; bars: two standard errors.
+
+    Args:
+        found: of `simulate.coverage`.
+        looks: colour and marker by how pictures are drawn.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), layout="tight")
+    for name, (colour, marker) in looks.items():
+        group, how = found[found["drawn"] == name], {"color": colour, "marker": marker, "label": name}
+        error = 200 * np.sqrt(group["share"] * (1 - group["share"]) / group["trials"])
+        axes[0].errorbar(group["pictures"], 100 * group["share"], error, capsize=3, **how)
+        axes[1].plot(group["pictures"], group["half-width"], **how)
+    axes[0].axhline(95, color=INK, linestyle=":")
+    axes[0].set_ylabel("intervals that cover the truth [%]")
+    axes[1].set(ylabel="half-width [% of the rate]", yscale="log")
+    axes[1].yaxis.set_major_formatter("{x:g}")
+    for ax in axes:
+        ax.set(xscale="log", xlabel="pictures")
+        ax.set_xticks(group["pictures"], map(str, group["pictures"]))
+        ax.set_xticks([], minor=True)
+        ax.legend(fontsize=9)
+    return figure
+
+
+def half_widths(
+    measured: pd.DataFrame, thirds: pd.DataFrame, rates: Mapping[str, pd.Series], world: pd.Series
+) -> Figure:
+    """Half-widths of BD-rate's 95 % intervals against the pictures, extended by the law of the square root.
+
+    Args:
+        measured, thirds: data, metric, pictures and spread (`simulate.spread`), on all pictures and on thirds of them.
+        rates: spreads by number of pictures, when only the rates vary, of each data set.
+        world: the same of `simulate.evaluation`.
+    """
+    half = simulate.half_width
+    inks = dict(zip(measured["metric"].unique(), ("#c2577a", "#3b8ea5", "#8a7d1f"), strict=True))
+    looks = dict(zip(rates, (("o", "--", "x"), ("s", "-.", "2")), strict=True))
+    figure, ax = plt.subplots(figsize=(8.6, 5.2), layout="tight")
+    for row in measured.itertuples():
+        (marker, line, _), colour, far = looks[row.data], inks[row.metric], np.geomspace(row.pictures, 1e5, 50)
+        ax.plot(far, half(row.spread * np.sqrt(row.pictures / far)), line, color=colour, linewidth=1.2)
+        label = f"{row.data}, {NAMES[row.metric]}"
+        ax.plot(row.pictures, half(row.spread), marker, color=colour, markersize=9, label=label)
+    for data, group in thirds.groupby("data", sort=False):
+        hollow = {"color": inks["box_ap"], "markerfacecolor": "none", "label": f"{data}, thirds"}
+        ax.plot(group["pictures"], half(group["spread"]), looks[data][0], **hollow)
+    for data, found in rates.items():
+        ax.plot(found.index, half(found), looks[data][2], color=INK, label=f"{data}, rates only")
+    ax.plot(world.index, half(world), "+", color=INK, label="imaginary world")
+    for level in (1, 5):
+        ax.axhline(level, color=INK, linestyle=":")
+    ax.axvline(5000, color=INK, linewidth=0.8)
+    how = {"xycoords": ("data", "axes fraction"), "rotation": 90, "ha": "right", "va": "top", "fontsize": 9}
+    ax.annotate("COCO val", (5000, 0.97), **how)
+    ax.set(xscale="log", yscale="log", xlabel="evaluation pictures")
+    ax.set_ylabel("half-width of the 95 % interval [% of the rate]")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.legend(fontsize=8.5, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
