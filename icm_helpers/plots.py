@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from scipy.interpolate import PchipInterpolator
@@ -167,6 +168,63 @@ def between(ax: Axes, one: Points, other: Points, alpha: float) -> tuple[np.ndar
     rates = [np.exp(PchipInterpolator(quality, np.log(rate))(qualities)) for rate, quality in (one, other)]
     ax.fill_betweenx(qualities, *rates, color=INK, alpha=alpha, linewidth=0)
     return qualities, rates
+
+
+def slopes(points: pd.DataFrame, alone: tuple[float, float]) -> Figure:
+    """Rate against distortion of one picture coded at several lambdas, the index, with a tangent of slope -1/lambda at each.
+
+    Args:
+        points: `bpp` and `distortion` by lambda.
+        alone: those of the encoder without any refinement.
+    """
+    figure, ax = plt.subplots(figsize=(6.8, 4))
+    ax.plot(points["bpp"], points["distortion"], "o-", color=METHODS["mse"][0])
+    reach, drop = 0.12 * (points.max() - points.min())
+    offset = {"textcoords": "offset points", "fontsize": 9}
+    for lmbda, (r, d) in points.iterrows():
+        step = min(reach, drop * lmbda)
+        ends = [r - step, r + step], [d + step / lmbda, d - step / lmbda]
+        ax.plot(*ends, color=METHODS["object-region"][0], linewidth=2.4)
+        ax.annotate(f"{lmbda:g}", (r, d), xytext=(-2, -17), ha="right", **offset)
+    ax.margins(x=0.16, y=0.12)
+    ax.plot(*alone, "o", color=INK, markerfacecolor="none", markersize=8)
+    ax.annotate("encoder alone", alone, xytext=(8, 6), **offset)
+    ax.set(xlabel="rate [bits per pixel, all bytes counted]", ylabel="distortion [squared 8-bit levels]")
+    return figure
+
+
+def cross(ax: Axes, column: int, row: int, cell: int) -> None:
+    """Mark a cell of so many pixels."""
+    ax.plot((column + 0.5) * cell, (row + 0.5) * cell, "+", color="#e69f00", markersize=9, markeredgewidth=1.8)
+
+
+def squares(values: Tensor, columns: Sequence[str], rows: Sequence[str], xlabel: str, ylabel: str) -> Figure:
+    """A table (rows, columns) of changes in percent on coloured squares; empty where it holds NaN."""
+    figure, ax = plt.subplots(figsize=(5.6, 3.4))
+    ax.imshow(values, cmap="Blues", vmin=0, vmax=1.6 * values.nan_to_num().max().item())
+    for i, j in (~values.isnan()).nonzero().tolist():
+        ax.annotate(f"{values[i, j]:+.1f} %", (j, i), ha="center", va="center", color="black", fontsize=9.5)
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(False)
+    return figure
+
+
+def guesses(took: Tensor, guess: Tensor, saved: Tensor) -> Figure:
+    """What rounding took from each number of a latent against what was guessed, and the squared error (H, W) that this saved."""
+    blue, orange = METHODS["mse"][0], METHODS["object-region"][0]
+    figure, axes = plt.subplots(1, 2, figsize=(9.4, 3.8), layout="tight")
+    crowd = LinearSegmentedColormap.from_list("crowd", ["#a9cfe8", blue])  # from few to many, logarithmic
+    axes[0].hexbin(took, guess, gridsize=60, bins="log", cmap=crowd, extent=(-0.5, 0.5, -0.5, 0.5), mincnt=1)
+    axes[0].plot([-0.5, 0.5], [-0.5, 0.5], color=INK, linestyle=":")
+    axes[0].set(xlabel="taken by rounding [rounding intervals]", ylabel="guessed [rounding intervals]")
+    far = saved.abs().quantile(0.99).item() or 1.0
+    shades = LinearSegmentedColormap.from_list("saved", [orange, "white", blue])
+    drawn = axes[1].imshow(saved, cmap=shades, vmin=-far, vmax=far)
+    axes[1].axis("off")
+    figure.colorbar(drawn, ax=axes[1], label="squared error saved [squared 8-bit levels]")
+    return figure
 
 
 def replicates(ax: Axes, values: Mapping[str, tuple[np.ndarray, str, float]], bins: np.ndarray, xlabel: str) -> None:

@@ -83,10 +83,9 @@ def measure(metric: str, judge: str | None = None) -> str:
     return f"{queries.NAMES[metric]}, {judge}" if judge else queries.NAMES[metric]
 
 
-def keyed(rows: Mapping[Any, Mapping[str, Any]], names: str) -> pd.DataFrame:
-    """Rows by their key as a table; a key of several parts makes an index of several levels, and `names` are theirs."""
-    levels = names.split("|" if "|" in names else None)
-    index = pd.MultiIndex.from_tuples(rows, names=levels) if len(levels) > 1 else pd.Index(list(rows), name=names)
+def keyed(rows: Mapping[Any, Mapping[str, Any]], *names: str) -> pd.DataFrame:
+    """Rows by their key as a table; where keys are tuples the index has a level, and a name, for each of their parts."""
+    index = pd.MultiIndex.from_tuples(rows, names=names) if len(names) > 1 else pd.Index(list(rows), name=names[0])
     return pd.DataFrame(rows.values(), index)
 
 
