@@ -18,8 +18,8 @@ help:  ## show this list
 book: $(STAMP)  ## execute the chapters that changed and render the book (PRESET=book)
 	@$(BIN)/python book/build.py --preset $(PRESET)
 
-test: $(STAMP)  ## run every test: unit, bad input, doctests, chapters in preset smoke
-	@$(BIN)/python -m pytest
+test: $(STAMP)  ## run every test, side by side: unit, bad input, doctests, chapters in preset smoke
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 bench: $(STAMP)  ## measure how fast the codecs are, as ratios to plain versions of them (on an idle machine; some minutes)
 	@env -u OMP_WAIT_POLICY $(BIN)/python -m pytest tests/benchmarks -s --durations=0

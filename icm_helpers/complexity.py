@@ -28,9 +28,10 @@ from icm_helpers import evaluate, files
 from icm_helpers.codecs import container, networks, zoo
 from icm_helpers.data import datasets, downloads
 from icm_helpers.ledger import results
+from icm_helpers.ledger.recipe import LEDGER
 
-TABLE = results.LEDGER / "codecs" / "kodak.json"
-PUBLISHED = results.LEDGER / "codecs" / "published.json"  # numbers of others, each with its source
+TABLE = LEDGER / "codecs" / "kodak.json"
+PUBLISHED = LEDGER / "codecs" / "published.json"  # numbers of others, each with its source
 REFERENCE = "mean-scale-small"  # whose time is 1
 CROP, SIDE = "kodim20", 256  # every codec is counted and timed on the middle of this picture
 REPEATS = 5
@@ -48,11 +49,8 @@ Codec = Any  # what `container.encode` takes
 
 @dataclass(frozen=True)
 class Entry:
-    """One codec of one size: what it is called, and how it is made.
-
-    `setting` is a range of CompressAI's qualities that share one size, a size of LIC-TCM, or a classical codec's quality;
-    `weights` is `random`, `published`, or the name of a file, and `none` for a classical codec.
-    """
+    """One codec of one size. `setting` is a range of CompressAI's qualities that share one size, a size of LIC-TCM, or a classical
+    codec's quality; `weights` is `random`, `published`, the name of a file, or `none` for a classical codec."""
 
     codec: str
     setting: str
@@ -135,9 +133,8 @@ def measure(codec: Codec, crop: Tensor, pictures: Mapping[str, Tensor], *, repea
 
     Args:
         codec: ready to code, on the CPU.
-        crop: the picture to count and to time on, (3, H, W) in [0, 1].
+        crop: the picture to count and to time on, (3, H, W) in [0, 1], `repeats` times in turns with the reference.
         pictures: name -> what to measure rate and quality on; none for a random network, whose pictures mean nothing.
-        repeats: of encoding and decoding the crop, in turns with the reference; medians are kept.
 
     Returns:
         `parameters`; `macs`, each a pixel of `crop`; `seconds` and `ratio` to the reference; `crop`, its rate in bits per
@@ -213,17 +210,11 @@ def _seconds(work: Callable[..., Any], *arguments: Any) -> float:
 
 
 def read(path: Path = TABLE) -> dict[str, Row]:
-    """The rows of a table by their key, those of :func:`entries` first and in their order.
-
-    Raises:
-        LedgerError: the file cannot be read, or lacks a codec of the zoo.
-    """
+    """The rows of a table by their key, those of :func:`entries` first; LedgerError if it cannot be read or lacks one of them."""
     rows = _rows(path)
     wanted = [entry.key for entry in entries()]
     if missing := [key for key in wanted if key not in rows]:
-        raise results.LedgerError(
-            f"{path} lacks {', '.join(missing)}: measure with `icm complexity`, which keeps the rows it has"
-        )
+        raise results.LedgerError(f"{path} lacks {', '.join(missing)}: measure with `icm complexity`")
     return {key: rows[key] for key in [*wanted, *(key for key in rows if key not in wanted)]}
 
 
@@ -305,10 +296,9 @@ def report(
         raise ValueError(f"no row is called {', '.join(map(repr, unknown))}: there are {', '.join(known)}")
     else:
         chosen = [known[key] for key in only or [key for key, there in listed(out).items() if not there]]
-    threads = torch.get_num_threads()
+    pictures, threads = kodak(folder), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        pictures = kodak(folder)
         for entry in (bar := tqdm(chosen, unit="codec", disable=None)):
             bar.set_description(entry.key)
             _add(entry, pictures, out)

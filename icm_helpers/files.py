@@ -24,10 +24,8 @@ def atomically(path: Path | str, *, replace: bool = True, hint: str = "run the s
 
     Until then, and where the block fails or the process is killed, `path` keeps what it held. Missing folders are made.
 
-    Args:
-        path: what is to be written.
-        replace: whether a file that exists is replaced; if not, it stays, also where another process wrote it a moment ago.
-        hint: ends the message of an error: what to do once there is space.
+    Without `replace` a file that exists stays, also where another process wrote it a moment ago. `hint` ends the message of an
+    error: what to do once there is space.
 
     Raises:
         FileExistsError: `path` exists, and is not to be replaced.

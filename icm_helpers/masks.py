@@ -14,8 +14,7 @@ One automatic pass at the lowest alpha is stored, and any higher alpha is a filt
     icm masks make --data scenes --split train
     icm masks info data/cache/masks-scenes-train-192-nano
 
-Nothing here knows what is trained with the masks, and nothing but :func:`automatic` and :func:`stored` that they are Segment
-Anything's.
+Nothing but :func:`automatic` and :func:`stored` knows that the masks are Segment Anything's.
 """
 
 from __future__ import annotations
@@ -47,6 +46,7 @@ LEAST = 0.48
 """The papers' lowest alpha, from which masks are stored."""
 _GREYS = np.linspace(0, 255, 8)
 _SUFFIX = ".json.gz"
+_SCORES = ("predicted_iou", "stability_score")
 
 
 # --- the masks of one picture --------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ class MaskSet:
         size = tuple(image.shape[1:])
         if wrong := [f["rle"]["size"] for f in found if tuple(f["rle"]["size"]) != size]:
             raise ValueError(f"a mask of size {wrong[0]} in a picture of size {list(size)}")
-        scores = ([f[name] for f in found] for name in ("predicted_iou", "stability_score"))
+        scores = ([f[name] for f in found] for name in _SCORES)
         return cls(size, tuple(f["rle"]["counts"] for f in found), *(np.array(s, np.float32) for s in scores))
 
     def __len__(self) -> int:
@@ -86,8 +86,8 @@ class MaskSet:
     def above(self, alpha: float) -> MaskSet:
         """The masks whose predicted IoU is greater than alpha, compared in single precision, as Segment Anything does."""
         keep = np.flatnonzero(self.predicted_iou > np.float32(alpha))
-        counts = tuple(self.counts[i] for i in keep)
-        return MaskSet(self.size, counts, self.predicted_iou[keep], self.stability_score[keep])
+        scores = self.predicted_iou[keep], self.stability_score[keep]
+        return MaskSet(self.size, tuple(self.counts[i] for i in keep), *scores)
 
     def rles(self) -> list[dict[str, Any]]:
         """The masks as COCO's tools take them."""
@@ -160,12 +160,10 @@ def _greys(labels: np.ndarray) -> np.ndarray:
     """Greys (H, W) uint8 by greedy colouring of the graph of touching segments."""
     n = int(labels.max()) + 1
     touching = np.zeros((n, n), bool)
-    ahead, behind = slice(1, None), slice(None, -1)
-    for a, b in (((ahead, slice(None)), (behind, slice(None))), ((slice(None), ahead), (slice(None), behind))):
-        here, there = labels[a], labels[b]
-        border = here != there
-        touching[here[border], there[border]] = True
+    for here, there in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])):
+        touching[here, there] = True
     touching |= touching.T
+    np.fill_diagonal(touching, False)
     greys = np.full(n, np.nan)
     for i in np.argsort(-np.bincount(labels.ravel(), minlength=n), kind="stable"):
         near = greys[touching[i]]
@@ -207,13 +205,9 @@ def write(folder: Path | str, image_id: int, found: MaskSet) -> Path:
     Raises:
         OSError: the disk is full, or may not be written to.
     """
-    content = {
-        "size": list(found.size),
-        "counts": list(found.counts),
-        # The shortest decimals that give the same single-precision number.
-        "predicted_iou": [float(str(v)) for v in found.predicted_iou],
-        "stability_score": [float(str(v)) for v in found.stability_score],
-    }
+    content = {"size": list(found.size), "counts": list(found.counts)}
+    for name in _SCORES:  # the shortest decimals that give the same single-precision number
+        content[name] = [float(str(v)) for v in getattr(found, name)]
     path = file(folder, image_id)
     packed = gzip.compress(json.dumps(content, separators=(",", ":")).encode(), compresslevel=9, mtime=0)
     with files.atomically(path, hint="start again: what is stored is kept") as temporary:
@@ -230,7 +224,7 @@ def read(folder: Path | str, image_id: int) -> MaskSet:
     path = file(folder, image_id)
     try:
         content = json.loads(gzip.decompress(path.read_bytes()))
-        scores = [np.array(content[name], np.float32) for name in ("predicted_iou", "stability_score")]
+        scores = [np.array(content[name], np.float32) for name in _SCORES]
         found = MaskSet(tuple(content["size"]), tuple(content["counts"]), *scores)
         if not len(found.size) == 2 or any(len(score) != len(found) for score in scores):
             raise ValueError("its columns differ in length")
@@ -272,16 +266,13 @@ def make(
     share = range(k - 1, len(dataset), n)
     present = set(os.listdir(folder))  # one listing instead of 118 000 questions
     todo = [i for i in share if file(folder, dataset.ids[i]).name not in present]
-    done = 0
+    done, there = 0, len(share) - len(todo)
     quiet = 1.0 if sys.stderr.isatty() else 30.0  # in a log file a line every half a minute is enough
-    bar = tqdm(total=len(share), initial=len(share) - len(todo), desc="masks", disable=not progress, mininterval=quiet)
-    for i in todo:
+    for i in tqdm(todo, "masks", total=len(share), initial=there, disable=not progress, mininterval=quiet):
         if not file(folder, dataset.ids[i]).exists():  # else another process was quicker
             image = dataset[i].image
             write(folder, dataset.ids[i], MaskSet.of(image, segment(image)))
             done += 1
-        bar.update()
-    bar.close()
     return done
 
 
@@ -418,12 +409,16 @@ def info(folder: Path | str, alphas: Iterable[float] = (0.98, 0.93, 0.48)) -> di
         raise DataError(f"{folder} is no folder of masks ({error}): correct the path") from error
     paths = sorted(folder.glob(f"[0-9]*{_SUFFIX}"))
     sets = [read(folder, int(path.name.removesuffix(_SUFFIX))) for path in paths]
+
+    def mean(values: Iterable[float]) -> float:
+        return float(np.mean([*values])) if sets else 0.0
+
     return {
         "recipe": recipe,
         "pictures": len(paths),
-        "bytes": float(np.mean([path.stat().st_size for path in paths])) if paths else 0.0,
-        "masks": {a: float(np.mean([len(found.above(a)) for found in sets])) if sets else 0.0 for a in alphas},
-        "edges": {a: float(np.mean([sam_edges(found, a).mean() for found in sets])) if sets else 0.0 for a in alphas},
+        "bytes": mean(path.stat().st_size for path in paths),
+        "masks": {a: mean(len(found.above(a)) for found in sets) for a in alphas},
+        "edges": {a: mean(sam_edges(found, a).mean() for found in sets) for a in alphas},
     }
 
 

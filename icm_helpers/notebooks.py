@@ -67,12 +67,8 @@ def parameters(nb: NotebookNode) -> dict[str, Parameter]:
 
 
 def check(nb: NotebookNode, given: Mapping[str, object]) -> None:
-    """Refuse parameters that the notebook does not have, and values of another type than the declared one.
-
-    Raises:
-        ValueError: an unknown name; the known ones are listed.
-        TypeError: a wrong type. An int may stand for a float, a bool for nothing else.
-    """
+    """Refuse parameters that the notebook does not have (ValueError), and values of another type than the declared one (TypeError);
+    an int may stand for a float, a bool for nothing else."""
     known = parameters(nb)
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"unknown parameter {', '.join(unknown)}: the chapter's are {', '.join(known) or 'none'}")

@@ -83,6 +83,9 @@ class Loss:
         """The loss with what it has to load; a distilling teacher may `remember` what it has seen."""
         return self
 
+    def check(self, images: CocoDataset) -> None:
+        """Refuse a data set that the bound loss cannot be trained on, before any step."""
+
     def clean(self, x: Tensor, mask: Tensor, objects: list[dict[str, Tensor]] | None = None) -> Any:
         """What the decoded picture is compared with and does not depend on the codec: by default the mask."""
         return mask
@@ -163,9 +166,12 @@ class SAICM(ObjectRegion):
     r"""Shindo et al. (ICIP 2024), eq. 5: on the edges :math:`\mathrm{sam}_x(\alpha)` of Segment Anything's masks.
 
     Args:
-        segmenter: the name of a Segment Anything with the fingerprint of its weights.
-        alpha, drawing, canny_low, canny_high, dilate, shift: as in `masks.sam_edges`. Masks lie in data/cache; those that lack are
-            made when a training asks for them.
+        segmenter: a Segment Anything by name, in a recipe with the fingerprint of its weights; masks that are missing are made.
+        alpha: how sure it must be of a mask.
+        drawing: in which order masks are painted: largest-first, smallest-first or surest-last.
+        canny_low, canny_high: thresholds of Canny's detector.
+        dilate: pixels by which edges are widened on each side.
+        shift: pixels by which edges are moved to the right.
     """
 
     name, label, colour, marker, refinable = "sa-icm", "SA-ICM", "#009e73", "X", False
@@ -273,6 +279,10 @@ class Task(Taught):
 
     :math:`\mathcal M` is the teacher's own training loss on the decoded picture and its true objects, and
     :math:`\lambda_2` is `task_weight` times lmbda, whatever the scale of the MSE.
+
+    Args:
+        teacher: a frozen detector by name, in a recipe with the fingerprint of its weights.
+        task_weight: of its loss, beside that of the MSE.
     """
 
     name, label, colour, marker = "task", "task loss", "#009e73", "D"
@@ -280,6 +290,11 @@ class Task(Taught):
     asks = "task_loss"
 
     task_weight: float = 0.0
+
+    def check(self, images: CocoDataset) -> None:
+        from icm_helpers.data import coco
+
+        coco.require_categories(images, self.network.categories, self.teacher.partition("@")[0])
 
     def terms(self, out: dict[str, Any], x: Tensor, clean: Any, lmbda: float, scale: float) -> dict[str, Tensor]:
         from icm_helpers import losses
@@ -367,7 +382,8 @@ class DistillObjectness(Distill):
     """Iino et al., eq. 4: features weighted by the teacher's objectness.
 
     Args:
-        reduction, temperature: as in :func:`icm_helpers.losses.objectness_weights`.
+        reduction: of objectness over the anchors of a cell: max or mean.
+        temperature: of objectness; below 1 sharpens.
         objectness: seen in the `original` picture, as we read the paper, or in the `decoded` one.
 
     Raises:
@@ -442,7 +458,7 @@ class NeRVLoss(Loss):
 class SANeRVTruth(NeRVLoss):
     """SA-NeRV on the edges of the true object masks: what a perfect segmenter of objects would give."""
 
-    name, label, colour, marker = "sa-nerv-truth", "SA-NeRV, true outlines", "#e69f00", "D"
+    name, label, colour, marker, needs_objects = "sa-nerv-truth", "SA-NeRV, true outlines", "#e69f00", "D", True
 
     mask_weight: float = 1.0
 
@@ -472,7 +488,7 @@ class SANeRV(SANeRVTruth):
         alpha: how sure it must be of a mask.
     """
 
-    name, label, colour, marker = "sa-nerv", "SA-NeRV", "#d55e00", "s"
+    name, label, colour, marker, needs_objects = "sa-nerv", "SA-NeRV", "#d55e00", "s", False
 
     segmenter: str = "none"
     alpha: float = 0.0

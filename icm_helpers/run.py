@@ -20,7 +20,17 @@ from icm_helpers.data.video import Video
 from icm_helpers.files import CHECKPOINTS, RUNS
 from icm_helpers.ledger import results
 from icm_helpers.ledger.queries import FINETUNED
-from icm_helpers.ledger.recipe import BitAllocation, Classical, Clip, Overfitted, Probe, Recipe, Refined, Trained
+from icm_helpers.ledger.recipe import (
+    BitAllocation,
+    Classical,
+    Clip,
+    Overfitted,
+    Pictures,
+    Probe,
+    Recipe,
+    Refined,
+    Trained,
+)
 from icm_helpers.ledger.results import Record
 from icm_helpers.ledger.study import Study, VideoStudy
 from icm_helpers.objectives import MSE, Objective
@@ -40,8 +50,8 @@ def clip(recipe: Recipe) -> Video:
     return datasets.clip(source.data, source.clip, source.frames, source.size)
 
 
-def start(recipe: Recipe) -> Any:
-    """A recipe's codec as it starts: classical, from its start weights, or random.
+def start(recipe: Recipe, video: Video | None = None) -> Any:
+    """A recipe's codec as it starts: classical, from its start weights, or random; of a network `nerv-fitting` as `video` asks for.
 
     Raises:
         ValueError: no such codec, or other start weights than the recipe's.
@@ -51,6 +61,8 @@ def start(recipe: Recipe) -> Any:
         return zoo.load(codec.codec, codec.setting)
     if isinstance(codec, Overfitted):
         torch.manual_seed(codec.seed)
+        if codec.codec == "nerv-fitting":
+            return nerv.fitting(*video.frames.shape[2:], codec.channels)
         return nerv.NeRV(**nerv.SIZES[codec.codec.removeprefix("nerv-")])
     name, _, wanted = (codec.start if isinstance(codec, Refined) else codec.training.start).partition("@")
     if name == "none":
@@ -148,14 +160,43 @@ def trained_codec(
             return zoo.load(codec.codec, weights=path)
     if not keep and recipe.codec_id in _FLEETING:
         return _FLEETING[recipe.codec_id]
-    model, folder, place = start(recipe), RUNS / recipe.codec_id, train.fabric(device).device
-    how, found = codec.training, codec.scale or scale(recipe, device=place)
+    how = {"device": device, "compiled": compiled, "remember": remember, "progress": progress}
+    model = train_codec(recipe, places(recipe)[1] if keep else None, **how)
+    if not keep:
+        _FLEETING[recipe.codec_id] = model
+    return model
+
+
+_FLEETING: dict[str, Any] = {}  # codecs of a few steps, which demonstrations train and nobody keeps
+
+
+def train_codec(
+    recipe: Recipe,
+    out: Path | None,
+    *,
+    device: str = "auto",
+    compiled: bool = False,
+    remember: bool = False,
+    progress: bool = True,
+) -> Any:
+    """The codec of a recipe, trained now, resuming in runs/ where it was stopped, and written to `out`; with None nowhere.
+
+    Raises:
+        ValueError: the pictures, the crops or the teacher are none that this codec and loss can be trained with.
+    """
+    codec, model, place = recipe.codec, start(recipe), train.fabric(device).device
+    how, folder = codec.training, RUNS / recipe.codec_id
+    if how.patch % model.downsampling_factor:
+        raise ValueError(f"--patch {how.patch}: {codec.codec} takes multiples of {model.downsampling_factor}")
+    found = codec.scale or scale(recipe, device=place)
+    terms = objective(replace(recipe, codec=replace(codec, scale=found)), place, remember)
+    terms.loss.check(images(recipe, "train", how.train_images))
     curve = train.fit(
         model,
         training_crops(recipe, how.steps * how.batch, device),
-        objective(replace(recipe, codec=replace(codec, scale=found)), place, remember),
+        terms,
         train.Schedule(steps=how.steps, batch=how.batch, lr=how.lr),
-        folder=folder if keep else None,
+        folder=folder if out else None,
         seed=codec.seed,
         device=device,
         precision=how.precision,
@@ -167,18 +208,14 @@ def trained_codec(
         identity=recipe.codec_id if codec.scale else f"{recipe.codec_id}, scale {found:.6g}",
     )
     model.cpu()
-    if keep:
+    if not out:
+        networks.update_tables(model, force=True)
+    elif not train.rank():  # of several processes the first writes
         # The loss curve travels with the weights, and so does a scale that was found at the start.
         told = {"codec_id": recipe.codec_id, "scale": f"{found:.6g}", "curve": json.dumps(curve)}
-        networks.save(model, folder / "codec.safetensors", told)
+        networks.save(model, out, told)
         (folder / "training.ckpt").unlink(missing_ok=True)
-    else:
-        networks.update_tables(model, force=True)
-        _FLEETING[recipe.codec_id] = model
     return model
-
-
-_FLEETING: dict[str, Any] = {}  # codecs of a few steps, which demonstrations train and nobody keeps
 
 
 def coded(
@@ -198,16 +235,31 @@ def coded(
     for path in places(recipe):
         if path.exists():
             return path.read_bytes()
-    video, folder = clip(recipe), RUNS / recipe.codec_id
+    how = {"device": device, "compiled": compiled, "progress": progress}
+    return overfitted(recipe, clip(recipe), places(recipe)[1] if keep else None, **how)
+
+
+def overfitted(
+    recipe: Recipe,
+    video: Video,
+    out: Path | None,
+    *,
+    device: str = "auto",
+    compiled: bool = False,
+    progress: bool = True,
+) -> bytes:
+    """The file of a recipe's video: a network trained to be it, resuming in runs/ where it was stopped, and written to `out`; with
+    None nowhere."""
+    codec, folder = recipe.codec, RUNS / recipe.codec_id
     data = overfit.file_of(
-        start(recipe),
+        start(recipe, video),
         video.frames,
         codec.loss.frames_loss(),
         masks=codec.loss.frames_region(video, recipe.pictures, device, progress),
         epochs=tuple(round(steps * codec.batch / len(video)) for steps in (codec.steps, codec.tune_steps)),
         density=codec.density,
         bits=codec.bits,
-        folder=folder if keep else None,
+        folder=folder if out else None,
         batch=codec.batch,
         lr=codec.lr,
         seed=codec.seed,
@@ -217,8 +269,8 @@ def coded(
         progress=progress,
         name=recipe.codec_id,
     )
-    if keep:
-        with files.atomically(places(recipe)[1]) as temporary:
+    if out:
+        with files.atomically(out, hint="the training is kept: the same command goes on") as temporary:
             temporary.write_bytes(data)
         overfit.forget(folder)
     return data
@@ -266,13 +318,20 @@ def measure(
     how = {"keep": ledger, "device": device, "progress": progress}
     model = trained_codec(recipe, **how, compiled=compiled, remember=remember)
     begun, place = time.monotonic(), train.fabric(device).device
-    panel = {name.partition("@")[0]: models.load(name).to(place) for name in recipe.measured.detectors}
-    if isinstance(recipe.pictures, Clip):
-        result, bootstrap = _measured_video(recipe, model, panel)
-    else:
-        result, bootstrap = _measured_pictures(recipe, model, panel, place, how)
+    result, bootstrap = measured(recipe, model, **how)
     where = torch.cuda.get_device_name() if place.type == "cuda" else "cpu"
     return results.write(recipe, result, bootstrap, device=where, seconds=time.monotonic() - begun, ledger=ledger)
+
+
+def measured(
+    recipe: Recipe, model: Any, *, keep: bool = True, device: str = "auto", progress: bool = True
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Code with a recipe's codec, or its file of a video, and judge: result and bootstrap of a record."""
+    place = train.fabric(device).device
+    panel = {name.partition("@")[0]: models.load(name).to(place) for name in recipe.measured.detectors}
+    if isinstance(recipe.pictures, Clip):
+        return _measured_video(recipe, model, panel)
+    return _measured_pictures(recipe, model, panel, place, {"keep": keep, "device": device, "progress": progress})
 
 
 def _measured_pictures(
@@ -282,20 +341,21 @@ def _measured_pictures(
     if isinstance(model, torch.nn.Module):
         model = model.to(place).eval()
     dataset = images(recipe, "val", recipe.pictures.images)
-    clean = {name: _clean(recipe.pictures, full, place) for name, full in zip(panel, measured.detectors, strict=True)}
+    found = {name: clean(recipe.pictures, full, place) for name, full in zip(panel, measured.detectors, strict=True)}
     if isinstance(measured, BitAllocation):
-        return bit_allocation.spending(model, dataset, clean, progress=progress)
+        return bit_allocation.spending(model, dataset, found, progress=progress)
     if isinstance(measured, Probe):
         lessons = images(recipe, "train", measured.train_images)
         return probe.evaluate(model, lessons, dataset, panel, progress=progress)
     if measured.finetuned != "none":
         panel[measured.finetuned.partition("@")[0] + FINETUNED] = finetuned(recipe, model, **how).to(place)
     encode = partial(refined_bytes, recipe) if isinstance(recipe.codec, Refined) else None
-    return evaluate.evaluate(model, dataset, panel, clean, encode=encode, progress=progress)
+    return evaluate.evaluate(model, dataset, panel, found, encode=encode, progress=progress)
 
 
 @cache
-def _clean(pictures: Any, judge: str, place: torch.device) -> list[dict[str, Any]]:
+def clean(pictures: Pictures, judge: str, place: torch.device) -> list[dict[str, Any]]:
+    """What a detector finds in uncompressed pictures."""
     dataset = datasets.load(pictures.data, "val", size=pictures.size, limit=pictures.images)
     return evaluate.clean_detections(dataset, models.load(judge).to(place))
 

@@ -75,12 +75,7 @@ class _Autocast(MixedPrecision):
 
 def fabric(device: str = "auto", precision: str = "32-true") -> Fabric:
     """A Lightning Fabric on one device, or under torchrun on one for each process: `device` is auto, cpu or cuda; `precision` is
-    32-true or bf16-mixed.
-
-    Raises:
-        ValueError: another device or precision.
-        RuntimeError: cuda is asked for where there is none.
-    """
+    32-true or bf16-mixed. ValueError for others, RuntimeError where there is no cuda."""
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu or cuda, not {device!r}")
     if precision not in ("32-true", "bf16-mixed"):
@@ -140,16 +135,13 @@ def fit(
         data: item i must depend on i alone and there must be at least `steps * batch` of them; step k reads items
             k * batch to (k + 1) * batch.
         objective: (model, batch) -> scalars; `loss` is minimised, the others are logged.
-        schedule: how long and how fast.
         folder: where the checkpoint is kept (written atomically every `save_every` steps); training resumes from one found there.
             None keeps nothing. Under torchrun every process must see it.
         seed: of everything random in a step.
         device, precision: as in :func:`fabric`. Entropy models always compute in float32.
         compiled: use torch.compile for the forward and backward pass (needs a C++ compiler on a CPU).
-        workers: processes that load data.
-        collate: how items become a batch; by default they are stacked.
-        progress: whether a bar tells how far it is, with ETA; in a log file a line every half a minute.
-        describe: its first words.
+        workers, collate: processes that load data, and how items become a batch; by default they are stacked.
+        progress, describe: whether a bar tells how far it is, with ETA, and its first words.
         identity: what is trained (model, data, loss), in any words: a checkpoint with other words is refused.
 
     Returns:
@@ -165,9 +157,7 @@ def fit(
     if isinstance(data, Sized) and len(data) < needed:
         raise ValueError(f"{schedule.steps} steps of {schedule.batch} need {needed} items, the data has {len(data)}")
     if schedule.batch % world():
-        raise ValueError(
-            f"{world()} processes cannot share a batch of {schedule.batch} evenly: take others that go together"
-        )
+        raise ValueError(f"{world()} processes cannot share a batch of {schedule.batch} evenly: take another batch")
     keep_freed_memory()
     run = fabric(device, precision)
     run.launch()  # the processes find each other

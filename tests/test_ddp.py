@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from icm_helpers import __main__ as icm
-from icm_helpers import run, train
+from icm_helpers import cli, run, train
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
 from icm_helpers.data.crops import Crops
+from icm_helpers.objectives import MSE, Objective
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -29,7 +29,7 @@ class Numbers(torch.utils.data.Dataset):
         return torch.randn(8, generator=torch.Generator().manual_seed(index))
 
 
-def fit(folder: Path | None = None, stop: int | None = None, batch: int = 4, compiled: bool = False) -> dict:
+def fit(folder: Path | None = None, stop: int | None = None, batch: int = 4) -> dict:
     """Train a small network that draws no noise; its loss curve and a digest of its weights."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
@@ -38,9 +38,7 @@ def fit(folder: Path | None = None, stop: int | None = None, batch: int = 4, com
     def objective(network, x):
         return {"loss": (network(x) - x**2).square().mean()}
 
-    curve = train.fit(
-        model, Numbers(stop), objective, plan, folder=folder, device="cpu", compiled=compiled, progress=False
-    )
+    curve = train.fit(model, Numbers(stop), objective, plan, folder=folder, device="cpu", progress=False)
     return {"curve": curve, "weights": digest(model)}
 
 
@@ -50,7 +48,7 @@ def fit_codec(folder: Path) -> dict:
     model = zoo.load(weights=None)
     crops = Crops(datasets.load("scenes", "train", size=64, limit=2, root=folder), 64, 0, 12)
     plan = train.Schedule(steps=3, batch=4, warmup=1, aux_steps=20)
-    curve = train.fit(model, crops, run.objective("mse", 0.01), plan, device="cpu", progress=False)
+    curve = train.fit(model, crops, Objective(MSE(), 0.01), plan, device="cpu", progress=False)
     return {"curve": curve, "weights": digest(model)}
 
 
@@ -76,9 +74,9 @@ def main(folder: Path) -> dict:
     except ValueError as error:
         found["refused"] = str(error)
     run.RUNS, run.datasets.load = folder / "runs", partial(datasets.load, root=folder)
-    small = ["--images", "2", "--size", "64", "--patch", "64", "--steps", "2", "--batch", "2", "--device", "cpu"]
+    small = ["--train-images", "2", "--size", "64", "--patch", "64", "--steps", "2", "--batch", "2", "--device", "cpu"]
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        icm.main(["codec", *small, "--out", str(folder / "mine.safetensors")])
+        cli.main(["codec", *small, "--out", str(folder / "mine.safetensors")])
     return found | {"said": said.getvalue()}
 
 

@@ -5,6 +5,7 @@ Nothing of the package knows them; each is a class or a function, and one entry 
 
 import json
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ class Raw:
 class Brightest(torch.nn.Module):
     """A detector: the box around what is brighter than grey is a square."""
 
-    categories = {1: "square"}
+    categories: ClassVar = {1: "square"}
 
     @classmethod
     def from_weights(cls, path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from icm_helpers import run
+from icm_helpers import files
 from icm_helpers.tasks.mask_rcnn import SmallMaskRCNN
 
 CATEGORIES = {3: "disc", 7: "star"}
@@ -62,7 +62,7 @@ def test_losses_are_finite_and_reach_the_image():
 def test_a_missing_file_is_an_error_that_says_how_to_make_it(tmp_path):
     with pytest.raises(
         FileNotFoundError,
-        match=r"none.safetensors is missing: train one with .*icm_helpers detector --model mask-rcnn-small --out",
+        match=r"none.safetensors is missing: train one with .*icm detector --model mask-rcnn-small --out",
     ):
         SmallMaskRCNN.from_weights(tmp_path / "none.safetensors")
 
@@ -72,4 +72,4 @@ def test_a_damaged_or_foreign_file_is_an_error_that_names_it(saved, tmp_path):
     with pytest.raises(ValueError, match=r"cut.safetensors is not a readable safetensors file"):
         SmallMaskRCNN.from_weights(tmp_path / "cut.safetensors")
     with pytest.raises(ValueError, match=r"start-coco-mini.safetensors holds .*, not a mask-rcnn-small"):
-        SmallMaskRCNN.from_weights(run.CHECKPOINTS / "start-coco-mini.safetensors")
+        SmallMaskRCNN.from_weights(files.CHECKPOINTS / "start-coco-mini.safetensors")

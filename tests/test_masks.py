@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -15,10 +14,12 @@ import pytest
 import torch
 from faster_coco_eval.core import mask as rle
 
-from icm_helpers import losses, masks, presets, run
+from icm_helpers import losses, masks, run
 from icm_helpers.data import datasets
 from icm_helpers.data.crops import Crops
 from icm_helpers.data.formats import DataError
+from icm_helpers.ledger.recipe import Accuracy, Pictures, Recipe, Trained, Training
+from icm_helpers.objectives import SAICM, TrueEdges
 from icm_helpers.tasks import models
 
 RECIPE = {"model": "squares", "pred_iou_thresh": 0.4}
@@ -45,7 +46,7 @@ def rectangles(seed: int, n: int = 30, side: int = 96) -> masks.MaskSet:
     return found(shapes, rng.uniform(0.4, 1, n))
 
 
-class Pictures:
+class Numbered:
     """A data set of pictures that each tell their number."""
 
     def __init__(self, n: int = 12) -> None:
@@ -65,7 +66,7 @@ def segment(image: torch.Tensor) -> list[dict]:
 
 
 def make(folder, n: int = 12, recipe=RECIPE, **settings) -> int:
-    return masks.make(folder, Pictures(n), segment, recipe, progress=False, **settings)
+    return masks.make(folder, Numbered(n), segment, recipe, progress=False, **settings)
 
 
 def same(a: masks.MaskSet, b: masks.MaskSet) -> bool:
@@ -78,7 +79,7 @@ def same(a: masks.MaskSet, b: masks.MaskSet) -> bool:
 
 def assert_whole(folder, n: int = 12) -> None:
     """Every picture's masks are those that one undisturbed process stores."""
-    assert all(same(masks.read(folder, i), rectangles(i - 100)) for i in Pictures(n).ids)
+    assert all(same(masks.read(folder, i), rectangles(i - 100)) for i in Numbered(n).ids)
 
 
 def test_masks_come_back_from_disk_as_they_were(tmp_path):
@@ -200,7 +201,7 @@ def test_two_processes_at_once_leave_one_good_file_a_picture(tmp_path):
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0]
-    assert sorted(os.listdir(tmp_path)) == [*(masks.file("", i).name for i in Pictures().ids), "masks.json"]
+    assert sorted(os.listdir(tmp_path)) == [*(masks.file("", i).name for i in Numbered().ids), "masks.json"]
     assert_whole(tmp_path)
 
 
@@ -240,29 +241,34 @@ def test_a_recipe_trains_on_the_edges_of_stored_masks_above_its_alpha(tmp_path, 
     for i, sample in zip(scenes.ids, scenes, strict=True):
         shapes = sample.masks.numpy()
         masks.write(tmp_path, i, found(shapes, np.linspace(0.5, 0.9, len(shapes))))
-    study = presets.studies("object_region_mse", "smoke")[0]
-    study = replace(study, size=64, scales=(("sa-icm", 1.0),), edges="sam-vit-b", alphas=(0.48, 0.8), lmbdas=(0.01,))
-    recipes, asked = [r for r in study.recipes() if r.loss == "sa-icm"], []
+    segmenter, asked = models.fingerprinted("sam-vit-b"), []
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: scenes)
     monkeypatch.setattr(masks, "stored", lambda data, **how: asked.append((data, how["model"])) or tmp_path)
-    many, few = (run.training_crops(recipe, scenes, 8) for recipe in recipes)
-    assert asked == [("scenes", "vit_b")] * 2 and [r.alpha for r in recipes] == [0.48, 0.8]
-    assert {r.edges for r in recipes} == {models.fingerprinted("sam-vit-b")}
+    how = Training("none", 4, 2, 64, 1e-4, "none", "32-true", 2)
+
+    def crops(alpha: float) -> Crops:
+        codec = Trained("mean-scale-small", SAICM(segmenter, alpha), 0.01, how)
+        return run.training_crops(Recipe("chapter", Pictures("scenes", 2, 64), codec, Accuracy(())), 8)
+
+    many, few = crops(0.48), crops(0.8)
+    assert asked == [("scenes", "vit_b")] * 2
     for (image, more), (same, fewer), (plain, objects) in zip(many, few, Crops(scenes, 64, 0, 8, "none"), strict=True):
         assert torch.equal(image, same) and torch.equal(image, plain)
         assert (fewer <= more).all() and fewer.sum() < more.sum() < objects.sum()
     with pytest.raises(ValueError, match=r"alpha is 0\.3: masks are stored from 0\.48 on"):
-        run.training_crops(replace(recipes[0], alpha=0.3), scenes, 8)
+        crops(0.3)
 
 
 def test_the_true_edges_lie_where_things_and_stuff_meet(tmp_path):
     scenes = datasets.load("scenes", "train", size=64, limit=1, root=tmp_path)
-    drawn, ids = run.true_edges(scenes)(scenes[0])[0].bool(), scenes.panoptic[scenes.ids[0]].ids
+    region = TrueEdges().region(scenes, Pictures("scenes", 1, 64))
+    drawn, ids = region(scenes[0])[0].bool(), scenes.panoptic[scenes.ids[0]].ids
     around = np.ones((3, 3), np.uint8)
     border = torch.from_numpy(cv2.dilate(ids.astype(np.uint8), around) != cv2.erode(ids.astype(np.uint8), around))
     assert 0.02 < drawn.float().mean() < 0.3 and not (drawn & ~border).any()
     scenes.panoptic = None
     with pytest.raises(DataError, match="brings no panoptic maps"):
-        run.true_edges(scenes)
+        TrueEdges().region(scenes, Pictures("scenes", 1, 64))
 
 
 ENCODE = """

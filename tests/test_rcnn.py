@@ -139,7 +139,7 @@ def test_missing_damaged_and_other_files_are_refused_by_name(files, tmp_path):
         ({"weight": torch.zeros(3)}, {"model": {"weight": torch.zeros(3)}}, [1, 2], torch.zeros(3))
     ):
         torch.save(other, tmp_path / f"other{i}.pth")
-        with pytest.raises(ValueError, match=rf"other{i}\.pth holds no Faster or Mask R-CNN for COCO"):
+        with pytest.raises(ValueError, match=rf"other{i}\.pth does not hold a Faster or Mask R-CNN for COCO"):
             COCORCNN.from_weights(tmp_path / f"other{i}.pth")
 
 

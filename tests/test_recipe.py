@@ -33,19 +33,27 @@ TRAINING = Training("none", 3, 2, 64, 1e-4, "none", "32-true", 4)
 JUDGED = Accuracy(("judge@01234567",), "judge@01234567", 5)
 
 
-def recipe(codec, measured=JUDGED, pictures=Pictures("scenes", 4, 64)) -> Recipe:
+SCENES = Pictures("scenes", 4, 64)
+
+
+def recipe(codec, measured=JUDGED, pictures=SCENES) -> Recipe:
     return Recipe("chapter", pictures, codec, measured)
 
 
 RECIPES = [
-    *(recipe(Trained("codec", loss, 0.01, TRAINING)) for loss in (MSE(), SAICM("sam@01234567", 0.9), Task("t@01234567", 8.0))),
+    *(
+        recipe(Trained("codec", loss, 0.01, TRAINING))
+        for loss in (MSE(), SAICM("sam@01234567", 0.9), Task("t@01234567", 8.0))
+    ),
     recipe(Trained("codec", DistillObjectness("t@01234567"), 0.01, TRAINING), BitAllocation(("t@01234567",))),
     recipe(Classical("jpeg", quality=35)),
     recipe(Classical("hevc", qp=32), Probe(("judge@01234567",), 9)),
     recipe(Classical("png")),
     recipe(Refined("codec", Distill("t@01234567"), 0.01, "start@01234567", 15, 0.1)),
     recipe(
-        Overfitted("nerv-s", SANeRV(segmenter="sam@01234567", alpha=0.9), 8, 50, 1, 5e-3, density=0.6, tune_steps=8, bits=6),
+        Overfitted(
+            "nerv-s", SANeRV(segmenter="sam@01234567", alpha=0.9), 8, 50, 1, 5e-3, density=0.6, tune_steps=8, bits=6
+        ),
         Accuracy(("judge@01234567",)),
         Clip("scenes-video", "3000006", 12, 64),
     ),

@@ -1,6 +1,5 @@
 """The ledger: a record is named by its recipe, whole or absent, and never replaced."""
 
-import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor

@@ -10,7 +10,7 @@ from icm_helpers import chapters, files, run
 from icm_helpers.chapters.object_region_mse import SCENES
 from icm_helpers.chapters.objectness_distillation import ABLATIONS, DISTILL_HIGH_LR, DISTILL_SCENES
 from icm_helpers.codecs import nerv
-from icm_helpers.ledger.recipe import Accuracy, BitAllocation, Recipe, Trained, flat
+from icm_helpers.ledger.recipe import BitAllocation, Recipe, Trained, flat
 from icm_helpers.ledger.study import Study, VideoStudy
 from icm_helpers.objectives import MSE, Distill
 from icm_helpers.tasks import models
@@ -43,7 +43,9 @@ def test_losses_are_compared_under_equal_conditions(study):
         if recipe.loss and recipe.chapter == study.chapter:
             compared[conditions(recipe)].append(recipe.loss)
     losses = [loss for loss, _ in study.losses]
-    refined = [loss for loss, _ in study.microscope.losses or study.losses if loss.refinable] if study.microscope else []
+    refined = (
+        [loss for loss, _ in study.microscope.losses or study.losses if loss.refinable] if study.microscope else []
+    )
     distilled = [loss for loss in losses if isinstance(loss, Distill)]  # whose spending is measured
     probed = [loss for loss in losses if loss.name in study.probed]
     assert losses in compared.values() or not study.lmbdas
@@ -54,7 +56,8 @@ def test_losses_are_compared_under_equal_conditions(study):
 @each_study
 def test_runs_beside_it_are_trained_and_measured_alike(study):
     mine, other = (
-        [r for r in study.recipes() if (r in study.beside) == beside and r.kind == "trained"] for beside in (False, True)
+        [r for r in study.recipes() if (r in study.beside) == beside and r.kind == "trained"]
+        for beside in (False, True)
     )
     judging = {"chapter", "finetuned", "finetune_steps", "detectors"}
     if study.data == "coco-mini" and study.chapter == "sa_icm" and study.training.train_images == 100:
@@ -70,7 +73,9 @@ def test_runs_beside_it_are_trained_and_measured_alike(study):
 
 
 def test_an_ablation_changes_one_thing_about_distillation():
-    trained = [r for study in (DISTILL_SCENES, *DISTILL_HIGH_LR) for r in study.recipes() if isinstance(r.codec, Trained)]
+    trained = [
+        r for study in (DISTILL_SCENES, *DISTILL_HIGH_LR) for r in study.recipes() if isinstance(r.codec, Trained)
+    ]
     trained = [r for r in trained if not isinstance(r.measured, BitAllocation)]
     for studies in (DISTILL_HIGH_LR, ABLATIONS):
         for recipe in (r for study in studies for r in study.recipes()):
@@ -135,5 +140,6 @@ def test_a_wrong_name_is_an_error_that_lists_what_there_is():
 def test_settings_tell_a_reader_what_decides_a_study():
     told = SCENES.settings()
     assert (told["data"], told["steps"], told["lmbdas"]) == ("scenes", 4000, SCENES.lmbdas)
-    assert "mse (x 1), object-region (x 5), task (x 0.5)" == told["losses"]
-    assert not isinstance(told["detectors"], Accuracy) and "microscope.steps" not in told
+    assert told["scales"] == (("mse", 1.0), ("object-region", 5.0), ("task", 0.5))
+    assert (told["teacher"], told["detectors"]) == ("mask-rcnn-small", ("mask-rcnn-small", "yolov5n-scenes"))
+    assert not any(name.startswith("microscope") for name in told)

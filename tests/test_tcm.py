@@ -13,7 +13,7 @@ from icm_helpers import train
 from icm_helpers.codecs import networks, zoo
 from icm_helpers.codecs.container import decode, encode
 from icm_helpers.codecs.tcm import TCM
-from icm_helpers.run import objective
+from icm_helpers.objectives import MSE, Objective
 
 
 def formula(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -80,7 +80,7 @@ def test_the_paper_s_sizes_have_the_paper_s_parameters(width, millions):
     assert round(sum(p.numel() for p in TCM(N=width).parameters()) / 1e6, 3) == millions
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 130), (127, 65), (128, 128), (130, 257)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 130), (127, 65), (128, 128), (130, 129)])
 def test_any_size_comes_back_as_forward_says(tiny, size):
     x = torch.rand(1, 3, *size)
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_a_batch_codes_and_decodes_each_picture_as_if_alone(tiny):
 
 
 def test_convolutions_merged_without_gradients_give_the_same_and_follow_the_weights(tiny):
-    x = torch.rand(1, 3, 130, 100)
+    x = torch.rand(1, 3, 90, 100)
     encode(tiny, x[0])  # in inference mode, on one thread: what it keeps must serve elsewhere, and in a copy
     codec = copy.deepcopy(tiny)
     optimiser = torch.optim.Adam(codec.parameters(), 1e-3, fused=True)  # whose steps PyTorch does not count as changes
@@ -177,13 +177,14 @@ def test_bits_from_likelihoods_are_those_of_the_strings_on_kodak(real_data, monk
     corners = [(int(r * 384), int(c * 384)) for r, c in torch.rand(40, 2)]  # 512 x 768 and upright ones alike
     items = [(photos[i % 2][:, y : y + 128, x : x + 128], torch.ones(1, 128, 128)) for i, (y, x) in enumerate(corners)]
     plan = train.Schedule(steps=20, batch=2, lr=1e-3, warmup=2, aux_steps=800)
-    train.fit(codec, items, objective("mse", 0.05), plan, device="cpu", progress=False)
+    train.fit(codec, items, Objective(MSE(), 0.05), plan, device="cpu", progress=False)
     codec.eval().update(force=True)
 
     @torch.no_grad()
     def promised() -> float:
         return sum(-p.log2().sum().item() for photo in photos for p in codec(photo[None])["likelihoods"].values())
 
+    photos = [photo[:, 100:356, 100:484] for photo in photos]  # a quarter of each
     real = 8 * sum(len(s[0]) for photo in photos for s in codec.compress(photo[None])["strings"])
     assert real == pytest.approx(promised(), rel=0.05)
     model, exact = codec.gaussian_conditional, codec.gaussian_conditional._likelihood
@@ -210,11 +211,11 @@ def test_checkpointing_and_bfloat16_train_alike(tiny):
     assert cosine > 0.99
 
 
-def test_a_training_step_in_bfloat16_lowers_the_loss(tiny):
-    model = zoo.load("tcm-tiny", weights=None)
+def test_a_training_step_in_bfloat16_lowers_the_loss():
+    model = TCM(config=(1,) * 6, N=32, M=64, num_slices=2, width=16)
     items = [(torch.full((3, 64, 64), 0.25), torch.ones(1, 64, 64))] * 24
     plan = train.Schedule(steps=12, batch=2, lr=1e-3, warmup=1, aux_steps=1)
-    curve = train.fit(model, items, objective("mse", 0.01), plan, device="cpu", precision="bf16-mixed", progress=False)
+    curve = train.fit(model, items, Objective(MSE(), 0.01), plan, device="cpu", precision="bf16-mixed", progress=False)
     assert curve[-1]["loss"] < 0.7 * curve[0]["loss"]
 
 
@@ -233,14 +234,16 @@ def test_stochastic_depth_drops_whole_pictures_in_training_only():
     torch.testing.assert_close(block.eval()(x) - x, torch.ones_like(x))
 
 
-def test_the_transforms_compile_without_a_graph_break(tiny):
-    """All of it is traced in one piece; through inductor, which would take minutes for all, goes one block of shifted windows."""
-    explained = torch._dynamo.explain(tiny.g_a)(torch.rand(1, 3, 128, 128))
-    assert explained.graph_break_count == 0
-    assert torch._dynamo.explain(tiny.g_s)(torch.rand(1, tiny.M, 8, 8)).graph_break_count == 0
-    block, x = tiny.h_a[2], torch.rand(1, 64, 8, 8)
+def test_the_transforms_compile_without_a_graph_break():
+    """Each is traced in one piece, whole and shifted windows; a block is also lowered to what inductor would make code of, which
+    itself, seconds of C++, is for `make bench`."""
+    model = TCM(config=(2, 1, 1, 1, 1, 2), N=32, M=64, num_slices=2, width=16).eval()
+    for transform, x in ((model.g_a, torch.rand(1, 3, 128, 128)), (model.g_s, torch.rand(1, 64, 8, 8))):
+        assert torch._dynamo.explain(transform)(x).graph_break_count == 0
+    block, x = model.h_a[2], torch.rand(1, 64, 8, 8)
+    lowered = torch.compile(block, fullgraph=True, backend="aot_eager_decomp_partition")
     with torch.no_grad():
-        torch.testing.assert_close(torch.compile(block, fullgraph=True)(x), block(x), atol=1e-4, rtol=0)
+        torch.testing.assert_close(lowered(x), block(x), atol=1e-4, rtol=0)
 
 
 def test_bad_pictures_are_answered_with_what_is_expected(tiny):

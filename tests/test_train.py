@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from icm_helpers import run, train
+from icm_helpers import train
 from icm_helpers.codecs import zoo
+from icm_helpers.objectives import MSE, Objective
 
 
 class Noise(Dataset):
@@ -34,7 +35,7 @@ class Noise(Dataset):
 def fit(model: nn.Module, steps: int, folder=None, data: Noise | None = None, **changes) -> list[dict[str, float]]:
     plan = train.Schedule(steps=steps, batch=2, lr=1e-3, warmup=2, save_every=2, aux_steps=5)
     settings = {"seed": 1, "device": "cpu", "progress": False} | changes
-    return train.fit(model, data or Noise(2 * steps), run.objective("mse", 0.01), plan, folder=folder, **settings)
+    return train.fit(model, data or Noise(2 * steps), Objective(MSE(), 0.01), plan, folder=folder, **settings)
 
 
 def codec() -> nn.Module:
@@ -137,7 +138,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
 def test_too_little_data_is_an_error():
     with pytest.raises(ValueError, match="need 8 items"):
-        train.fit(codec(), Noise(7), run.objective("mse", 0.01), train.Schedule(steps=4, batch=2))
+        train.fit(codec(), Noise(7), Objective(MSE(), 0.01), train.Schedule(steps=4, batch=2))
 
 
 def test_entropy_models_compute_in_float32_under_bf16():

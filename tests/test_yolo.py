@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from icm_helpers import run
+from icm_helpers import files
 from icm_helpers.tasks import yolo
 from icm_helpers.tasks.yolo import YOLO
 
@@ -80,7 +80,7 @@ before = state()
 YOLO({1: "disc"})
 assert state() == before
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=run.ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=files.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -93,4 +93,4 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch):
 
 def test_a_foreign_file_is_an_error_that_names_it():
     with pytest.raises(ValueError, match=r"mask-rcnn-small.safetensors holds mask-rcnn-small, not a yolov5n-scenes"):
-        YOLO.from_weights(run.CHECKPOINTS / "mask-rcnn-small.safetensors")
+        YOLO.from_weights(files.CHECKPOINTS / "mask-rcnn-small.safetensors")

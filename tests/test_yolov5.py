@@ -71,7 +71,7 @@ def test_a_plain_image_has_no_objects_and_that_is_no_error(model):
 
 def test_features_and_objectness_are_differentiable_in_the_image_alone(model):
     image = torch.rand(2, 3, 64, 96, requires_grad=True)
-    features, objectness = model.features(image), model.objectness(image)
+    features, objectness = model.features_and_objectness(image)
     for level, channels, stride in (("p3", 64, 8), ("p4", 128, 16), ("p5", 256, 32)):
         assert features[level].shape == (2, channels, 64 // stride, 96 // stride)
         assert objectness[level].shape == (2, 3, 64 // stride, 96 // stride)
@@ -87,7 +87,7 @@ def test_objectness_is_the_head_applied_to_the_features(model):
     image = torch.rand(1, 3, 64, 64)
     head = model.model["24"].m[0]
     expected = head(model.features(image)["p3"])[:, [4, 89, 174]]  # 85 outputs an anchor, the fifth is objectness
-    torch.testing.assert_close(model.objectness(image)["p3"], expected)
+    torch.testing.assert_close(model.features_and_objectness(image)[1]["p3"], expected)
 
 
 @pytest.mark.parametrize("width, depth, million", [(32, 1, 7.24), (48, 2, 21.2)])  # YOLOv5s and m
@@ -112,7 +112,7 @@ def test_a_malicious_pickle_runs_nothing(tmp_path):
     file = tmp_path / "evil.pt"
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({"model": Bomb(target), "ema": None}, protocol=2))
-    with pytest.raises(ValueError, match=r"evil\.pt does not hold a YOLOv5"):
+    with pytest.raises(ValueError, match=r"evil\.pt is no file of weights .* Nothing in it was run"):
         YOLOv5.from_weights(file)
     assert not target.exists()
     pickle.loads(pickle.dumps(Bomb(target)))
@@ -128,16 +128,16 @@ def test_wrong_files_are_refused_by_name(tmp_path, weights):
         YOLOv5.from_weights(tmp_path / "no.pt")
     for name in ("text.pt", "text.safetensors"):
         (tmp_path / name).write_text("not weights")
-        refuses(name, rf"{name} is no YOLOv5 weight file")
+        refuses(name, rf"{name} is no file of weights")
     content = (weights / "yolov5n.pt").read_bytes()
     (tmp_path / "half.pt").write_bytes(content[: len(content) // 2])
-    refuses("half.pt", r"half\.pt is no YOLOv5 weight file")
+    refuses("half.pt", r"half\.pt is no file of weights")
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     refuses("other.safetensors", "does not hold a YOLOv5")
     state = load_file(weights / "yolov5n.safetensors")
     del state["model.9.cv1.bn.weight"]
     save_file(state, tmp_path / "less.safetensors")
-    refuses("less.safetensors", r"holds 348 tensors that are not the 349 .* model\.9\.cv1\.bn\.weight")
+    refuses("less.safetensors", r"(?s)does not hold a YOLOv5 .*Missing key.* \"model\.9\.cv1\.bn\.weight\"")
 
 
 def test_bad_images_are_refused(model):

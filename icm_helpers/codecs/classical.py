@@ -78,7 +78,8 @@ class _Lossy(_Format):
 
     def __post_init__(self) -> None:
         if self.quality not in range(self.lowest, 101):
-            raise ValueError(f"{self.name} quality is a whole number from {self.lowest} to 100, not {self.quality!r}.")
+            kind = self.name.upper()
+            raise ValueError(f"{kind} quality is a whole number from {self.lowest} to 100, not {self.quality!r}.")
 
 
 class Jpeg(_Lossy):

@@ -215,10 +215,9 @@ def encode_video(frames: Tensor, network: NeRV, *, bits: int = 8) -> bytes:
     coded = [_code(values, scales, symbols, pooled) for pooled in (False, True)]
     side, words = min(coded, key=lambda parts: sum(map(len, parts)))
     sizes = (*network.fc_hw_dim, network.lower_width, network.stem_dim, network.reduction, network.expansion)
+    sizes += (network.pe_base, network.pe_levels, len(network.strides))
     try:
-        header = _HEADER.pack(
-            *(MAGIC, height, width, count, *sizes, network.pe_base, network.pe_levels, len(network.strides))
-        )
+        header = _HEADER.pack(MAGIC, height, width, count, *sizes)
         return sealed(header + struct.pack(f"<{len(network.strides)}BI", *network.strides, len(side)) + side + words)
     except struct.error as error:
         raise ValueError(f"the header holds sizes up to 65535 and strides up to 255 ({error}).") from error

@@ -278,6 +278,7 @@ class TCM(CompressionModel):
     """
 
     multiple = 128  # of both sides, in pixels: 16 in y times windows of 8
+    downsampling_factor = 64  # pixels along one side for one element of z
 
     def __init__(
         self,
@@ -337,34 +338,19 @@ class TCM(CompressionModel):
         self.entropy_bottleneck = EntropyBottleneck(hyper)
         self.gaussian_conditional = FastGaussianConditional(None)
 
-    @property
-    def downsampling_factor(self) -> int:
-        """Pixels along one side of a picture for one element of z."""
-        return 64
-
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> TCM:
-        """Build the network that a state dict was saved from, official ones included, and fill it; `drop_path_rate` is 0.
-
-        Raises:
-            ValueError: this is no state dict of a TCM.
-        """
+        """The network that a state dict was saved from, official ones included, with `drop_path_rate` 0; ValueError if of none."""
         state = remap_old_keys("entropy_bottleneck", load_state_dict(state_dict))
         model = cls(**arguments(state))
         model.load_state_dict(state)
         return model
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True) -> Any:
-        """As :meth:`torch.nn.Module.load_state_dict`, for CDF tables of any length.
-
-        Raises:
-            ValueError: the state dict is of a TCM of other sizes, or of another model.
-        """
-        if strict:
-            told = {key: value for key, value in arguments(state_dict).items() if getattr(self, key) != value}
-            if told:
-                wrong = "; ".join(f"{key}={value}, here {getattr(self, key)}" for key, value in told.items())
-                raise ValueError(f"the weights are of a TCM with {wrong}: build it by TCM.from_state_dict")
+        """As CompressAI's; ValueError where the state dict is of a TCM of other sizes, or of another model."""
+        sizes = arguments(state_dict).items() if strict else ()
+        if wrong := [f"{k}={value}, here {getattr(self, k)}" for k, value in sizes if getattr(self, k) != value]:
+            raise ValueError(f"the weights are of a TCM with {'; '.join(wrong)}: build it by TCM.from_state_dict")
         return super().load_state_dict(state_dict, strict)
 
     def forward(self, x: Tensor) -> dict[str, Any]:
@@ -394,11 +380,8 @@ class TCM(CompressionModel):
 
     @torch.no_grad()
     def compress(self, x: Tensor) -> dict[str, Any]:
-        """Code pictures (N, 3, H, W) in [0, 1]: `strings`, N of y and N of z, and the `shape` of z.
-
-        Raises:
-            ValueError: x has another shape or range, or is empty; or there are no CDF tables.
-        """
+        """Code pictures (N, 3, H, W) in [0, 1]: `strings`, N of y and N of z, and the `shape` of z; ValueError as in `forward`, or
+        where there are no CDF tables."""
         _check(x)
         tables = self._tables()
         y_strings, z_strings = [], []
@@ -436,8 +419,7 @@ class TCM(CompressionModel):
         tables = self._tables()
         pictures = []
         for y_string, z_string in zip(*strings, strict=True):
-            z_hat = self.entropy_bottleneck.decompress([z_string], tuple(shape))
-            hyper = self._hyper(z_hat)
+            hyper = self._hyper(self.entropy_bottleneck.decompress([z_string], tuple(shape)))
             decoder, y_hat = RansDecoder(), []
             decoder.set_stream(y_string)
             for i in range(self.num_slices):
@@ -501,17 +483,11 @@ def _check(x: Tensor) -> None:
         raise ValueError(f"an empty batch of shape {tuple(x.shape)}: TCM takes one picture or more, of 1 x 1 or more")
     if not torch.compiler.is_compiling() and not bool(((x >= 0) & (x <= 1)).all()):  # false for NaN too
         low, high = x.detach().aminmax()
-        raise ValueError(
-            f"pictures in [{low:.3g}, {high:.3g}]: TCM takes [0, 1] without NaN. Divide 8-bit values by 255"
-        )
+        raise ValueError(f"pictures in [{low:.3g}, {high:.3g}]: TCM takes [0, 1] without NaN. Divide 8 bits by 255")
 
 
 def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The constructor's arguments that a state dict, perhaps of a model in parallel, was made with.
-
-    Raises:
-        ValueError: it is not of a TCM.
-    """
+    """The constructor's arguments that a state dict, perhaps of a model in parallel, was made with; ValueError if of no TCM."""
     state = {key.removeprefix("module."): value for key, value in state.items()}
 
     def numbers(pattern: str) -> list[int]:
@@ -535,17 +511,10 @@ def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
         slices = len(numbers(r"cc_mean_transforms[.](\d+)[.]0[.]weight$"))
         known = max(state[f"cc_mean_transforms.{i}.0.weight"].shape[1] for i in range(slices))
         support = (known - channels) // (channels // slices)
-        return {
-            "config": tuple(config),
-            "head_dim": tuple(heads),
-            "N": width,
-            "M": channels,
-            "num_slices": slices,
-            "max_support_slices": support if support < slices - 1 else slices,
-            "width": state["atten_mean.0.0.in_conv.weight"].shape[0],
-        }
+        found = {"config": tuple(config), "head_dim": tuple(heads), "N": width, "M": channels, "num_slices": slices}
+        found["max_support_slices"] = support if support < slices - 1 else slices
+        return {**found, "width": state["atten_mean.0.0.in_conv.weight"].shape[0]}
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise ValueError(
-            f"no state dict of a TCM ({type(error).__name__}: {error}); it has {len(state)} entries, such as "
-            f"{', '.join(list(state)[:3]) or 'none'}: take LIC-TCM weights, or load this file as what it was saved from"
-        ) from error
+        some = ", ".join(list(state)[:3]) or "none"
+        told = f"no state dict of a TCM ({type(error).__name__}: {error}); it has {len(state)} entries, such as {some}"
+        raise ValueError(f"{told}: take LIC-TCM weights, or load this file as what it was saved from") from error

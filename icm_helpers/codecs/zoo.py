@@ -65,11 +65,7 @@ CODECS: dict[str, Codec] = {}
 
 
 def register(codec: Codec) -> Codec:
-    """Make a codec known by its name.
-
-    Raises:
-        ValueError: the name is taken.
-    """
+    """Make a codec known by its name; ValueError where it is taken."""
     if codec.name in CODECS:
         raise ValueError(f"a codec is called {codec.name!r} already: take another name")
     CODECS[codec.name] = codec
@@ -77,10 +73,8 @@ def register(codec: Codec) -> Codec:
 
 
 def find(name: str) -> tuple[Codec, int | None]:
-    """A codec by name, and the quality that the name ends in, if it does; `module:name` imports the module first.
-
-    Raises:
-        ValueError: no codec has this name; the message tells the known ones.
+    """A codec by name, and the quality that the name ends in, if it does; `module:name` imports the module first. ValueError tells
+    the known names.
 
     >>> found, quality = find("mbt2018-mean-q5")
     >>> found.name, quality
@@ -97,6 +91,11 @@ def find(name: str) -> tuple[Codec, int | None]:
     close = difflib.get_close_matches(name, CODECS, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"no codec is called {name!r}.{hint} Known: {', '.join(CODECS)}.")
+
+
+def named(name: str, quality: int | None) -> str:
+    """The name of a codec of one quality: `mbt2018-mean-q5`."""
+    return name if quality is None else f"{name}-q{quality}"
 
 
 def load(

@@ -1,227 +1,204 @@
 """Many independent runs: one after another here, side by side in processes of their own, or as jobs of a cluster.
 
-While a run is going, its names are claimed: locked files, so that several grids on one ledger share the work instead of doing it
-twice. The operating system gives a lock back when the processes that hold it have ended, however they ended: none grows stale.
-Jobs of a cluster hold none themselves: where the grid that started them was killed outright, let them end before you start another.
+While a run is going, whatever process does it, here or on a cluster, holds locks on its names, so that several grids on one ledger
+share the work instead of doing it twice. The operating system gives a lock back when its process has ended, however it ended: none
+grows stale.
 """
 
 from __future__ import annotations
 
-import argparse
-import fcntl
+import multiprocessing
 import os
 import signal
-import subprocess
+import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO, Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-from icm_helpers.ledger.results import ROOT, Recipe
+from filelock import FileLock, Timeout
 
-CLAIMS = ROOT / "runs" / "claims"
-LOGS = ROOT / "runs" / "logs"
+from icm_helpers.files import RUNS
+from icm_helpers.ledger.recipe import Recipe
 
-Command = Callable[[Recipe], list[str]]
-"""The command line that does one run."""
+LOCKS = RUNS / "locks"
+LOGS = RUNS / "logs"
 
 
 class GridError(RuntimeError):
     """Some runs failed; the message names their logs."""
 
 
-# --- claims --------------------------------------------------------------------------------------------------------------
-
-
-def claim(*names: str) -> list[IO] | None:
-    """Take every one of `names` until :func:`release`, or none of them where another process holds one."""
-    CLAIMS.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name in names:
-        files.append(open(CLAIMS / f"{name}.lock", "a"))  # noqa: SIM115 (open is what holds it)
+@contextmanager
+def locked(recipe: Recipe, folder: Path) -> Iterator[bool]:
+    """Holds a run's name and its codec's (of two runs that judge one codec, one trains it, and the other then finds it), and gives
+    whether it does: not where another process holds one of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
         try:
-            fcntl.flock(files[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            release(files)
-            return None
-    return files
-
-
-def release(files: list[IO]) -> None:
-    """Give back what :func:`claim` took."""
-    for file in files:
-        file.close()
-
-
-# --- where a run is done -------------------------------------------------------------------------------------------------
-
-
-class Launcher(Protocol):
-    """Where runs are done."""
-
-    every: float
-    """How often to ask after them, in seconds."""
-
-    def start(self, recipe: Recipe, claimed: list[IO]) -> Any:
-        """Begin a run; what comes back stands for it below."""
-
-    def status(self, task: Any) -> int | None:
-        """None while it is going, 0 where it went well."""
-
-    def stop(self, tasks: list[Any]) -> None:
-        """End what is going."""
+            for name in (recipe.codec_id, recipe.run_id):
+                held.enter_context(FileLock(folder / f"{name}.lock", timeout=0))
+            free = True
+        except Timeout:
+            held.close()
+            free = False
+        yield free
 
 
 @dataclass(frozen=True)
-class Here:
-    """In this process, by `work`."""
+class Job:
+    """What is done with each recipe, in a form that travels to other processes: functions of modules, or partials of them."""
 
     work: Callable[[Recipe], None]
-    every: ClassVar[float] = 0
+    finished: Callable[[Recipe], bool]
+    locks: Path = field(default_factory=lambda: LOCKS)
+    logs: Path = field(default_factory=lambda: LOGS)
 
-    def start(self, recipe: Recipe, claimed: list[IO]) -> int:
+    def __call__(self, recipe: Recipe) -> str:
+        """Do a run: `done`; or `found`, where another process has finished it; or `busy`, where one is at it."""
+        with locked(recipe, self.locks) as free:
+            there = free and self.finished(recipe)
+            if free and not there:
+                self.work(recipe)
+        return "found" if there else "done" if free else "busy"
+
+    def apart(self, recipe: Recipe) -> str:
+        """The same in a process of its own, whose output goes to the run's log."""
+        with self.log(recipe).open("a") as output:
+            for stream in (1, 2):
+                os.dup2(output.fileno(), stream)
+        return self(recipe)
+
+    def log(self, recipe: Recipe) -> Path:
+        """Where the output of a run's process goes, and the traceback of a run that failed here."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        path = self.logs / f"{recipe.run_id}.log"
+        path.touch()
+        return path
+
+
+# --- where a run is done: `start` gives a task, of which `outcome` says None while it is going, and then one of these -----
+
+OUTCOMES = ("done", "failed", "found", "busy")  # numbered as exit statuses are
+
+
+class Here:
+    """In this process."""
+
+    every = 0.0  # seconds from one question to the next
+
+    def start(self, job: Job, recipe: Recipe) -> str:
         try:
-            self.work(recipe)
+            return job(recipe)
         except Exception:
-            with _open_log(recipe) as output:
+            with job.log(recipe).open("a", encoding="utf-8") as output:
                 traceback.print_exc(file=output)
-            return 1
-        return 0
+            return "failed"
 
-    def status(self, task: int) -> int:
+    def outcome(self, task: str) -> str:
         return task
 
-    def stop(self, tasks: list[int]) -> None:
+    def stop(self, tasks: list[str]) -> None:
         pass
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Each in a process of its own, with a share of the cores.
-
-    Its imports take seconds, where the run takes minutes or hours. In return a crash takes no other run with it, and no process is
-    forked from one that has used torch, whose threads do not survive that.
+    """Each in a new process, with its share of the cores: a crash takes no other run with it, and no process is forked from one
+    that has used torch, whose threads do not survive that.
 
     Args:
-        command: the command line that does a run.
         jobs: how many the cores are shared by.
         gpus: names for CUDA_VISIBLE_DEVICES; each process sees the one that is least in use.
     """
 
-    command: Command
     jobs: int
     gpus: Sequence[str] = ()
     every: ClassVar[float] = 0.2
-    _on: dict[subprocess.Popen, str] = field(default_factory=dict, init=False)
+    _on: dict[BaseProcess, str] = field(default_factory=dict, init=False)
 
-    def start(self, recipe: Recipe, claimed: list[IO]) -> subprocess.Popen:
+    def start(self, job: Job, recipe: Recipe) -> BaseProcess:
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         # PASSIVE: threads that wait would otherwise spin, and take time from the other processes. What is set already wins.
         environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
         if self.gpus:
-            busy = [gpu for process, gpu in self._on.items() if process.poll() is None]
+            busy = [gpu for process, gpu in self._on.items() if process.is_alive()]
             environment["CUDA_VISIBLE_DEVICES"] = min(self.gpus, key=busy.count)
-        with _open_log(recipe) as output:
-            process = subprocess.Popen(
-                self.command(recipe),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                pass_fds=[file.fileno() for file in claimed],  # the claim lasts as long as either process
-                start_new_session=True,  # so that Ctrl-C reaches it once, from `stop`
-            )
+        process = multiprocessing.get_context("spawn").Process(target=_process, args=(job, recipe, environment))
+        process.start()
         self._on[process] = environment.get("CUDA_VISIBLE_DEVICES", "")
         return process
 
-    def status(self, task: subprocess.Popen) -> int | None:
-        return task.poll()
+    def outcome(self, task: BaseProcess) -> str | None:
+        status = task.exitcode
+        return None if status is None else OUTCOMES[status] if 0 <= status < len(OUTCOMES) else "failed"
 
-    def stop(self, tasks: list[subprocess.Popen]) -> None:
+    def stop(self, tasks: list[BaseProcess]) -> None:
         # First like Ctrl-C, which leaves time to remove temporary files.
-        for number, patience in ((signal.SIGINT, 10), (signal.SIGKILL, 10)):
-            deadline = time.monotonic() + patience
+        for number in (signal.SIGINT, signal.SIGKILL):
+            deadline = time.monotonic() + 10
             for task in tasks:
                 with suppress(ProcessLookupError):
-                    os.killpg(task.pid, number)
+                    os.kill(task.pid, number)
             for task in tasks:
-                with suppress(subprocess.TimeoutExpired):
-                    task.wait(max(0, deadline - time.monotonic()))
+                task.join(max(0, deadline - time.monotonic()))
 
 
-@dataclass(frozen=True)
-class Jobs:
-    """Each as a job of its own of a submitit `executor`, as :func:`slurm` makes one."""
+def gpus() -> tuple[str, ...]:
+    """Names of this machine's GPUs for CUDA_VISIBLE_DEVICES."""
+    import torch
 
-    command: Command
-    executor: Any
-    every: ClassVar[float] = 2
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    return tuple(filter(None, visible.split(",")))
 
-    def start(self, recipe: Recipe, claimed: list[IO]) -> Any:
-        _open_log(recipe).close()
-        return self.executor.submit(_execute, self.command(recipe), log(recipe))
 
-    def status(self, task: Any) -> int | None:
+def _process(job: Job, recipe: Recipe, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    os.setsid()  # so that Ctrl-C reaches it once, from `stop`,
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # and also where the grid is in the background
+    sys.exit(OUTCOMES.index(job.apart(recipe)))
+
+
+class Cluster:
+    """Each as a job of its own of Slurm, or of what else submitit knows: its `local` tries the same without a cluster.
+
+    Raises:
+        RuntimeError: there is no Slurm here.
+    """
+
+    every = 2.0
+
+    def __init__(self, partition: str | None, timeout_min: int, gpus: int, cluster: str = "slurm") -> None:
+        from submitit import AutoExecutor
+
+        asked = {"slurm_partition": partition} if partition else {}
+        self.executor = AutoExecutor(LOGS / "submitit", cluster=cluster)
+        self.executor.update_parameters(name="icm", timeout_min=timeout_min, gpus_per_node=gpus, **asked)
+
+    def start(self, job: Job, recipe: Recipe) -> Any:
+        return self.executor.submit(job.apart, recipe)
+
+    def outcome(self, task: Any) -> str | None:
         if not task.done():
             return None
         # A job that was killed, or ran out of time, has an exception instead of a result.
-        return 1 if task.exception() is not None else task.result()
+        return "failed" if task.exception() is not None else task.result()
 
     def stop(self, tasks: list[Any]) -> None:
         for task in tasks:
             task.cancel()
 
 
-def slurm(*, partition: str | None, timeout_min: int, gpus: int, cluster: str = "slurm") -> Any:
-    """A submitit executor: what each job asks Slurm for. `cluster="local"` tries the same without Slurm.
-
-    Raises:
-        ImportError: the package submitit is not installed.
-        RuntimeError: there is no Slurm here.
-    """
-    try:
-        import submitit
-    except ImportError as error:
-        raise ImportError(
-            f"jobs on a cluster need the package submitit ({error}): install the extra `cluster`, "
-            "as in `pip install 'icm-book[cluster]'`"
-        ) from error
-    executor = submitit.AutoExecutor(LOGS / "submitit", cluster=cluster)
-    asked = {"name": "icm", "timeout_min": timeout_min, "gpus_per_node": gpus}
-    executor.update_parameters(**asked, **({"slurm_partition": partition} if partition else {}))
-    return executor
-
-
-def log(recipe: Recipe) -> Path:
-    """Where the output of a run's process or job goes, and the traceback of a run that failed here."""
-    return LOGS / f"{recipe.run_id}.log"
-
-
-def _open_log(recipe: Recipe) -> IO:
-    LOGS.mkdir(parents=True, exist_ok=True)
-    return open(log(recipe), "a", encoding="utf-8")
-
-
-def _execute(command: list[str], output: Path) -> int:
-    """The work of a cluster's job."""
-    with open(output, "a") as file:
-        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT).returncode
-
-
 # --- all of them ---------------------------------------------------------------------------------------------------------
 
 
 def sweep(
-    recipes: Iterable[Recipe],
-    launcher: Launcher,
-    finished: Callable[[Recipe], bool],
-    *,
-    jobs: int = 1,
-    retries: int = 1,
+    recipes: Iterable[Recipe], launcher: Here | Processes | Cluster, job: Job, *, jobs: int = 1, retries: int = 1
 ) -> None:
     """Do the runs, `jobs` at a time, but for those that other processes finish or are busy with.
 
@@ -234,7 +211,7 @@ def sweep(
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, not {jobs}")
-    waiting, running, failed = list(recipes), [], []
+    waiting, running, failed = list(recipes), {}, []
     total, done, tries, begun, told = len(waiting), 0, Counter(), time.monotonic(), False
     # Under nohup a terminal may go.
     heard = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
@@ -244,58 +221,46 @@ def sweep(
             for recipe in list(waiting):
                 if len(running) == jobs:
                     break
-                # The codec's name too: of two runs that judge one codec, one trains it, and the other then finds it.
-                claimed = claim(recipe.codec_id, recipe.run_id)
-                if claimed is None:
+                with locked(recipe, job.locks) as free:
+                    there = free and job.finished(recipe)
+                if not free or recipe.codec_id in {other.codec_id for other in running}:
                     continue
                 waiting.remove(recipe)
-                if finished(recipe):
-                    release(claimed)
+                if there:
                     done += 1
                     print(f"{done} of {total} done, by another process: {recipe.run_id}", flush=True)
                     continue
-                tries[recipe] += 1
                 print(f"start: {recipe.run_id}", flush=True)
-                running.append((recipe, launcher.start(recipe, claimed), claimed))
+                running[recipe] = launcher.start(job, recipe)
             if waiting and not running and not told:
                 told = True
                 print(f"waiting: other processes are busy with {', '.join(r.run_id for r in waiting)}", flush=True)
-            for run in list(running):
-                recipe, task, claimed = run
-                status = launcher.status(task)
-                if status is None:
+            for recipe, outcome in [(recipe, launcher.outcome(task)) for recipe, task in running.items()]:
+                if outcome is None:
                     continue
-                running.remove(run)
-                release(claimed)
-                if status == 0:
+                del running[recipe]
+                if outcome in ("done", "found"):
                     done += 1
                     minutes = (time.monotonic() - begun) / done * (total - done) / 60
                     print(f"{done} of {total} done, about {minutes:.0f} minutes left: {recipe.run_id}", flush=True)
+                elif outcome == "busy":  # another process was quicker
+                    waiting.append(recipe)
                 else:
+                    tries[recipe] += 1
                     again = tries[recipe] <= retries
                     (waiting if again else failed).append(recipe)
-                    what = f"failed with status {status}" + (", will be tried again" if again else "")
-                    print(f"{what}: {recipe.run_id}: {_last_line(recipe)}", flush=True)
-            time.sleep(launcher.every if running else 1 if waiting else 0)
+                    what = "failed" + (", will be tried again" if again else "")
+                    print(f"{what}: {recipe.run_id}: {_last_line(job.log(recipe))}", flush=True)
+            time.sleep(launcher.every if running else 1 if waiting and told else 0)
     finally:
-        launcher.stop([task for _, task, _ in running])
-        for _, _, claimed in running:
-            release(claimed)
+        launcher.stop(list(running.values()))
         for number, handler in before.items():
             signal.signal(number, handler)
     if failed:
-        logs = ", ".join(str(log(recipe)) for recipe in failed)
+        logs = ", ".join(str(job.log(recipe)) for recipe in failed)
         raise GridError(f"{len(failed)} of {total} runs failed, the others are done: see {logs}")
 
 
-def part(text: str) -> tuple[int, int]:
-    """A share of the work from a command line: (1, 2), the first of two, from `1/2`."""
-    k, _, n = text.partition("/")
-    if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no part: write 1/2 for the first of two")
-    return int(k), int(n)
-
-
-def _last_line(recipe: Recipe) -> str:
-    lines = log(recipe).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1] if lines else "without a word"

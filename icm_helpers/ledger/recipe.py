@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from icm_helpers import objectives
 from icm_helpers.codecs import zoo
@@ -75,15 +75,15 @@ class Training:
     """How a codec is trained, the same for all losses that are compared."""
 
     start: (
-        str  # the weights it starts from: file in data/checkpoints, or published (CompressAI's), @ fingerprint; or none
+        str  # weights to start from: a file in data/checkpoints with its fingerprint, published (CompressAI's), or none
     )
-    steps: int
-    batch: int
-    patch: int  # pixels
-    lr: float
-    augment: str  # none | heavy
-    precision: str  # 32-true | bf16-mixed
-    train_images: int
+    steps: int  # of the optimiser
+    batch: int  # crops a step
+    patch: int  # side of a crop in pixels
+    lr: float  # Adam's learning rate after warm-up
+    augment: Literal["none", "heavy"]  # augmentation of the crops
+    precision: Literal["32-true", "bf16-mixed"]  # arithmetic
+    train_images: int | None  # the first so many training images; None: all
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,14 @@ class Refined:
     lr: float  # in rounding intervals
     scale: float = 1.0
     precision: str = "32-true"
+
+
+@dataclass(frozen=True)
+class Given:
+    """A network with weights of somebody's own: who trained it, and how, is not known."""
+
+    codec: str  # with its quality, if it has one: mbt2018-mean-q5
+    weights: str  # their fingerprint
 
 
 @dataclass(frozen=True)
@@ -168,7 +176,7 @@ class Recipe:
 
     chapter: str
     pictures: Pictures | Clip
-    codec: Classical | Trained | Refined | Overfitted
+    codec: Classical | Trained | Refined | Given | Overfitted
     measured: Accuracy | BitAllocation | Probe
 
     @property
@@ -271,7 +279,8 @@ def nested(content: dict[str, Any]) -> Recipe:
     content = _ALWAYS | content
     loss = None if content["loss"] == "none" else _part(objectives.named(content["loss"]), content)
     pictures = _part(Clip if content.get("clip", "none") != "none" else Pictures, content)
-    coded = Overfitted if loss and loss.video else Trained if loss else Classical
+    without = Given if "weights" in content else Classical
+    coded = without if loss is None else Overfitted if loss.video else Trained
     measured = _MEASURED.get(content["method"], Accuracy)
     parts = {"loss": loss, "training": _part(Training, content) if coded is Trained else None}
     if coded is Classical and (setting := zoo.find(content["codec"])[0].setting):

@@ -17,25 +17,26 @@ from torch.nn.functional import interpolate
 
 from icm_helpers.data.formats import CITYSCAPES_STUFF, CITYSCAPES_THINGS
 from icm_helpers.panoptic import Panoptic
-from icm_helpers.tasks import models
+from icm_helpers.tasks import models, weights
 from icm_helpers.tasks.coco import CATEGORIES
-from icm_helpers.tasks.teacher import magnified, require_picture, require_pictures
+from icm_helpers.tasks.detector import Detector, require_picture
+from icm_helpers.tasks.teacher import RCNNTeacher
 
 CONFIGS = {
     "faster_rcnn_R_50_FPN_3x": "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml",
     "mask_rcnn_R_50_FPN_3x": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",
 }
 """The zoo's configuration of a weight file, by how the file's name begins."""
-LEVELS = ("p2", "p3", "p4", "p5")
 ABSENT = "this detector needs detectron2, which has no packages: make the environment of environment.yml"
 
 
-class Detectron2(nn.Module):
+class Detectron2(Detector, RCNNTeacher):
     """A detector of detectron2's zoo that takes RGB in [0, 1], as all of the book's do, and is differentiable in it.
 
     Inside, the network sees what it was trained on: for the zoo's, BGR from 0 to 255 less its mean. `model` is detectron2's
-    `GeneralizedRCNN`; its class k is the k-th of COCO's ids in rising order, and `categories` maps these to names.
-    `scale` is the magnification at which it sees COCO's usual pictures, 480 pixels high: :meth:`features` keeps it for crops.
+    `GeneralizedRCNN`, asked with the zoo's settings: scores above 0.05, at most 100 boxes. Its class k is the k-th of COCO's ids
+    in rising order. `scale` is the magnification at which it sees COCO's usual pictures, 480 pixels high: :meth:`features`
+    keeps it for crops.
 
     Args:
         model: what `detectron2.modeling.build_model` gives, with a feature pyramid.
@@ -52,7 +53,7 @@ class Detectron2(nn.Module):
 
     @classmethod
     def from_weights(cls, path: Path | str) -> Detectron2:
-        """Load a weight file of the zoo, frozen; its name says which network it is. Only arrays are read from it, nothing is run.
+        """Load a weight file of the zoo, frozen; its name says which network it is.
 
         Raises:
             ImportError: detectron2 is not installed.
@@ -67,66 +68,19 @@ class Detectron2(nn.Module):
             )
         try:
             from detectron2 import model_zoo
-            from detectron2.modeling import build_model
         except ImportError as error:
             raise ImportError(f"{ABSENT}, or take torchvision's faster-rcnn-r50 and mask-rcnn-r50") from error
         settings = model_zoo.get_config(config)
         settings.MODEL.DEVICE = "cpu"  # moved by whoever loads it, as every other detector is
-        model = build_model(settings)  # reads no weights yet
-        wanted, state = model.state_dict(), _read(path)
-        # The zoo's files also hold what the network computes by itself today: anchors, and the mean and scale of pixels.
-        state = {
-            k: v for k, v in state.items() if k in wanted or not k.startswith(("proposal_generator.anchor", "pixel_"))
-        }
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"{path} does not hold the network of {config}: {str(error)[:300]}") from error
         sizes = settings.INPUT.MIN_SIZE_TEST, settings.INPUT.MAX_SIZE_TEST
-        return cls(model, *sizes, bgr=settings.INPUT.FORMAT == "BGR").float().eval().requires_grad_(False)
+        network = _filled(settings, path, f"the network of {config}")
+        return cls(network, *sizes, bgr=settings.INPUT.FORMAT == "BGR").float().eval().requires_grad_(False)
 
-    def features(self, images: Tensor) -> dict[str, Tensor]:
-        """The pyramid p2..p5: level -> (N, 256, h, w), strides 4, 8, 16 and 32 in the magnified image.
+    def _normalised(self, x: Tensor) -> Tensor:
+        return (self._channels(x) - self.model.pixel_mean) / self.model.pixel_std
 
-        Args:
-            images: (N, 3, H, W) RGB in [0, 1], sides multiples of 32.
-
-        Raises:
-            ValueError: another shape, or values that are not finite.
-        """
-        require_pictures(images)
-        self.eval()
-        # Resized to what the backbone divides by, so nothing has to be padded.
-        x = self._channels(magnified(images, self.scale, self.model.backbone.size_divisibility))
-        maps = self.model.backbone((x - self.model.pixel_mean) / self.model.pixel_std)
-        return {level: maps[level] for level in LEVELS}  # without p6, which is p5 with holes
-
-    def objectness(self, images: Tensor) -> dict[str, Tensor]:
-        """The proposal head's logits: level -> (N, 3 anchors, h, w), aligned with :meth:`features`."""
-        return self.features_and_objectness(images)[1]
-
-    def features_and_objectness(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Both, in one pass of the backbone."""
-        features = self.features(images)
-        logits, _ = self.model.proposal_generator.rpn_head(list(features.values()))
-        return features, dict(zip(features, logits, strict=True))
-
-    @torch.no_grad()
-    def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        """Find objects, with the settings of the zoo: scores above 0.05, at most 100 boxes.
-
-        Args:
-            images: RGB in [0, 1], each (3, H, W) of its own size.
-
-        Returns:
-            For each image {"boxes": (n, 4) x1 y1 x2 y2 in its pixels, "scores": (n,), "labels": (n,) COCO category ids},
-            best first, and of Mask R-CNN also {"masks": (n, H, W) bool}.
-
-        Raises:
-            ValueError: an image is not (3, H, W), or holds values that are not finite.
-        """
-        self.eval()
-        return [self._detect_one(image.to(self.model.pixel_mean.device)) for image in images]
+    def _proposing(self) -> nn.Module:
+        return self.model.proposal_generator.rpn_head
 
     def _detect_one(self, image: Tensor) -> dict[str, Tensor]:
         require_picture(image)
@@ -177,41 +131,32 @@ class CityscapesPanopticDeepLab(nn.Module):
             raise ImportError(ABSENT) from error
         settings = get_cfg()
         add_panoptic_deeplab_config(settings)
+        res = {"DEPTH": 50, "NORM": "BN", "OUT_FEATURES": ["res2", "res3", "res5"], "RES5_DILATION": 2}
+        res |= {"RES5_MULTI_GRID": [1, 2, 4], "STEM_TYPE": "deeplab", "STEM_OUT_CHANNELS": 128, "STRIDE_IN_1X1": False}
+        head = {"NAME": "PanopticDeepLabSemSegHead", "IN_FEATURES": ["res2", "res3", "res5"], "NUM_CLASSES": 19}
+        head |= {"PROJECT_FEATURES": ["res2", "res3"], "PROJECT_CHANNELS": [32, 64], "CONVS_DIM": 256, "NORM": "BN"}
         values = {
-            "MODEL.DEVICE": "cpu",  # moved by whoever loads it, as every other detector is
-            "MODEL.META_ARCHITECTURE": "PanopticDeepLab",
-            "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
-            "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
-            "MODEL.BACKBONE.NAME": "build_resnet_deeplab_backbone",
-            "MODEL.BACKBONE.FREEZE_AT": 0,
-            "MODEL.RESNETS.DEPTH": 50,
-            "MODEL.RESNETS.NORM": "BN",
-            "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res5"],
-            "MODEL.RESNETS.RES5_DILATION": 2,
-            "MODEL.RESNETS.RES5_MULTI_GRID": [1, 2, 4],
-            "MODEL.RESNETS.STEM_TYPE": "deeplab",
-            "MODEL.RESNETS.STEM_OUT_CHANNELS": 128,
-            "MODEL.RESNETS.STRIDE_IN_1X1": False,
-            "MODEL.SEM_SEG_HEAD.NAME": "PanopticDeepLabSemSegHead",
-            "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "res5"],
-            "MODEL.SEM_SEG_HEAD.PROJECT_FEATURES": ["res2", "res3"],
-            "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS": [32, 64],
-            "MODEL.SEM_SEG_HEAD.CONVS_DIM": 256,
-            "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 19,
-            "MODEL.SEM_SEG_HEAD.NORM": "BN",
-            "MODEL.INS_EMBED_HEAD.NORM": "BN",
-            "DATASETS.TRAIN": ("cityscapes_fine_panoptic_train",),
-            "INPUT.FORMAT": "RGB",
-            "INPUT.CROP.ENABLED": True,
-            "INPUT.CROP.TYPE": "absolute",
-            "INPUT.CROP.SIZE": [512, 1024],
+            "MODEL": {
+                "DEVICE": "cpu",  # moved by whoever loads it, as every other detector is
+                "META_ARCHITECTURE": "PanopticDeepLab",
+                "PIXEL_MEAN": [123.675, 116.28, 103.53],
+                "PIXEL_STD": [58.395, 57.12, 57.375],
+            },
+            "MODEL.BACKBONE": {"NAME": "build_resnet_deeplab_backbone", "FREEZE_AT": 0},
+            "MODEL.RESNETS": res,
+            "MODEL.SEM_SEG_HEAD": head,
+            "MODEL.INS_EMBED_HEAD": {"NORM": "BN"},
+            "DATASETS": {"TRAIN": ("cityscapes_fine_panoptic_train",)},
+            "INPUT": {"FORMAT": "RGB"},
+            "INPUT.CROP": {"ENABLED": True, "TYPE": "absolute", "SIZE": [512, 1024]},
         }
-        settings.merge_from_list([item for pair in values.items() for item in pair])
+        listed = ((f"{node}.{key}", value) for node, some in values.items() for key, value in some.items())
+        settings.merge_from_list([item for pair in listed for item in pair])
         return settings
 
     @classmethod
     def from_weights(cls, path: Path | str) -> CityscapesPanopticDeepLab:
-        """Load the project's weight file, frozen. Only arrays are read from it, nothing is run.
+        """Load the project's weight file, frozen.
 
         Raises:
             ImportError: detectron2 is not installed.
@@ -219,19 +164,8 @@ class CityscapesPanopticDeepLab(nn.Module):
             ValueError: it is damaged, or holds another network.
         """
         path = models.present(path)
-        settings = cls.settings()
-        from detectron2.modeling import build_model
-
-        model = build_model(settings)
-        wanted, state = model.state_dict(), _read(path)
-        # Its file may hold the mean and scale of pixels or not, and so may the network.
-        own = {k: v for k, v in wanted.items() if k.startswith("pixel_")}
-        state = own | {k: v for k, v in state.items() if not k.startswith("pixel_")}
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"{path} does not hold Panoptic-DeepLab with a ResNet-52: {str(error)[:300]}") from error
-        return cls(model).float().eval().requires_grad_(False)
+        network = _filled(cls.settings(), path, "Panoptic-DeepLab with a ResNet-52")
+        return cls(network).float().eval().requires_grad_(False)
 
     @torch.no_grad()
     def panoptic(self, images: list[Tensor]) -> list[Panoptic]:
@@ -246,7 +180,7 @@ class CityscapesPanopticDeepLab(nn.Module):
         return [self._one(image.to(self.model.device)) for image in images]
 
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        """The things among what :meth:`panoptic` finds: `boxes` (n, 4) in pixels, `scores`, `labels`, `masks` (n, H, W)."""
+        """The things among what :meth:`panoptic` finds."""
         return [found.detections() for found in self.panoptic(images)]
 
     def _one(self, image: Tensor) -> Panoptic:
@@ -256,11 +190,9 @@ class CityscapesPanopticDeepLab(nn.Module):
                 f"image of shape {tuple(image.shape)}: this Panoptic-DeepLab takes (3, H, 2 H), as Cityscapes has"
             )
         height, width = image.shape[1:]
-        resized = image
         if image.shape[1:] != self.size:
-            smaller = self.size[0] < height
-            resized = interpolate(image[None], self.size, mode="bilinear", antialias=smaller)[0]
-        (found,) = self.model([{"image": 255 * resized, "height": height, "width": width}])
+            image = interpolate(image[None], self.size, mode="bilinear", antialias=self.size[0] < height)[0]
+        (found,) = self.model([{"image": 255 * image, "height": height, "width": width}])
         labels = found["panoptic_seg"][0].cpu()  # (H, W): 1000 class + number, or -1
         probabilities = found["sem_seg"].softmax(0).cpu()
         # Of things alone, in the order of their labels; absent where there is none.
@@ -277,33 +209,34 @@ class CityscapesPanopticDeepLab(nn.Module):
         return Panoptic((labels + 1).int().numpy(), segments)  # -1, nothing, becomes void
 
 
+def _filled(settings: Any, path: Path, what: str) -> nn.Module:
+    """The network of a configuration with the weights in a file."""
+    from detectron2.modeling import build_model
+
+    model, state = build_model(settings), weights.published(path, _read)
+    # Files and networks may hold these or not: what the network computes by itself, and the mean and scale of pixels.
+    computed = ("pixel_", "proposal_generator.anchor")
+    own = {k: v for k, v in model.state_dict().items() if k.startswith(computed)}
+    with weights.fitting(path, what):
+        model.load_state_dict(own | {k: v for k, v in state.items() if not k.startswith(computed)})
+    return model
+
+
+_ALLOWED = {("_codecs", "encode"), ("collections", "OrderedDict"), ("numpy", "dtype"), ("numpy", "ndarray")}
+_ALLOWED |= {(f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")}
+
+
 class _Unpickler(pickle.Unpickler):
     """Reads arrays and plain containers; anything else that a file asks for is refused before it runs."""
 
-    ALLOWED = frozenset(
-        {
-            ("_codecs", "encode"),
-            ("collections", "OrderedDict"),
-            ("numpy", "dtype"),
-            ("numpy", "ndarray"),
-            *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-        }
-    )
-
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
+        if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return super().find_class(module, name)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     """The tensors in a file of the zoo, a pickle of `{"model": {name: array}}`."""
-    try:
-        with path.open("rb") as file:
-            content = _Unpickler(file, encoding="latin1").load()
-        return {name: torch.as_tensor(array) for name, array in content["model"].items()}
-    except Exception as error:  # a damaged pickle fails in a dozen ways
-        raise ValueError(
-            f"{path} is no weight file of detectron2's zoo ({type(error).__name__}: {error}): it is damaged, or holds more "
-            "than arrays. Nothing in it was run; fetch it again"
-        ) from error
+    with path.open("rb") as file:
+        content = _Unpickler(file, encoding="latin1").load()
+    return {name: torch.as_tensor(array) for name, array in content["model"].items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +16,11 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import Conv2dNormActivation, MultiScaleRoIAlign
 
-from icm_helpers.tasks import weights
 from icm_helpers.tasks.teacher import RCNNTeacher
+from icm_helpers.tasks.weights import Own
 
-CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
 
-
-class SmallMaskRCNN(RCNNTeacher):
+class SmallMaskRCNN(Own, RCNNTeacher):
     """A Mask R-CNN of four million parameters: a half-width ResNet, a 64-channel pyramid p2..p5, light heads.
 
     He et al., "Mask R-CNN", ICCV 2017; the classes are torchvision's. Labels are the data set's own category ids.
@@ -125,27 +122,6 @@ class SmallMaskRCNN(RCNNTeacher):
         found = self.model([image.to(device) for image in images])
         masks = [{"masks": d["masks"][:, 0] > 0.5} if self.masks else {} for d in found]
         return [{**d, "labels": ids[d["labels"]], **m} for d, m in zip(found, masks, strict=True)]
-
-    def save(self, path: Path | str) -> None:
-        """Write the weights in half precision, with the categories, to a safetensors file."""
-        weights.save(path, self.name, self.model.state_dict(), self.categories, self.size)
-
-    @classmethod
-    def from_weights(cls, path: Path | str | None = None) -> SmallMaskRCNN:
-        """Load a frozen model from a file that :meth:`save` wrote; without a path, the one that the book ships.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not a checkpoint of this model.
-        """
-        path = CHECKPOINTS / f"{cls.name}.safetensors" if path is None else path
-        state, categories, size = weights.read(path, cls.name)
-        model = cls(categories, size)
-        try:
-            model.model.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"{path} does not fit this version of {cls.name}: {str(error)[:300]}") from error
-        return model.eval().requires_grad_(False)
 
 
 class SmallFasterRCNN(SmallMaskRCNN):

@@ -126,18 +126,22 @@ def fingerprinted(model: str) -> str:
     return f"{model}@{MODELS[model].fingerprint or files.fingerprint(present(MODELS[model].file()))}"
 
 
-def present(path: Path | str) -> Path:
+def present(path: Path | str, asset: str = "") -> Path:
     """The path of a file of published weights that is there.
 
     Raises:
-        FileNotFoundError: it is not; the message says what fetches a file of that name.
+        FileNotFoundError: it is not; the message says what fetches an asset, or a file of that name.
     """
     from icm_helpers.data import downloads
 
     path = Path(path)
     if not path.is_file():
-        known = [asset.name for asset in downloads.assets().values() for file in asset.files if file.name == path.name]
-        fetch = f"`icm datasets fetch {known[0]}`" if known else "a name of `icm datasets list`"
+        known = [
+            name for name, listed in downloads.assets().items() if path.name in {file.name for file in listed.files}
+        ]
+        fetch = next(
+            (f"`icm datasets fetch {name}`" for name in [asset, *known] if name), "a name of `icm datasets list`"
+        )
         raise FileNotFoundError(f"weight file {path} is missing: fetch it with {fetch}, or correct the path")
     return path
 

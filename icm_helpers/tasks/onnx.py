@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, box_convert
 
 from icm_helpers.tasks.coco import CATEGORIES
-from icm_helpers.tasks.teacher import require_picture
+from icm_helpers.tasks.detector import reported, require_picture
 
 STRIDES = (8, 16, 32)
 
@@ -71,26 +71,14 @@ class YOLOX:
     def detect(
         self, images: list[Tensor], *, conf: float = 0.01, iou: float = 0.65, max_det: int = 100
     ) -> list[dict[str, Tensor]]:
-        """Find objects, with the settings of the official validation as defaults.
+        """Find objects as :meth:`icm_helpers.tasks.detector.Detector.detect` says; a box is reported once, as its best class.
 
-        Args:
-            images: RGB in [0, 1], each (3, H, W) of its own size, on any device.
-            conf: least score; a box is reported once, as its best class.
-            iou: boxes of one class that overlap a better one by more than this are dropped.
-            max_det: most boxes an image.
-
-        Returns:
-            For each image, on the CPU, {"boxes": (n, 4) x1 y1 x2 y2 in its pixels, "scores": (n,), "labels": (n,) COCO
-            category ids}, best first.
-
-        Raises:
-            ValueError: an image is not (3, H, W), or holds values that are not finite.
+        Images may be on any device; what is found is on the CPU.
         """
         return [self._detect_one(image.cpu(), conf, iou, max_det) for image in images]
 
     def _detect_one(self, image: Tensor, conf: float, iou: float, max_det: int) -> dict[str, Tensor]:
         require_picture(image)
-        height, width = image.shape[1:]
         x = _letterbox(image, self.size).flip(1).mul(255)  # RGB in [0, 1] -> BGR in 0..255
         (output,) = self.session.run(None, {self.session.get_inputs()[0].name: x.numpy()})
         # A cell's offset of the centre, log of width and height, all in strides; objectness, and 80 probabilities.
@@ -98,15 +86,10 @@ class YOLOX:
         scores, best = (objectness * classes).max(dim=1)
         kept = scores >= conf
         boxes = torch.cat((offset + self._cells, extent.exp()), dim=1) * self._strides  # in the network's pixels
-        boxes = box_convert(boxes, "cxcywh", "xyxy") * (max(height, width) / self.size)
+        boxes = box_convert(boxes, "cxcywh", "xyxy") * (max(image.shape[1:]) / self.size)
         boxes, scores, best = boxes[kept], scores[kept], best[kept]
         keep = batched_nms(boxes, scores, best, iou)[:max_det]
-        limits = boxes.new_tensor([width, height, width, height])
-        return {
-            "boxes": boxes[keep].clamp_min(0).minimum(limits),
-            "scores": scores[keep],
-            "labels": self._ids[best[keep]],
-        }
+        return reported(boxes[keep], scores[keep], self._ids[best[keep]], image)
 
 
 def _open(path: Path) -> Any:

@@ -7,7 +7,6 @@ thing is. Pixels of things then go to the centre that they point at. No boxes, n
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +15,13 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.ops import Conv2dNormActivation
 
 from icm_helpers.panoptic import VOID, Panoptic
-from icm_helpers.tasks import weights
+from icm_helpers.tasks.weights import Own
 
-DEFAULT = Path(__file__).resolve().parents[2] / "data" / "checkpoints" / "panoptic-deeplab-scenes.safetensors"
 STRIDE = 16  # of the coarsest features
 WIDTH = 64  # channels of the context
 
 
-class PanopticDeepLab(nn.Module):
+class PanopticDeepLab(Own):
     """About 0.8 million parameters: an encoder to stride 16, a little atrous pyramid, two decoders to stride 2, three heads.
 
     The paper's lengths and areas are those of street scenes of 1024 rows; pictures of `size` rows count as these made smaller. Only
@@ -31,7 +29,7 @@ class PanopticDeepLab(nn.Module):
 
     Args:
         categories: id -> name of all that it knows, from 1 on: 0 is void.
-        things: the ids of those that can be counted.
+        things: the ids of those that can be counted, which are among the weights too.
         size: side of the pictures that it is trained on, in pixels. Pictures are never resized inside.
 
     Raises:
@@ -51,7 +49,7 @@ class PanopticDeepLab(nn.Module):
     STUFF = 2048  # least area of stuff
     ROWS = 1024  # of the pictures to which SMALL, STUFF and the offsets' loss refer
 
-    def __init__(self, categories: Mapping[int, str], things: Collection[int], size: int = 192) -> None:
+    def __init__(self, categories: Mapping[int, str], things: Collection[int] = (), size: int = 192) -> None:
         super().__init__()
         if not categories or min(categories) < 1 or not set(things) <= set(categories):
             raise ValueError(f"categories {dict(categories)}, things {sorted(things)}: ids from 1, things among them")
@@ -184,28 +182,6 @@ class PanopticDeepLab(nn.Module):
                 score = float(probabilities[k][mask].mean())
                 segments.append({"id": number, "category_id": self._ids[k], "isthing": 0, "score": score})
         return Panoptic(ids.int().cpu().numpy(), segments)
-
-    def save(self, path: Path | str) -> None:
-        """Write the weights in half precision, with the categories, to a safetensors file."""
-        state = {name: value.contiguous() for name, value in self.state_dict().items()}  # as the file format asks for
-        weights.save(path, self.name, state, self.categories, self.size)
-
-    @classmethod
-    def from_weights(cls, path: Path | str | None = None) -> PanopticDeepLab:
-        """Load a frozen model from a file that :meth:`save` wrote; without a path, the one that the book ships.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not a checkpoint of this model.
-        """
-        path = DEFAULT if path is None else path
-        state, categories, size = weights.read(path, cls.name)
-        model = cls(categories, (), size)  # which of them are things is among the weights
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"{path} does not fit this version of {cls.name}: {str(error)[:300]}") from error
-        return model.eval().requires_grad_(False)
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 1, **options: int) -> nn.Sequential:

@@ -9,22 +9,27 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
-from icm_helpers.tasks import models
+from icm_helpers.tasks import weights
 from icm_helpers.tasks.coco import CATEGORIES
-from icm_helpers.tasks.teacher import RCNNTeacher, require_picture
+from icm_helpers.tasks.detector import Detector, require_picture
+from icm_helpers.tasks.teacher import RCNNTeacher
+
+_WHAT = (
+    "a Faster or Mask R-CNN for COCO with a ResNet-50 pyramid, as torchvision's "
+    "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth and maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth do, not its v2"
+)
 
 
-class COCORCNN(RCNNTeacher):
+class COCORCNN(Detector, RCNNTeacher):
     """torchvision's Faster R-CNN (Ren et al., NeurIPS 2015) or, with `masks`, Mask R-CNN (He et al., ICCV 2017) for COCO.
 
-    `model` is torchvision's own network: its backbone, its proposals and its heads are reached there, all differentiable in
-    the images. `categories` maps COCO's category ids (1..90 with gaps) to names; torchvision's labels are these ids.
+    `model` is torchvision's own network, differentiable in the images; its labels are COCO's category ids. It is asked with
+    torchvision's settings: scores above 0.05, at most 100 boxes, of one class none overlapping by 0.5.
 
     Args:
         masks: Mask R-CNN.
@@ -47,7 +52,7 @@ class COCORCNN(RCNNTeacher):
 
     @classmethod
     def from_weights(cls, path: Path | str, min_size: int = 800, max_size: int = 1333) -> COCORCNN:
-        """Load a state dict, `.pth` (only tensors are read, nothing is run) or `.safetensors`, ready for inference.
+        """Load a state dict, `.pth` or `.safetensors`, ready for inference.
 
         Whether it is Faster or Mask R-CNN follows from the weights. Parameters are frozen; gradients still reach the image.
 
@@ -55,43 +60,12 @@ class COCORCNN(RCNNTeacher):
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, or holds another network.
         """
-        path = models.present(path)
-        try:
-            # weights_only: a pickle that asks for anything but tensors is refused before it runs.
-            state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        except Exception as error:  # a damaged pickle fails in a dozen ways
-            # Without torch's message, which advises to run what the file holds.
-            raise ValueError(
-                f"{path} is no file of weights ({type(error).__name__}): it is damaged, or holds more than tensors. "
-                "Nothing in it was run; fetch it again"
-            ) from error
-        try:
+        state = weights.published(path)
+        with weights.fitting(path, _WHAT):
             with torch.device("meta"):  # shapes only; the file's tensors take their places
                 model = cls(any(name.startswith("roi_heads.mask_") for name in state), min_size, max_size)
             model.model.load_state_dict(state, assign=True)
-        except (RuntimeError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path} holds no Faster or Mask R-CNN for COCO with a ResNet-50 pyramid ({str(error)[:300]} ...): take "
-                "torchvision's fasterrcnn_resnet50_fpn_coco-258fb6c6.pth or maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth, not its v2"
-            ) from error
         return model.float().eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        """Find objects, with torchvision's settings: scores above 0.05, at most 100 boxes, of one class none overlapping by 0.5.
-
-        Args:
-            images: RGB in [0, 1], each (3, H, W) of its own size; what is found in one does not depend on the others.
-
-        Returns:
-            For each image {"boxes": (n, 4) x1 y1 x2 y2 in its pixels, "scores": (n,), "labels": (n,) COCO category ids},
-            best first, and of Mask R-CNN also {"masks": (n, H, W) bool}.
-
-        Raises:
-            ValueError: an image is not (3, H, W), or holds values that are not finite.
-        """
-        device = next(self.parameters()).device
-        return [self._detect_one(image.to(device)) for image in images]
 
     def _detect_one(self, image: Tensor) -> dict[str, Tensor]:
         require_picture(image)

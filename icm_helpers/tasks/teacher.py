@@ -29,38 +29,13 @@ class Teacher(Protocol):
 
     categories: dict[int, str]
 
-    @classmethod
-    def from_weights(cls, path: Path | str) -> Teacher:
-        """A frozen model from its file."""
-        ...
-
-    def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        """For each image `boxes` (n, 4) xyxy in pixels, `scores`, `labels` (category ids), perhaps `masks` (n, H, W)."""
-        ...
-
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """What enters the region proposal network and the heads."""
         ...
 
-    def objectness(self, images: Tensor) -> dict[str, Tensor]:
-        """A logit for each anchor of each cell that it holds an object."""
-        ...
-
     def features_and_objectness(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Both, in one pass."""
+        """Both in one pass; of objectness a logit for each anchor of each cell that it holds an object."""
         ...
-
-
-def require_picture(image: Tensor) -> None:
-    """Refuse what no detector takes.
-
-    Raises:
-        ValueError: not floats (3, H, W), or values that are not finite.
-    """
-    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-        raise ValueError(f"image is {image.dtype} of shape {tuple(image.shape)}: a detector takes floats (3, H, W)")
-    if not image.isfinite().all():
-        raise ValueError("image holds NaN or infinity: what made it, perhaps a diverged codec, is broken")
 
 
 def require_pictures(images: Tensor) -> None:
@@ -77,8 +52,8 @@ def require_pictures(images: Tensor) -> None:
         raise ValueError("images hold NaN or infinity: what made them, perhaps a diverged codec, is broken")
 
 
-def magnified(images: Tensor, scale: float, multiple: int = STRIDE) -> Tensor:
-    """Images resized (bilinear) by about `scale`, each side to the nearest multiple of `multiple`.
+def magnified(images: Tensor, scale: float) -> Tensor:
+    """Images resized (bilinear) by about `scale`, each side to the nearest multiple of :data:`STRIDE`.
 
     Padding instead would leave cells at the border that show no picture; and the scale at which a detector sees a crop
     differs by less than the sizes of its objects do.
@@ -87,7 +62,7 @@ def magnified(images: Tensor, scale: float, multiple: int = STRIDE) -> Tensor:
     >>> magnified(torch.rand(1, 3, 128, 192), 4 / 3).shape
     torch.Size([1, 3, 160, 256])
     """
-    size = [max(round(side * scale / multiple), 1) * multiple for side in images.shape[2:]]
+    size = [max(round(side * scale / STRIDE), 1) * STRIDE for side in images.shape[2:]]
     return images if size == list(images.shape[2:]) else interpolate(images, size, mode="bilinear", align_corners=False)
 
 
@@ -141,9 +116,8 @@ class Remembered:
 
 def _digest(image: Tensor) -> str:
     content = image.detach().cpu().contiguous()
-    return hashlib.blake2b(f"{content.dtype} {tuple(content.shape)}".encode() + content.numpy().tobytes()).hexdigest()[
-        :32
-    ]
+    told = f"{content.dtype} {tuple(content.shape)}".encode() + content.numpy().tobytes()
+    return hashlib.blake2b(told).hexdigest()[:32]
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Tensor] | None:
@@ -157,9 +131,9 @@ def _read(path: Path, device: torch.device) -> dict[str, Tensor] | None:
 
 
 class RCNNTeacher(nn.Module):
-    """The teacher's side of torchvision's R-CNNs with a feature pyramid: backbone and proposal head, nothing else is computed.
+    """The teacher's side of R-CNNs with a feature pyramid: backbone and proposal head, nothing else is computed.
 
-    `model` is torchvision's network, and `scale` the magnification at which it sees pictures: crops keep it.
+    `model` is the network, by default torchvision's, and `scale` the magnification at which it sees pictures: crops keep it.
     """
 
     model: nn.Module
@@ -176,17 +150,20 @@ class RCNNTeacher(nn.Module):
         """
         require_pictures(images)
         self.eval()
-        prepare = self.model.transform
-        mean, std = (images.new_tensor(v)[:, None, None] for v in (prepare.image_mean, prepare.image_std))
-        maps = self.model.backbone((magnified(images, self.scale) - mean) / std)
-        return dict(zip(("p2", "p3", "p4", "p5"), maps.values(), strict=False))  # torchvision may add a pooled sixth
-
-    def objectness(self, images: Tensor) -> dict[str, Tensor]:
-        """The proposal head's logits: level -> (N, 3 anchors, h, w), aligned with :meth:`features`."""
-        return self.features_and_objectness(images)[1]
+        # Resized to what the backbone divides by, so nothing has to be padded.
+        maps = self.model.backbone(self._normalised(magnified(images, self.scale)))
+        return dict(zip(("p2", "p3", "p4", "p5"), maps.values(), strict=False))  # there may be a pooled sixth
 
     def features_and_objectness(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Both, in one pass of the backbone."""
+        """Both in one pass of the backbone; objectness are the proposal head's logits, (N, 3 anchors, h, w)."""
         features = self.features(images)
-        logits, _ = self.model.rpn.head(list(features.values()))
+        logits, _ = self._proposing()(list(features.values()))
         return features, dict(zip(features, logits, strict=True))
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        prepare = self.model.transform
+        mean, std = (x.new_tensor(v)[:, None, None] for v in (prepare.image_mean, prepare.image_std))
+        return (x - mean) / std
+
+    def _proposing(self) -> nn.Module:
+        return self.model.rpn.head

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,19 +105,31 @@ def detection_loss(network: Callable, batch: tuple[list[Tensor], list[dict[str, 
     return {"loss": sum(parts.values()), **parts}
 
 
+def _fit(model: nn.Module, pictures: Any, schedule: train.Schedule, *, seed: int = 0, **how: Any) -> nn.Module:
+    items = Pictures(pictures, seed, schedule.steps * schedule.batch, semantic=hasattr(model, "panoptic"))
+    train.fit(model, items, detection_loss, schedule, seed=seed, collate=collate, **how)
+    return model
+
+
+def trained(name: str, dataset: coco.CocoDataset, schedule: train.Schedule, *, seed: int = 0, **how: Any) -> nn.Module:
+    """A detector by name, trained on a data set from a random start; `how` is told to :func:`icm_helpers.train.fit`.
+
+    Raises:
+        ValueError, DataError: as in :func:`untrained`.
+    """
+    torch.manual_seed(seed)
+    return _fit(untrained(name, dataset), dataset, schedule, seed=seed, describe=name, **how)
+
+
 def finetune(
     detector: nn.Module,
     codec: Any,
     dataset: coco.CocoDataset,
     schedule: train.Schedule = FINETUNE,
     *,
-    folder: Path | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    precision: str = "32-true",
     progress: bool = True,
     describe: str = "fine-tuning",
-    identity: str = "",
+    **how: Any,
 ) -> nn.Module:
     """A copy of `detector`, trained further on what `codec` decodes from a data set's pictures, with their true objects.
 
@@ -128,27 +139,27 @@ def finetune(
         detector: one that can be trained.
         codec: anything :func:`icm_helpers.codecs.container.encode` takes.
         dataset: training pictures; all are coded first.
-        schedule, folder, seed, device, precision, progress, describe, identity: as in :func:`icm_helpers.train.fit`.
+        schedule, progress, describe, how: as in :func:`icm_helpers.train.fit`.
 
     Raises:
         DataError: a category is annotated that the detector does not know.
     """
     coco.require_categories(dataset, detector.categories, "the detector")
-    model = copy.deepcopy(detector).requires_grad_(True)
-    decoded = Decoded(dataset, codec, progress=progress)
-    pictures = Pictures(decoded, seed, schedule.steps * schedule.batch, semantic=hasattr(model, "panoptic"))
-    train.fit(
-        model,
-        pictures,
-        detection_loss,
-        schedule,
-        folder=folder,
-        seed=seed,
-        device=device,
-        precision=precision,
-        collate=collate,
-        progress=progress,
-        describe=describe,
-        identity=identity,
-    )
+    model, pictures = copy.deepcopy(detector).requires_grad_(True), Decoded(dataset, codec, progress=progress)
+    _fit(model, pictures, schedule, progress=progress, describe=describe, **how)
     return model.eval().requires_grad_(False)
+
+
+def stated(model: Any, dataset: coco.CocoDataset, name: str, pictures: coco.CocoDataset | Decoded | None = None) -> str:
+    """A detector's AP on a data set, or on coded `pictures` of it, and its PQ where both know panoptic maps, in words."""
+    pictures, told = dataset if pictures is None else pictures, {}
+    found = evaluate.clean_detections(pictures, model)
+    for task, iou_type in (("box", "bbox"), ("mask", "segm")):
+        if task == "box" or (dataset.outlined and any("segmentation" in entry for entry in found)):
+            told[task], _ = evaluate.average_precision(dataset.ground_truth(), found, iou_type)
+    if dataset.panoptic and hasattr(model, "panoptic"):
+        guesses = ((s.image_id, model.panoptic([s.image])[0]) for s in (pictures[i] for i in range(len(pictures))))
+        tallies = [evaluate.panoptic_tally(dataset.panoptic, i, guess) for i, guess in guesses]
+        told["panoptic"], _ = evaluate.panoptic_scores(dataset.panoptic, tallies, evaluate.resamplings(dataset.ids, 1))
+    scores = {task: ", ".join(f"{k} {v:.3f}" for k, v in summary.items()) for task, summary in told.items()}
+    return "\n".join(f"{name}, {len(dataset)} images, {task}: {said}" for task, said in scores.items())

@@ -1,21 +1,25 @@
-"""Weight files of the book's own detectors: safetensors in half precision, with what rebuilds the network in the metadata."""
+"""Weight files: the book's own, in safetensors with what rebuilds the network in the metadata, and published ones."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from icm_helpers import files
+from icm_helpers.tasks import models
 
 
 def save(path: Path | str, model: str, state: Mapping[str, Tensor], categories: Mapping[int, str], size: int) -> None:
     """Write a detector's weights atomically, floats in half precision, with its `categories` and input `size`."""
-    halved = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    halved = {k: v.contiguous().half() if v.is_floating_point() else v for k, v in state.items()}
     named = json.dumps({str(k): v for k, v in categories.items()})
     with files.atomically(path) as temporary:
         save_file(halved, temporary, metadata={"model": model, "categories": named, "size": str(size)})
@@ -41,3 +45,66 @@ def read(path: Path | str, model: str) -> tuple[dict[str, Tensor], dict[int, str
         raise ValueError(f"{path} holds {metadata.get('model', 'something else')}, not a {model}")
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     return state, {int(k): v for k, v in json.loads(metadata["categories"]).items()}, int(metadata["size"])
+
+
+class Own(nn.Module):
+    """A detector that is trained here, for any set of categories: how it is saved and loaded.
+
+    Its class is called with `categories` (id -> name of what it knows) and `size`, and keeps both.
+    """
+
+    name: str  # in the registry and in files
+    categories: dict[int, str]
+    size: int
+
+    def save(self, path: Path | str) -> None:
+        """Write the weights in half precision, with the categories, to a safetensors file."""
+        save(path, self.name, getattr(self, "model", self).state_dict(), self.categories, self.size)
+
+    @classmethod
+    def from_weights(cls, path: Path | str | None = None) -> Any:
+        """Load a frozen model from a file that :meth:`save` wrote; without a path, the one that the book ships.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not a checkpoint of this model.
+        """
+        path = files.CHECKPOINTS / f"{cls.name}.safetensors" if path is None else path
+        state, categories, size = read(path, cls.name)
+        model = cls(categories, size=size)
+        with fitting(path, f"this version of {cls.name}"):
+            getattr(model, "model", model).load_state_dict(state)
+        return model.eval().requires_grad_(False)
+
+
+def _tensors(path: Path) -> Any:
+    # weights_only: a pickle that asks for anything but tensors is refused before it runs.
+    return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+
+
+def published(path: Path | str, read: Callable[[Path], Any] = _tensors) -> Any:
+    """What a file of published weights holds: `.safetensors`, or a pickle from which only tensors are read, and nothing is run.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message says what fetches it.
+        ValueError: it is damaged, or asks for more than tensors.
+    """
+    path = models.present(path)
+    try:
+        return read(path)
+    except Exception as error:  # a damaged pickle fails in a dozen ways
+        told = str(error).partition(". ")[0][:200]  # torch goes on with the advice to run what the file holds
+        raise ValueError(
+            f"{path} is no file of weights ({type(error).__name__}: {told}): it is damaged, or holds more than tensors. "
+            "Nothing in it was run; fetch it again"
+        ) from error
+
+
+@contextmanager
+def fitting(path: Path | str, what: str) -> Iterator[None]:
+    """Around what fills a network: a `ValueError` says that a file does not hold `what`, and where they differ."""
+    try:
+        yield
+    except (RuntimeError, TypeError, AttributeError, LookupError) as error:
+        differing = f"{type(error).__name__}: {str(error)[:300]}"
+        raise ValueError(f"{path} does not hold {what} ({differing}): correct the path, or fetch it again") from error

@@ -9,20 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import batched_nms, box_convert
 
-from icm_helpers.tasks import weights
-
-DEFAULT = Path(__file__).resolve().parents[2] / "data" / "checkpoints" / "yolov5n-scenes.safetensors"
+from icm_helpers.tasks.detector import Detector, reported, resized_to
+from icm_helpers.tasks.weights import Own
 
 
 @cache
@@ -51,7 +49,7 @@ def _ultralytics() -> tuple[Any, Any]:
     return DetectionModel, get_cfg
 
 
-class YOLO(nn.Module):
+class YOLO(Own, Detector):
     """A YOLOv5n of 2.5 million parameters for any set of categories; labels are the data set's own category ids.
 
     Args:
@@ -65,6 +63,8 @@ class YOLO(nn.Module):
     >>> YOLO({3: "car", 18: "dog"}, size=64).eval().detect([torch.rand(3, 48, 60)])[0]["boxes"].shape[1]
     4
     """
+
+    name = "yolov5n-scenes"
 
     def __init__(self, categories: Mapping[int, str], size: int = 192) -> None:
         super().__init__()
@@ -89,8 +89,8 @@ class YOLO(nn.Module):
         Raises:
             ValueError: sizes that differ or are no multiples of 32, or a label that is not among the categories.
         """
-        if len({tuple(image.shape) for image in images}) != 1 or any(side % 32 for side in images[0].shape[1:]):
-            shapes = ", ".join(str(tuple(image.shape)) for image in images)
+        shapes = [tuple(image.shape) for image in images]
+        if len(set(shapes)) != 1 or any(side % 32 for side in shapes[0][1:]):
             raise ValueError(f"images of shapes {shapes}: training takes one size, (3, H, W) with multiples of 32")
         lookup = {category: i for i, category in enumerate(self._ids)}
         unknown = {label for t in targets for label in t["labels"].tolist()} - set(lookup)
@@ -110,29 +110,11 @@ class YOLO(nn.Module):
         total, _ = self.model.loss(batch)  # three values, times the batch size
         return dict(zip(("box", "cls", "dfl"), total / len(images), strict=True))
 
-    @torch.no_grad()
-    def detect(
-        self, images: list[Tensor], *, conf: float = 0.001, iou: float = 0.6, max_det: int = 100
-    ) -> list[dict[str, Tensor]]:
-        """Find objects: for each image `boxes` (n, 4) x1 y1 x2 y2 in its pixels, `scores` (n,), `labels` (n,) ids, best first.
-
-        Args:
-            images: each (3, H, W) in [0, 1], of any size.
-            conf: least score; a box is reported once for every class that reaches it.
-            iou: boxes of one class that overlap a better one by more than this are dropped.
-            max_det: most boxes an image.
-        """
-        self.eval()
-        return [self._detect_one(image.to(next(self.parameters()).device), conf, iou, max_det) for image in images]
-
-    def _detect_one(self, image: Tensor, conf: float, iou: float, max_det: int) -> dict[str, Tensor]:
-        height, width = image.shape[1:]
-        scale = self.size / max(height, width)
-        inner = [max(round(n * scale), 1) for n in (height, width)]
-        x = image[None]
-        if inner != [height, width]:
-            x = functional.interpolate(x, inner, mode="bilinear", antialias=scale < 1).clamp(0, 1)
-        x = functional.pad(x, (0, -inner[1] % 32, 0, -inner[0] % 32), value=0.5)
+    def _detect_one(
+        self, image: Tensor, *, conf: float = 0.001, iou: float = 0.6, max_det: int = 100
+    ) -> dict[str, Tensor]:
+        x, scale = resized_to(image, self.size)
+        x = functional.pad(x, (0, -x.shape[3] % 32, 0, -x.shape[2] % 32), value=0.5)
         raw = self.model(x)[0][0]  # (4 + K, cells): centre x, centre y, width, height in pixels, K probabilities
         probabilities = raw[4:].T  # (cells, K)
         at, classes = (probabilities > conf).nonzero(as_tuple=True)
@@ -140,30 +122,5 @@ class YOLO(nn.Module):
         at, classes = at[order], classes[order]
         boxes = box_convert(raw[:4].T[at], "cxcywh", "xyxy")
         keep = batched_nms(boxes, scores, classes, iou)[:max_det]
-        limits = boxes.new_tensor([width, height, width, height])
         ids = torch.tensor(self._ids, device=boxes.device)
-        return {
-            "boxes": (boxes[keep] / scale).clamp_min(0).minimum(limits),
-            "scores": scores[keep],
-            "labels": ids[classes[keep]],
-        }
-
-    def save(self, path: Path | str) -> None:
-        """Write the weights in half precision, with the categories, to a safetensors file."""
-        weights.save(path, "yolov5n-scenes", self.model.state_dict(), self.categories, self.size)
-
-    @classmethod
-    def from_weights(cls, path: Path | str = DEFAULT) -> YOLO:
-        """Load a frozen model from a file that :meth:`save` wrote.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not a checkpoint of this model.
-        """
-        state, categories, size = weights.read(path, "yolov5n-scenes")
-        model = cls(categories, size)
-        try:
-            model.model.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"{path} does not fit this version of ultralytics' YOLOv5n: {str(error)[:300]}") from error
-        return model.eval().requires_grad_(False)
+        return reported(boxes[keep] / scale, scores[keep], ids[classes[keep]], image)

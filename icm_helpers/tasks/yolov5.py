@@ -6,42 +6,36 @@ is built here, under the official parameter names, and the pickle is read withou
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from collections import OrderedDict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, complete_box_iou_loss
 
-from icm_helpers.tasks import models
+from icm_helpers.tasks import weights
 from icm_helpers.tasks.coco import CATEGORIES
-from icm_helpers.tasks.teacher import require_picture, require_pictures
+from icm_helpers.tasks.detector import Detector, reported, require_picture, resized_to
+from icm_helpers.tasks.teacher import require_pictures
 
 STRIDES = {"p3": 8, "p4": 16, "p5": 32}
 
 
-class _Conv(nn.Module):
+class _Conv(nn.Sequential):
     def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, padding: int | None = None) -> None:
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2 if padding is None else padding, bias=False)
         self.bn = nn.BatchNorm2d(c_out, eps=1e-3, momentum=0.03)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(self.bn(self.conv(x)))
+        self.act = nn.SiLU()
 
 
 class _Bottleneck(nn.Module):
     def __init__(self, channels: int, shortcut: bool) -> None:
         super().__init__()
-        self.cv1 = _Conv(channels, channels)
-        self.cv2 = _Conv(channels, channels, 3)
+        self.cv1, self.cv2 = _Conv(channels, channels), _Conv(channels, channels, 3)
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,9 +48,7 @@ class _C3(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, depth: int, shortcut: bool = True) -> None:
         super().__init__()
-        self.cv1 = _Conv(c_in, c_out // 2)
-        self.cv2 = _Conv(c_in, c_out // 2)
-        self.cv3 = _Conv(c_out, c_out)
+        self.cv1, self.cv2, self.cv3 = _Conv(c_in, c_out // 2), _Conv(c_in, c_out // 2), _Conv(c_out, c_out)
         self.m = nn.Sequential(*(_Bottleneck(c_out // 2, shortcut) for _ in range(depth)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,8 +60,7 @@ class _SPPF(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.cv1 = _Conv(channels, channels // 2)
-        self.cv2 = _Conv(channels * 2, channels)
+        self.cv1, self.cv2 = _Conv(channels, channels // 2), _Conv(channels * 2, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = [self.cv1(x)]
@@ -87,7 +78,7 @@ class _Detect(nn.Module):
         self.register_buffer("anchors", torch.zeros(3, 3, 2))  # (level, anchor, w and h), in strides of the level
 
 
-class YOLOv5(nn.Module):
+class YOLOv5(Detector):
     """YOLOv5 n, s, m, l or x: a CSP backbone, a path-aggregation pyramid p3..p5, an anchor-based head.
 
     Args:
@@ -130,61 +121,40 @@ class YOLOv5(nn.Module):
 
     @classmethod
     def from_weights(cls, path: Path | str) -> YOLOv5:
-        """Load `.safetensors`, or an official `.pt` (without running what its pickle names), ready for inference.
-
-        The size (n, s, m, ...) follows from the weights. Parameters are frozen; gradients still reach the image.
+        """Load `.safetensors`, or an official `.pt`, frozen. The size (n, s, m, ...) follows from the weights.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, or holds another network.
         """
-        path = models.present(path)
-        try:
-            state = load_file(path) if path.suffix == ".safetensors" else _read_official(path)
+        state = weights.published(path, _official) if Path(path).suffix != ".safetensors" else weights.published(path)
+        with weights.fitting(path, "a YOLOv5 of release 6 or 7, for COCO's 80 classes and 640 pixels"):
             depth = sum(name.startswith("model.2.m.") and name.endswith("cv1.conv.weight") for name in state)
             with torch.device("meta"):  # shapes only; the file's tensors take their places
                 model = cls(width=state["model.0.conv.weight"].shape[0], depth=depth)
-        except (OSError, SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-            raise ValueError(f"{path} is no YOLOv5 weight file ({error}): it is damaged, fetch it again") from error
-        except (LookupError, AttributeError, TypeError, ValueError, EOFError, RuntimeError, MemoryError) as error:
-            raise ValueError(
-                f"{path} does not hold a YOLOv5 of release 6 or 7 ({type(error).__name__}: {error}): take an official "
-                "yolov5n.pt, yolov5s.pt, ... or its safetensors"
-            ) from error
-        wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        if wanted != found:
-            name = min(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-            raise ValueError(
-                f"{path} holds {len(found)} tensors that are not the {len(wanted)} of a YOLOv5 for COCO's 80 classes; "
-                f"the first to differ is {name}: {found.get(name, 'absent')}, expected {wanted.get(name, 'absent')}. "
-                "Take the weights of release 6 or 7, for boxes, at 640 pixels"
-            )
-        model.load_state_dict(state, assign=True)
+            model.load_state_dict(state, assign=True)
         return model.float().eval().requires_grad_(False)
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """What enters the detection head, differentiable in the images.
-
-        Args:
-            images: (N, 3, H, W) RGB in [0, 1]; sides are multiples of 32.
-
-        Returns:
-            {"p3": (N, C, H/8, W/8), "p4": (N, 2C, H/16, W/16), "p5": (N, 4C, H/32, W/32)}.
+        """What enters the detection head for images (N, 3, H, W): p3 (N, C, H/8, W/8), p4 (N, 2C, H/16, W/16), and p5.
 
         Raises:
             ValueError: another shape, or values that are not finite.
         """
         require_pictures(images)
-        layer = {int(i): module for i, module in self.model.items()}
-        c3 = layer[4](layer[3](layer[2](layer[1](layer[0](images)))))
-        c4 = layer[6](layer[5](c3))
-        c5 = layer[9](layer[8](layer[7](c4)))
-        top = layer[10](c5)
-        middle = layer[14](layer[13](torch.cat((_double(top), c4), dim=1)))
-        p3 = layer[17](torch.cat((_double(middle), c3), dim=1))
-        p4 = layer[20](torch.cat((layer[18](p3), middle), dim=1))
-        p5 = layer[23](torch.cat((layer[21](p4), top), dim=1))
+
+        def through(x: Tensor, *layers: int) -> Tensor:
+            for i in layers:
+                x = self.model[str(i)](x)
+            return x
+
+        c3 = through(images, 0, 1, 2, 3, 4)
+        c4 = through(c3, 5, 6)
+        top = through(c4, 7, 8, 9, 10)
+        middle = through(torch.cat((_double(top), c4), dim=1), 13, 14)
+        p3 = through(torch.cat((_double(middle), c3), dim=1), 17)
+        p4 = through(torch.cat((through(p3, 18), middle), dim=1), 20)
+        p5 = through(torch.cat((through(p4, 21), top), dim=1), 23)
         return {"p3": p3, "p4": p4, "p5": p5}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -199,12 +169,8 @@ class YOLOv5(nn.Module):
         # (N, 3 * 85, h, w) -> (N, 3, 85, h, w)
         return {level: conv(f).unflatten(1, (3, -1)) for conv, (level, f) in levels}
 
-    def objectness(self, images: Tensor) -> dict[str, Tensor]:
-        """Objectness logits of a level's anchors, (N, 3, H/stride, W/stride), differentiable in the images."""
-        return self.features_and_objectness(images)[1]
-
     def features_and_objectness(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Both, in one pass of the network."""
+        """Both in one pass; objectness are the logits of a level's anchors, (N, 3, H/stride, W/stride)."""
         features = self.features(images)
         return features, {level: raw[:, :, 4] for level, raw in self._head(features).items()}
 
@@ -219,8 +185,8 @@ class YOLOv5(nn.Module):
 
         Box and class are means over the (box, anchor, cell) that :func:`_assign` pairs, objectness is one over all anchors of the
         level, and wants the CIoU, held constant and at least 0, where a box is assigned and 0 elsewhere. The official training
-        multiplies this by the batch size, and objectness by (side / 640)²; here neither is done: a loss is a mean, and
-        crops of pictures of 640 pixels show objects at the size that the network knows. It resizes nothing, for the same reason.
+        multiplies this by the batch size, and objectness by (side / 640)²; here a loss is a mean, and crops of pictures of 640
+        pixels show objects at the size that the network knows, so that nothing is resized either.
 
         Args:
             images: (N, 3, H, W) RGB, about [0, 1], or a list of N; sides are multiples of 32.
@@ -231,7 +197,7 @@ class YOLOv5(nn.Module):
         """
         if len(images) != len(targets):
             raise ValueError(
-                f"{len(images)} images with {len(targets)} targets: each needs its own, without boxes if need be"
+                f"{len(images)} images, {len(targets)} targets: each needs its own, if need be without boxes"
             )
         levels = self.forward(images if isinstance(images, Tensor) else torch.stack(images))
         index = {category: i for i, category in enumerate(self.categories)}
@@ -241,9 +207,7 @@ class YOLOv5(nn.Module):
         wanted_classes = F.one_hot(classes, len(index)).to(boxes)
 
         loss = boxes.new_zeros(())
-        for (level, raw), anchors, weight in zip(
-            levels.items(), self.model["24"].anchors, (4.0, 1.0, 0.4), strict=True
-        ):
+        for (level, raw), anchors, weight in zip(levels.items(), self.model["24"].anchors, (4, 1, 0.4), strict=True):
             raw = raw.float().permute(0, 1, 3, 4, 2)  # (N, 3, 85, h, w) -> (N, 3, h, w, 85)
             scaled = boxes / STRIDES[level]
             box, anchor, y, x = _assign(scaled, anchors, *raw.shape[2:4])
@@ -263,32 +227,11 @@ class YOLOv5(nn.Module):
             loss = loss + weight * F.binary_cross_entropy_with_logits(raw[..., 4], objectness)
         return loss
 
-    @torch.no_grad()
-    def detect(
-        self, images: list[Tensor], *, conf: float = 0.001, iou: float = 0.6, max_det: int = 300, size: int = 640
-    ) -> list[dict[str, Tensor]]:
-        """Find objects, with the settings of the official validation as defaults.
-
-        Args:
-            images: RGB in [0, 1], each (3, H, W) of its own size.
-            conf: least score; a box is reported once for every class that reaches it.
-            iou: boxes of one class that overlap a better one by more than this are dropped.
-            max_det: most boxes an image.
-            size: the longer side is resized to this, then both are padded to multiples of 32.
-
-        Returns:
-            For each image {"boxes": (n, 4) x1 y1 x2 y2 in its pixels, "scores": (n,), "labels": (n,) COCO category
-            ids}, best first.
-
-        Raises:
-            ValueError: an image is not (3, H, W), or holds values that are not finite.
-        """
-        device = next(self.parameters()).device
-        return [self._detect_one(image.to(device), conf, iou, max_det, size) for image in images]
-
-    def _detect_one(self, image: Tensor, conf: float, iou: float, max_det: int, size: int) -> dict[str, Tensor]:
+    def _detect_one(
+        self, image: Tensor, *, conf: float = 0.001, iou: float = 0.6, max_det: int = 300, size: int = 640
+    ) -> dict[str, Tensor]:
+        """A box is reported once for every class that reaches `conf`; the longer side of the picture is resized to `size`."""
         require_picture(image)
-        height, width = image.shape[1:]
         boxed, scale, left, top = _letterbox(image, size)
         boxes, probabilities = self._decode(self.forward(boxed), conf)
 
@@ -299,9 +242,8 @@ class YOLOv5(nn.Module):
         at, classes = at[best], classes[best]
         keep = batched_nms(boxes[at], scores, classes, iou)[:max_det]
         found = (boxes[at[keep]] - boxes.new_tensor([left, top, left, top])) / scale
-        limits = boxes.new_tensor([width, height, width, height])
         ids = torch.tensor(list(self.categories), device=classes.device)
-        return {"boxes": found.clamp_min(0).minimum(limits), "scores": scores[keep], "labels": ids[classes[keep]]}
+        return reported(found, scores[keep], ids[classes[keep]], image)
 
     def _decode(self, raw: dict[str, Tensor], conf: float) -> tuple[Tensor, Tensor]:
         """Boxes (K, 4) x1 y1 x2 y2 in the network's pixels and class scores (K, 80), of objectness above `conf`."""
@@ -346,27 +288,22 @@ def _assign(boxes: Tensor, anchors: Tensor, height: int, width: int) -> tuple[Te
     return box[pair], anchor[pair], y, x
 
 
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="nearest")
+_double = partial(F.interpolate, scale_factor=2, mode="nearest")
 
 
 def _letterbox(image: Tensor, size: int) -> tuple[Tensor, float, int, int]:
     """(3, H, W) -> (1, 3, h, w): longer side `size`, grey borders to multiples of 32; scale, left and top border."""
-    scale = size / max(image.shape[1:])
-    inner = [max(round(n * scale), 1) for n in image.shape[1:]]
-    resized = image[None]
-    if list(image.shape[1:]) != inner:
-        resized = F.interpolate(resized, inner, mode="bilinear", antialias=scale < 1).clamp(0, 1)
-    short = [-n % 32 for n in inner]
+    resized, scale = resized_to(image, size)
+    short = [-n % 32 for n in resized.shape[2:]]
     top, left = (n // 2 for n in short)
     borders = (left, short[1] - left, top, short[0] - top)
     return F.pad(resized, borders, value=114 / 255), scale, left, top
 
 
 class _Inert:
-    """Stands for any class or function named by a pickle and not on the list: keeps its state and does nothing."""
+    """Stands for any class or function that a pickle names: keeps its state and does nothing."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *_: Any) -> None:
         pass
 
     def __setstate__(self, state: Any) -> None:
@@ -374,55 +311,14 @@ class _Inert:
             self.__dict__.update(state)
 
 
-_STORAGES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "BoolStorage": torch.bool,
-}
+def _official(path: Path) -> dict[str, Tensor]:
+    """Parameters and buffers of the network in an official `.pt` file, under their official names.
 
-
-class _Unpickler(pickle._Unpickler):
-    """Reads the pickle inside a torch file: tensors, plain containers, and `_Inert` for the rest.
-
-    Nothing that the file names is imported or called, so that a malicious file can do nothing. Based on Python's own
-    unpickler and not the one in C, which takes many gigabytes where a damaged file asks for it.
+    Nothing that the file names is imported or called, so that a malicious file can do nothing.
     """
-
-    def __init__(self, archive: zipfile.ZipFile, pickled: str) -> None:
-        super().__init__(archive.open(pickled))
-        self.archive, self.folder = archive, pickled.removesuffix("data.pkl")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
-        allowed = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("__builtin__", "set"): set,
-            ("builtins", "set"): set,
-            ("torch._utils", "_rebuild_tensor_v2"): lambda storage, offset, size, stride, *_: torch.as_strided(
-                storage, size, stride, offset
-            ),
-            ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-        }
-        return allowed.get((module, name)) or type(name, (_Inert,), {})
-
-    def persistent_load(self, saved: Any) -> Tensor:
-        kind, dtype, key, _, _ = saved
-        if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise pickle.UnpicklingError(f"unknown storage {saved!r}")
-        return torch.frombuffer(bytearray(self.archive.read(f"{self.folder}data/{key}")), dtype=dtype)
-
-
-def _read_official(path: Path) -> dict[str, Tensor]:
-    """Parameters and buffers of the network in an official `.pt` file, under their official names."""
-    with zipfile.ZipFile(path) as archive:
-        pickled = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
-        if pickled is None:
-            raise pickle.UnpicklingError("the archive has no data.pkl")
-        checkpoint = _Unpickler(archive, pickled).load()
+    named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    with torch.serialization.safe_globals([(type(name, (_Inert,), {}), name) for name in named]):
+        checkpoint = torch.load(path, "cpu", weights_only=True)
     return dict(_tensors(checkpoint.get("ema") or checkpoint["model"]))
 
 

@@ -7,10 +7,12 @@ from collections.abc import Callable
 import torch
 from test_speed import ratio
 
-from icm_helpers import masks, presets, run, train
+from icm_helpers import masks, train
+from icm_helpers.chapters.sa_icm import SA_SCENES
 from icm_helpers.codecs import zoo
 from icm_helpers.data import coco, datasets
 from icm_helpers.data.crops import Crops
+from icm_helpers.objectives import Objective, ObjectRegion
 from icm_helpers.tasks import sam
 
 ALPHAS = (0.98, 0.93, 0.48)
@@ -34,7 +36,7 @@ def test_one_pass_for_all_alphas_against_a_pass_for_each(benchmark):
 
 def test_a_training_on_edges_takes_hardly_longer_than_one_on_objects(benchmark, tmp_path):
     """Pictures and masks are read anew for each crop, as where a data set does not fit into memory."""
-    dataset, study = datasets.load("scenes", "val", limit=8), presets.SA_SCENES
+    dataset, study = datasets.load("scenes", "val", limit=8), SA_SCENES.training
     segment, recipe = masks.automatic()
     masks.make(tmp_path, dataset, segment, recipe, progress=False)
     schedule = train.Schedule(steps=24, batch=study.batch, lr=study.lr)
@@ -42,7 +44,7 @@ def test_a_training_on_edges_takes_hardly_longer_than_one_on_objects(benchmark, 
     def training(region: Callable[[coco.Sample], torch.Tensor] | None) -> Callable[[], object]:
         crops = Crops(dataset, study.patch, 0, 24 * study.batch, study.augment, region=region, cache=False)
         return lambda: train.fit(
-            zoo.load(study.codec), crops, run.objective("object-region", 0.01), schedule, workers=1, progress=False
+            zoo.load(SA_SCENES.codec), crops, Objective(ObjectRegion(), 0.01), schedule, workers=1, progress=False
         )
 
     on_edges = training(lambda sample: masks.sam_edges(masks.read(tmp_path, sample.image_id), 0.93))

@@ -17,9 +17,10 @@ import pytest
 import torch
 from plain_tcm import PlainTCM
 
-from icm_helpers import presets, run, train
+from icm_helpers import train
 from icm_helpers.codecs import container, zoo
 from icm_helpers.codecs.tcm import TCM
+from icm_helpers.objectives import Distill, DistillBoxes, DistillObjectness, Objective
 from icm_helpers.tasks.mask_rcnn import SmallMaskRCNN
 from icm_helpers.tasks.teacher import Remembered
 
@@ -61,6 +62,12 @@ def ratio(benchmark, ours: Callable[[], object], plain: Callable[[], object], ro
     benchmark.extra_info["of the plain time"] = round(found, 3)
     print(f"\n{benchmark.name}: {found:.2f} of the straightforward time, {min(times):.2f} s")
     return found
+
+
+def test_a_block_through_inductor_computes_the_same(codec):
+    block, x = codec.h_a[2], torch.rand(1, 128, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(block, fullgraph=True)(x), block(x), atol=1e-4, rtol=0)
 
 
 def test_the_plain_version_computes_the_same(codec, plain):
@@ -131,7 +138,7 @@ def test_coding_many_at_once_against_one_by_one(benchmark, codec, name):
     assert ratio(benchmark, many, one_by_one, 3) < 1 / 1.5
 
 
-@pytest.mark.parametrize("loss", presets.DISTILLED)
+@pytest.mark.parametrize("loss", [Distill, DistillBoxes, DistillObjectness])
 def test_a_distillation_step_costs_little_more_than_codec_and_teacher(benchmark, loss, tmp_path):
     """Once the teacher remembers the original crops: the passes of a step are one of the codec and one of the teacher, and back."""
     train.keep_freed_memory()  # as a training does
@@ -140,8 +147,8 @@ def test_a_distillation_step_costs_little_more_than_codec_and_teacher(benchmark,
         torch.nn.functional.interpolate(picture()[None], (128, 256)).unfold(3, 128, 128)[0].movedim(2, 0)
     )  # (2, 3, 128, 128)
     boxes = {"boxes": torch.tensor([[10.0, 20, 60, 90]])}
-    batch = x.contiguous(), torch.ones(2, 1, 128, 128), *([[boxes, boxes]] if run.needs_objects(loss) else [])
-    terms = run.objective(loss, 1.0, Remembered(teacher, tmp_path))
+    batch = x.contiguous(), torch.ones(2, 1, 128, 128), *([[boxes, boxes]] if loss.needs_objects else [])
+    terms = Objective(loss("mask-rcnn-small").taught_by(Remembered(teacher, tmp_path)), 1.0)
 
     def step() -> None:
         terms(codec, batch)["loss"].backward()

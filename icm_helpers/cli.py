@@ -1,0 +1,490 @@
+"""The command line: `icm --help`. A command is a dataclass; its options are its fields, and those of a recipe's parts.
+
+`--loss module:name` first imports a module of yours, which registers it, and so with a codec, a data set or a model. What is heavy
+is imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import sys
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from icm_helpers import chapters, files, objectives
+from icm_helpers.codecs import zoo
+from icm_helpers.data import datasets
+from icm_helpers.files import CHECKPOINTS, atomically
+from icm_helpers.ledger.recipe import Accuracy, Clip, Overfitted, Recipe, Trained, Training
+from icm_helpers.options import (
+    Coding,
+    Command,
+    Lessons,
+    Precision,
+    Pupil,
+    check,
+    coder,
+    file_of,
+    loss_of,
+    maybe,
+    one_of,
+    options_of,
+    pictures_of,
+    positional,
+    share,
+)
+from icm_helpers.tasks import models
+
+# --- training ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detector(Pupil):
+    """Train a small detector on a data set, and state its AP."""
+
+    model: one_of(models.names("train")) = "mask-rcnn-small"  # which detector
+
+    def __call__(self) -> None:
+        from icm_helpers import train
+        from icm_helpers.tasks import training
+
+        dataset = datasets.load(self.data, "train", size=self.size, limit=self.images)
+        plan = train.Schedule(self.steps, self.batch, self.lr, warmup=200, milestones=(0.75, 0.92), clip=5.0)
+        model = training.trained(self.model, dataset, plan, **self.told())
+        if not train.rank():  # the first process writes
+            model.cpu().save(self.out)
+            self.written()
+            held_out = datasets.load(self.data, "val", size=self.size)
+            print(training.stated(type(model).from_weights(self.out), held_out, self.out.stem))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(Pupil, Coding):
+    """Train a detector further on what a codec decodes, and state its AP before and after."""
+
+    detector: one_of(models.names("train")) = "yolov5n-scenes"  # which detector
+    images: maybe(int) = 400  # the first so many training images
+    steps: int = 200  # of the optimiser
+    batch: int = 16  # images a step
+    lr: float = 3e-4  # Adam's learning rate after warm-up
+
+    def __call__(self) -> None:
+        from icm_helpers import train
+        from icm_helpers.tasks import training
+
+        held_out = datasets.load(self.data, "val", size=self.size)
+        codec, base, told = self.coder(), models.load(self.detector), self.told()
+        dataset = datasets.load(self.data, "train", size=self.size, limit=self.images)
+        plan = replace(training.FINETUNE, steps=self.steps, batch=self.batch, lr=self.lr)
+        model = training.finetune(base, codec, dataset, plan, describe=self.out.stem, **told)
+        if not train.rank():
+            model.cpu().save(self.out)
+            self.written()
+            coded, own = training.Decoded(held_out, codec), type(base).from_weights(self.out)
+            for name, judge in ((self.detector, base), (self.out.stem, own)):
+                print(training.stated(judge, held_out, name, coded))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sam(Lessons):
+    """Train the nano Segment Anything on scenes, and state how well it finds their objects."""
+
+    out: Path = CHECKPOINTS / "nano-sam.safetensors"  # where the weights go
+    images: int = 5000  # training scenes, none of those that codecs see
+    # of the optimiser on scenes of 128, 192, 256, 256 and 320 pixels
+    steps: tuple[int, int, int, int, int] = (6000, 2400, 1500, 2400, 1200)
+    batch: int = 8  # scenes a step, 12 points on each
+    lr: float = 7e-4  # Adam's learning rate after warm-up
+    precision: Precision = "bf16-mixed"  # arithmetic
+    judged: int = 40  # held-out scenes to judge it on
+
+    def __call__(self) -> None:
+        from icm_helpers import masks, train
+        from icm_helpers.tasks import sam
+
+        how = self.told()
+        model = sam.trained(self.steps, self.batch, self.lr, self.images, name=self.out.stem, **how)
+        if train.rank():
+            return
+        sam.save_nano(model, self.out)
+        self.written()
+        if self.judged:
+            held_out, model = datasets.load("scenes", "val", limit=self.judged), sam.load("nano", self.out)
+            found = [masks.ious(masks.MaskSet.of(s.image, sam.every_mask(model, s.image)), s.masks) for s in held_out]
+            best = [best for iou in found for best in iou.max(0, initial=0)]
+            iou = sum(best) / len(best)
+            print(f"{self.out.stem}, {len(held_out)} held-out scenes: mean IoU {iou:.3f} of an object's best mask")
+
+
+DEFAULT = Training("none", 6000, 4, 128, 1e-3, "none", "32-true", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codec(Command):
+    """Train a codec."""
+
+    out: Path  # where the weights go (.safetensors)
+    codec: coder("architecture", network=True) = "mean-scale-small"
+    quality: maybe(int) = None  # a CompressAI model's size, 1 to 8
+    loss: one_of(objectives.names()) = "mse"  # what distortion means
+    options: options_of(objectives.names())
+    lmbda: float = 0.01  # weight of the distortion; distillation needs hundreds
+    scale: float = 1.0  # of the distortion, beside lmbda; 0: as large as MSE's at the start
+    data: one_of(datasets.names()) = "scenes"  # data set
+    size: int = 192  # side of scenes, pixels
+    training: Training = DEFAULT
+    seed: int = 0  # of what is random
+    compile: bool = False  # use torch.compile
+    # keep a distilling teacher's features of the original crops in runs/teachers (0.6 MB a crop of 128 pixels with
+    # mask-rcnn-small), so that other trainings with the same seed need not compute them
+    remember: bool = False
+
+    def __call__(self) -> None:
+        if not zoo.find(self.codec)[0].network:
+            raise ValueError(f"{self.codec} has no weights to train: name a network such as mean-scale-small")
+        loss, how = loss_of(self.loss, self.options, self.data), self.training
+        if how.start not in ("none", "published") and "@" not in how.start:
+            shipped = CHECKPOINTS / f"{how.start}.safetensors"
+            how = replace(how, start=f"{how.start}@{files.fingerprint(models.present(shipped))}")
+        codec = Trained(zoo.named(self.codec, self.quality), loss, self.lmbda, how, self.scale, self.seed)
+        recipe, out = Recipe("mine", pictures_of(self.data, 0, self.size), codec, Accuracy(())), file_of(self.out)
+
+        from icm_helpers import run, train
+
+        run.train_codec(recipe, out, device=self.device, compiled=self.compile, remember=self.remember)
+        if not train.rank():
+            print(f"wrote {out} (fingerprint {files.fingerprint(out)})")
+
+
+# --- a grid of runs ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid(Command):
+    """Measure the runs of a chapter that the ledger lacks."""
+
+    chapter: positional(one_of(chapters.NAMES))  # whose runs
+    preset: Literal["book", "pending", "paper"] = "book"  # which of its runs
+    data: maybe(str) = None  # only the runs on this data set
+    only: maybe(str) = None  # only runs whose id contains this
+    part: str = "1/1"  # K/N: the K-th of N shares, to use several machines
+    list: bool = False  # list the runs and measure nothing
+    train_only: bool = False  # train the codecs, measure later
+    jobs: maybe(int) = None  # runs at a time: here 1 where left out, on Slurm all
+    retries: int = 1  # how often a run that fails is tried again
+    launcher: Literal["local", "slurm"] = "local"  # processes here, or a job a run
+    slurm_partition: maybe(str) = None  # of the jobs; the cluster's own where left out
+    slurm_timeout_min: int = 1440  # time limit of a job; a retry goes on from there
+    gpus_per_job: int = 1  # that a job asks Slurm for
+    compile: bool = False  # use torch.compile in training
+    remember: bool = False  # as in `icm codec`
+
+    def __call__(self) -> None:
+        from icm_helpers.ledger import grid
+
+        k, n = share(self.part)
+        studies = chapters.named(self.chapter).studies(self.preset)
+        hours_of: dict[Recipe, float] = {}  # two studies may hold the same run
+        for study in (study for study in studies if self.data in (None, study.data)):
+            recipes = study.recipes()
+            costly = [recipe for recipe in recipes if recipe.kind != "classical"] or recipes
+            hours_of |= dict.fromkeys(recipes, 0.0) | dict.fromkeys(costly, study.hours / len(costly))
+        wanted = [recipe for recipe in hours_of if self.only is None or self.only in recipe.run_id]
+        if not wanted:
+            given = " ".join(f"--{name} {getattr(self, name)}" for name in ("data", "only") if getattr(self, name))
+            there = ", ".join(dict.fromkeys(study.data for study in studies))
+            raise ValueError(f"no run matches {given}: there is data {there}; --list without {given} shows every id")
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise ValueError("grid starts its own processes: leave torchrun out, and take --jobs")
+        missing = [recipe for recipe in wanted if not recipe.path.exists()]
+        for recipe in wanted if self.list else []:
+            state = "missing " if recipe in missing else "measured"
+            print(f"{state} {recipe.pictures.data:10} {recipe.kind:9} {recipe.run_id}")
+        print(f"{len(wanted)} runs, {len(wanted) - len(missing)} in the ledger, {len(missing)} to measure")
+        if self.list:
+            return
+        hours, place = sum(map(hours_of.get, missing)), "one GPU" if self.preset == "paper" else "two CPU cores"
+        print(f"estimated cost of these: {hours:.1f} hours on {place}")
+        how = {
+            "train_only": self.train_only,
+            "device": self.device,
+            "compiled": self.compile,
+            "remember": self.remember,
+        }
+        job = grid.Job(partial(measure, **how), partial(finished, train_only=self.train_only))
+        # Shares are of the runs, not of those that are missing: they never overlap.
+        todo = [recipe for recipe in wanted[k - 1 :: n] if recipe in missing and not job.finished(recipe)]
+        if not todo:
+            return
+        jobs = self.jobs or (len(todo) if self.launcher == "slurm" else 1)
+        if self.launcher == "slurm":
+            launcher = grid.Cluster(self.slurm_partition, self.slurm_timeout_min, self.gpus_per_job)
+        else:
+            launcher = grid.Here() if jobs == 1 else grid.Processes(jobs, () if self.device == "cpu" else grid.gpus())
+        grid.sweep(todo, launcher, job, jobs=jobs, retries=self.retries)
+
+
+def measure(recipe: Recipe, train_only: bool, **how: Any) -> None:
+    """One run of a grid."""
+    from icm_helpers import run
+
+    if train_only:
+        run.trained_codec(recipe, **how)
+        return
+    result = run.measure(recipe, **how).result
+    scores = {f"{k} ({by})": v for k, d in result.items() if isinstance(d, dict) for by, v in d.items()} | result
+    print(", ".join(f"{k} {v:.4g}" for k, v in scores.items() if isinstance(v, float)), flush=True)
+
+
+def finished(recipe: Recipe, train_only: bool) -> bool:
+    """Whether a run needs no more of this."""
+    if not train_only:
+        return recipe.path.exists()
+    from icm_helpers import run
+
+    return run.made(recipe)
+
+
+# --- coding and judging --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code(Coding):
+    """Code images of yours to real bytes and back."""
+
+    images: positional(tuple[Path, ...])  # image files; of .icm ones, coded by the same codec, the pictures
+    out: Path = Path("coded")  # folder for the bytes and the decoded pictures
+
+    def __call__(self) -> None:
+        from icm_helpers import coding
+
+        coding.code(self.coder(), self.images, self.out, zoo.find(self.codec)[0].suffix)
+
+
+def _film_losses() -> list[str]:
+    return [name for name in objectives.names(video=True) if not objectives.named(name).needs_objects]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video(Command):
+    """Code a video of yours to one real file and back, with a network that is trained to be it."""
+
+    video: positional(Path)  # video file, or one that this command has coded, to decode it
+    codec: one_of(c.name for c in zoo.CODECS.values() if c.video) = "nerv"  # a network, or a classical codec
+    quality: maybe(int) = None  # QP of a classical codec
+    frames: int = 100  # only the first so many
+    height: maybe(int) = None  # scale frames to so many rows; as they are where left out
+    loss: one_of(_film_losses()) = "nerv"  # of the network; sa-nerv counts edges twice
+    options: options_of(_film_losses())
+    channels: int = 12  # width of the network, which decides the size of the file
+    epochs: int = 100  # how often each frame is seen
+    tune_epochs: int = 15  # how often after pruning
+    density: float = 0.6  # part of the weights that pruning leaves
+    bits: int = 6  # of a weight
+    lr: float = 5e-3  # Adam's learning rate; large networks take 5e-4
+    seed: int = 0  # of what is random
+    out: Path = Path("coded")  # folder for the file and the decoded frames
+
+    def __call__(self) -> None:
+        coder, fitted = zoo.load(self.codec, self.quality), self.codec == "nerv"
+        if not fitted and (self.loss != "nerv" or any(value is not None for value in vars(self.options).values())):
+            raise ValueError(f"{self.codec} is trained for no loss: leave --loss and its options out")
+        loss = loss_of(self.loss, self.options, "a film")
+
+        from icm_helpers import coding, run
+
+        def write(clip: Any, path: Path) -> None:
+            if not fitted:
+                with atomically(path) as temporary:
+                    temporary.write_bytes(coder.encode_video(clip.frames))
+                return
+            n, how = len(clip), {"lr": self.lr, "density": self.density, "bits": self.bits, "seed": self.seed}
+            how |= {"steps": self.epochs * n, "tune_steps": self.tune_epochs * n, "batch": 1}
+            source = Clip("film", files.fingerprint(self.video), n, self.height or 0)
+            recipe = Recipe("mine", source, Overfitted("nerv-fitting", loss, self.channels, **how), Accuracy(()))
+            run.overfitted(recipe, clip, path, device=self.device)
+
+        if not coding.decode_video(self.video, self.out):
+            suffix = zoo.find(self.codec)[0].suffix
+            coding.code_video(coder, self.video, self.out, suffix, write, self.frames, self.height)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge(Command):
+    """Code a data set with a codec, of yours or not, and state rate, PSNR and AP, with intervals."""
+
+    codec: coder("a codec of the zoo") = "mean-scale-small"
+    # a CompressAI model's size, 1 to 8; a classical codec's quality or QP; several are rates of one codec, which make a curve
+    quality: maybe(tuple[int, ...]) = None
+    weights: maybe(tuple[Path, ...]) = None  # weights file; the shipped one where left out; several are rates
+    # data set; coco2017 may be pictures of your own, with COCO's layout and categories, in the folder that ICM_COCO names
+    data: one_of(datasets.names()) = "scenes"
+    size: int = 192  # side of scenes, pixels
+    images: int = 200  # how many of its evaluation pictures, at most
+    # who judges, by name, or KIND=FILE with weights of your own; where left out, the one that knows the data set
+    detector: maybe(tuple[str, ...]) = None
+    out: maybe(Path) = None  # JSON file for all that is measured; what it holds already is not measured again
+
+    def __call__(self) -> None:
+        from icm_helpers import judged
+
+        made = [Coding(**how, codec=self.codec, device=self.device) for how in judged.rates(self.quality, self.weights)]
+        pictures = pictures_of(self.data, self.images, self.size)
+        detectors = self.detector or (datasets.DATASETS[self.data].detector,)
+        judged.judge(made, pictures, detectors, self.out, self.device)
+
+
+# --- what is on disk -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """Show data sets, and what can be fetched: size, state on this machine, purpose, licence."""
+
+    def __call__(self) -> None:
+        from icm_helpers.data import downloads
+
+        print(datasets.listing(), downloads.listing(), sep="\n\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch:
+    """Download, verify and unpack what is missing; an interrupted download goes on where it stopped."""
+
+    names: positional(tuple[str, ...])  # from the list, or NAME/FILE for one file of it
+    folder: maybe(Path) = None  # where the files go, instead of data/NAME, data/weights, or what ICM_COCO names
+
+    def __call__(self) -> None:
+        from icm_helpers.data import downloads
+
+        for name in self.names:
+            print(f"{name}: {downloads.fetch(name, self.folder)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check(Fetch):
+    """Compare what is on disk with the manifest and with what was recorded; say what is missing or damaged."""
+
+    def __call__(self) -> None:
+        from icm_helpers.data import downloads
+
+        faults = {name: downloads.check(name, self.folder) for name in self.names}
+        print("\n".join(f"{name}: {fault}" for name, wrong in faults.items() for fault in wrong or ["all is well"]))
+        if any(faults.values()):
+            sys.exit(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Make(Command):
+    """Segment the pictures of a data set that are not segmented yet. Start it again to go on."""
+
+    data: one_of(datasets.names()) = "scenes"  # data set
+    split: Literal["train", "val"] = "train"  # which pictures
+    size: int = 192  # side of scenes, pixels
+    images: maybe(int) = None  # only the first so many
+    model: Literal["nano", "vit_b", "vit_l", "vit_h"] = "nano"  # Segment Anything's size
+    weights: maybe(Path) = None  # weights file; where left out, the model's own
+    alpha: float = 0.48  # lowest predicted IoU that is stored
+    points: maybe(int) = None  # points a side; where left out 16 for nano, else 32
+    stability: maybe(float) = None  # least stability score; where left out .15 for nano, else .95
+    points_per_batch: maybe(int) = None  # points decoded at once; where left out 64 on a GPU, 8 on a CPU
+    bf16: bool = False  # the image encoder computes in bfloat16
+    part: str = "1/1"  # K/N: the K-th of N shares, for several GPUs or machines
+    out: maybe(Path) = None  # folder; where left out, one in data/cache
+
+    def __call__(self) -> None:
+        from icm_helpers import masks
+
+        how = {k: v for k, v in vars(self).items() if k not in ("data", "images", "part")}
+        print(f"masks in {masks.stored(self.data, limit=self.images, part=share(self.part), **how)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """Print what a folder of masks holds."""
+
+    folder: positional(Path)  # that `make` filled
+
+    def __call__(self) -> None:
+        from icm_helpers import masks
+
+        print(json.dumps(masks.info(self.folder), indent=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Complexity:
+    """Measure what codecs cost; rows that are there are kept."""
+
+    list: bool = False  # say what the table has and lacks, and stop
+    only: maybe(tuple[str, ...]) = None  # measure these rows of --list, again where they are there
+    codec: maybe(str) = None  # add a codec with trained weights
+    quality: maybe(int) = None  # its quality, where CompressAI has several
+    weights: maybe(Path) = None  # its weights file; the shipped or published ones where left out
+    kodak: maybe(Path) = None  # folder of kodim01.png ...; where left out, data/kodak or ICM_REAL_DATA's
+    out: maybe(Path) = None  # the table; the committed one where left out
+
+    def __call__(self) -> None:
+        from icm_helpers import complexity
+
+        out = self.out or complexity.TABLE
+        if self.list:
+            for key, there in complexity.listed(out).items():
+                print(f"{'measured' if there else 'missing ':10}{key}")
+            return
+        one = {"codec": self.codec, "quality": self.quality, "weights": self.weights, "folder": self.kodak}
+        print(f"{complexity.report(self.only or (), **one, out=out)} measured into {out}")
+
+
+# --- all commands --------------------------------------------------------------------------------------------------------
+
+COMMANDS: dict[str, Any] = {
+    **{c.__name__.lower(): c for c in (Detector, Finetune, Sam, Codec, Video, Judge, Grid, Code)},
+    "datasets": {"list": List, "fetch": Fetch, "check": Check},
+    "masks": {"make": Make, "info": Info},
+    "complexity": Complexity,
+}
+
+
+def parsed(arguments: list[str]) -> Any:
+    """The command that arguments name, with its options."""
+    import tyro
+
+    command, words = COMMANDS, 0
+    while isinstance(command, dict) and arguments[words : words + 1] and arguments[words] in command:
+        command, words = command[arguments[words]], words + 1
+    name, rest = " ".join(["icm", *arguments[:words]]), arguments[words:]
+    if isinstance(command, dict):  # that of a command is still missing
+        docs = {k: ", ".join(v) + ": see --help" if isinstance(v, dict) else v.__doc__ for k, v in command.items()}
+        empty = {k: type(k, (), {"__doc__": doc}) for k, doc in docs.items()}
+        tyro.extras.subcommand_cli_from_dict(empty, prog=name, args=rest, description="Train, code and measure.")
+    found = tyro.cli(command, prog=name, args=rest, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff))
+    check(found)
+    return found
+
+
+def imported(arguments: list[str]) -> list[str]:
+    """Arguments in which `--loss module:name` and the like have become names, after importing the modules."""
+    sys.path.append(os.getcwd())  # where a console script does not look
+    named = ("--codec", "--loss", "--data", "--model", "--detector", "--teacher", "--segmenter")
+    for k in range(1, len(arguments)):
+        module, _, name = arguments[k].partition(":")
+        if arguments[k - 1] in named and name:
+            importlib.import_module(module)
+            arguments[k] = name
+    return arguments
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        parsed(imported([*(sys.argv[1:] if arguments is None else arguments)]))()
+    except KeyboardInterrupt:
+        sys.exit("stopped; what is written is kept, and the same command goes on from the last checkpoint or file")
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        sys.exit(f"error: {error}")
