@@ -10,18 +10,15 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from icm_helpers import simulate
 from icm_helpers.bd import Curve
 from icm_helpers.codecs import zoo
-from icm_helpers.ledger.queries import FINETUNED, NAMES
+from icm_helpers.ledger.queries import FINETUNED
 from icm_helpers.objectives import LOSSES
 
 INK = "#767c85"  # contrast 4 to 1 or better on white and on the dark theme
@@ -168,135 +165,6 @@ def between(ax: Axes, one: Points, other: Points, alpha: float) -> tuple[np.ndar
     rates = [np.exp(PchipInterpolator(quality, np.log(rate))(qualities)) for rate, quality in (one, other)]
     ax.fill_betweenx(qualities, *rates, color=INK, alpha=alpha, linewidth=0)
     return qualities, rates
-
-
-def slopes(points: pd.DataFrame, alone: tuple[float, float]) -> Figure:
-    """Rate against distortion of one picture coded at several lambdas, the index, with a tangent of slope -1/lambda at each.
-
-    Args:
-        points: `bpp` and `distortion` by lambda.
-        alone: those of the encoder without any refinement.
-    """
-    figure, ax = plt.subplots(figsize=(6.8, 4))
-    ax.plot(points["bpp"], points["distortion"], "o-", color=METHODS["mse"][0])
-    reach, drop = 0.12 * (points.max() - points.min())
-    offset = {"textcoords": "offset points", "fontsize": 9}
-    for lmbda, (r, d) in points.iterrows():
-        step = min(reach, drop * lmbda)
-        ends = [r - step, r + step], [d + step / lmbda, d - step / lmbda]
-        ax.plot(*ends, color=METHODS["object-region"][0], linewidth=2.4)
-        ax.annotate(f"{lmbda:g}", (r, d), xytext=(-2, -17), ha="right", **offset)
-    ax.margins(x=0.16, y=0.12)
-    ax.plot(*alone, "o", color=INK, markerfacecolor="none", markersize=8)
-    ax.annotate("encoder alone", alone, xytext=(8, 6), **offset)
-    ax.set(xlabel="rate [bits per pixel, all bytes counted]", ylabel="distortion [squared 8-bit levels]")
-    return figure
-
-
-def cross(ax: Axes, column: int, row: int, cell: int) -> None:
-    """Mark a cell of so many pixels."""
-    ax.plot((column + 0.5) * cell, (row + 0.5) * cell, "+", color="#e69f00", markersize=9, markeredgewidth=1.8)
-
-
-def squares(values: Tensor, columns: Sequence[str], rows: Sequence[str], xlabel: str, ylabel: str) -> Figure:
-    """A table (rows, columns) of changes in percent on coloured squares; empty where it holds NaN."""
-    figure, ax = plt.subplots(figsize=(5.6, 3.4))
-    ax.imshow(values, cmap="Blues", vmin=0, vmax=1.6 * values.nan_to_num().max().item())
-    for i, j in (~values.isnan()).nonzero().tolist():
-        ax.annotate(f"{values[i, j]:+.1f} %", (j, i), ha="center", va="center", color="black", fontsize=9.5)
-    ax.set_xticks(range(len(columns)), columns)
-    ax.set_yticks(range(len(rows)), rows)
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.grid(False)
-    return figure
-
-
-def guesses(took: Tensor, guess: Tensor, saved: Tensor) -> Figure:
-    """What rounding took from each number of a latent against what was guessed, and the squared error (H, W) that this saved."""
-    blue, orange = METHODS["mse"][0], METHODS["object-region"][0]
-    figure, axes = plt.subplots(1, 2, figsize=(9.4, 3.8), layout="tight")
-    crowd = LinearSegmentedColormap.from_list("crowd", ["#a9cfe8", blue])  # from few to many, logarithmic
-    axes[0].hexbin(took, guess, gridsize=60, bins="log", cmap=crowd, extent=(-0.5, 0.5, -0.5, 0.5), mincnt=1)
-    axes[0].plot([-0.5, 0.5], [-0.5, 0.5], color=INK, linestyle=":")
-    axes[0].set(xlabel="taken by rounding [rounding intervals]", ylabel="guessed [rounding intervals]")
-    far = saved.abs().quantile(0.99).item() or 1.0
-    shades = LinearSegmentedColormap.from_list("saved", [orange, "white", blue])
-    drawn = axes[1].imshow(saved, cmap=shades, vmin=-far, vmax=far)
-    axes[1].axis("off")
-    figure.colorbar(drawn, ax=axes[1], label="squared error saved [squared 8-bit levels]")
-    return figure
-
-
-def replicates(ax: Axes, values: Mapping[str, tuple[np.ndarray, str, float]], bins: np.ndarray, xlabel: str) -> None:
-    """Histograms of bootstrap replicates of a difference, (values, colour, opacity) by name; dotted where there is none."""
-    for name, (drawn, colour, alpha) in values.items():
-        ax.hist(drawn, bins, color=colour, alpha=alpha, label=name)
-    ax.axvline(0, color=INK, linestyle=":")
-    ax.set(xlabel=xlabel, ylabel="replicates")
-    ax.legend(fontsize=9)
-
-
-def coverage(found: pd.DataFrame, looks: Mapping[str, tuple[str, str]]) -> Figure:
-    """How often intervals hold the truth, and how wide they are, against the pictures; bars: two standard errors.
-
-    Args:
-        found: of `simulate.coverage`.
-        looks: colour and marker by how pictures are drawn.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), layout="tight")
-    for name, (colour, marker) in looks.items():
-        group, how = found[found["drawn"] == name], {"color": colour, "marker": marker, "label": name}
-        error = 200 * np.sqrt(group["share"] * (1 - group["share"]) / group["trials"])
-        axes[0].errorbar(group["pictures"], 100 * group["share"], error, capsize=3, **how)
-        axes[1].plot(group["pictures"], group["half-width"], **how)
-    axes[0].axhline(95, color=INK, linestyle=":")
-    axes[0].set_ylabel("intervals that cover the truth [%]")
-    axes[1].set(ylabel="half-width [% of the rate]", yscale="log")
-    axes[1].yaxis.set_major_formatter("{x:g}")
-    for ax in axes:
-        ax.set(xscale="log", xlabel="pictures")
-        ax.set_xticks(group["pictures"], map(str, group["pictures"]))
-        ax.set_xticks([], minor=True)
-        ax.legend(fontsize=9)
-    return figure
-
-
-def half_widths(
-    measured: pd.DataFrame, thirds: pd.DataFrame, rates: Mapping[str, pd.Series], world: pd.Series
-) -> Figure:
-    """Half-widths of BD-rate's 95 % intervals against the pictures, extended by the law of the square root.
-
-    Args:
-        measured, thirds: data, metric, pictures and spread (`simulate.spread`), on all pictures and on thirds of them.
-        rates: spreads by number of pictures, when only the rates vary, of each data set.
-        world: the same of `simulate.evaluation`.
-    """
-    half = simulate.half_width
-    inks = dict(zip(measured["metric"].unique(), ("#c2577a", "#3b8ea5", "#8a7d1f"), strict=True))
-    looks = dict(zip(rates, (("o", "--", "x"), ("s", "-.", "2")), strict=True))
-    figure, ax = plt.subplots(figsize=(8.6, 5.2), layout="tight")
-    for row in measured.itertuples():
-        (marker, line, _), colour, far = looks[row.data], inks[row.metric], np.geomspace(row.pictures, 1e5, 50)
-        ax.plot(far, half(row.spread * np.sqrt(row.pictures / far)), line, color=colour, linewidth=1.2)
-        label = f"{row.data}, {NAMES[row.metric]}"
-        ax.plot(row.pictures, half(row.spread), marker, color=colour, markersize=9, label=label)
-    for data, group in thirds.groupby("data", sort=False):
-        hollow = {"color": inks["box_ap"], "markerfacecolor": "none", "label": f"{data}, thirds"}
-        ax.plot(group["pictures"], half(group["spread"]), looks[data][0], **hollow)
-    for data, found in rates.items():
-        ax.plot(found.index, half(found), looks[data][2], color=INK, label=f"{data}, rates only")
-    ax.plot(world.index, half(world), "+", color=INK, label="imaginary world")
-    for level in (1, 5):
-        ax.axhline(level, color=INK, linestyle=":")
-    ax.axvline(5000, color=INK, linewidth=0.8)
-    how = {"xycoords": ("data", "axes fraction"), "rotation": 90, "ha": "right", "va": "top", "fontsize": 9}
-    ax.annotate("COCO val", (5000, 0.97), **how)
-    ax.set(xscale="log", yscale="log", xlabel="evaluation pictures")
-    ax.set_ylabel("half-width of the 95 % interval [% of the rate]")
-    ax.xaxis.set_major_formatter("{x:,.0f}")
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.legend(fontsize=8.5, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
 
 
 def training_curve(curve: Sequence[Mapping[str, float]], title: str = "") -> Figure:

@@ -38,17 +38,25 @@ def needed(spread: float, n: int, effect: float, power: float) -> float:
     return n * (wide * spread / np.log1p(-effect / 100)) ** 2
 
 
-def power(
-    spread: float, n: int, effects: Sequence[float] = (5, 1), powers: Sequence[float] = (0.5, 0.8)
-) -> dict[str, Any]:
-    """A row of a table: what `n` pictures tell, and how many it :func:`needed` for more."""
+def power(spread: float, n: int) -> dict[str, Any]:
+    """A row of a table: what `n` pictures tell, and how many it takes for more."""
     seen = {
         f"to see {effect} %, in {share:.0%}": f"{needed(spread, n, effect, share):,.0f}"
-        for effect in effects
-        for share in powers
+        for effect in (5, 1)
+        for share in (0.5, 0.8)
     }
     far = half_width(spread * np.sqrt(n / 5000))
     return {"pictures": n, "half-width [%]": half_width(spread), **seen, "half-width at 5,000 [%], extrapolated": far}
+
+
+def told(data: str, spread: float, n: int) -> str:
+    """The same of box AP as a sentence."""
+    many, far = needed(spread, n, 1, 0.8), half_width(spread * np.sqrt(n / 5000))
+    return (
+        f"On {data}, {n} pictures leave ±{half_width(spread):.0f} % by box AP. To see 1 % in four evaluations of five takes about "
+        f"{many / 1000:,.0f} thousand pictures, {many / n:,.0f} times as many. With as many as the validation set of COCO has, "
+        f"5,000, the half-width would be about ±{far:.1f} %, if the law holds that far."
+    )
 
 
 def frozen(curve: Curve, part: str) -> Curve:
@@ -61,6 +69,31 @@ def shuffled(curve: Curve, rng: np.random.Generator) -> Curve:
     """A curve whose replicates belong to those of no other curve any more."""
     order = rng.permutation(len(curve.bpp_replicates))
     return replace(curve, bpp_replicates=curve.bpp_replicates[order], metric_replicates=curve.metric_replicates[order])
+
+
+def sources(anchor: Curve, test: Curve, rng: np.random.Generator) -> dict[str, float]:
+    """The :func:`spread` in percent, of all that varies and of parts of it."""
+    pairs = {
+        "both vary": (anchor, test),
+        "only the rates vary": (frozen(anchor, "metric"), frozen(test, "metric")),
+        "only the AP varies": (frozen(anchor, "bpp"), frozen(test, "bpp")),
+        "both vary, unpaired": (anchor, shuffled(test, rng)),
+    }
+    return {what: 100 * spread(*pair) for what, pair in pairs.items()}
+
+
+def shifts(anchor: Curve, test: Curve) -> dict[str, dict[str, float]]:
+    """How far the mean of the replicates lies from what was measured: of both curves' AP, and of their BD-rate."""
+    of = {f"mean AP of {c.name}": (c.metric.mean(), c.metric_replicates.mean(1)) for c in (anchor, test)}
+    of["BD-rate [%]"] = bd.bd_rate(anchor, test).value, bd.replicates(anchor, test)
+    return {
+        what: {
+            "measured": value,
+            "mean of replicates": np.nanmean(values),
+            "off, in standard deviations": (np.nanmean(values) - value) / np.nanstd(values),
+        }
+        for what, (value, values) in of.items()
+    }
 
 
 def fewer(records: Sequence[Any], curves: Sequence[Curve], n: int, rng: np.random.Generator) -> list[Curve]:
@@ -79,6 +112,22 @@ def fewer(records: Sequence[Any], curves: Sequence[Curve], n: int, rng: np.rando
         replace(curve, bpp_replicates=rate, metric_replicates=kept)
         for curve, rate, kept in zip(curves, rates, quality, strict=True)
     ]
+
+
+def by_rates(records: Sequence[Any], curves: Sequence[Curve], counts: Sequence[int], seed: int) -> pd.Series:
+    """The :func:`spread` of :func:`fewer` by number of pictures."""
+    return pd.Series({n: spread(*fewer(records, curves, n, np.random.default_rng((seed, n)))) for n in counts})
+
+
+def by_world(counts: Sequence[int], seed: int) -> pd.Series:
+    """The :func:`spread` of imaginary evaluations by number of pictures, mean of two."""
+    rngs = {n: [np.random.default_rng((seed, n, t)) for t in range(2)] for n in counts}
+    return pd.Series({n: np.mean([spread(*evaluation(n, rng)) for rng in rngs[n]]) for n in counts})
+
+
+def exponent(spreads: pd.Series) -> float:
+    """The power of the number of pictures, the index, with which something falls."""
+    return np.polyfit(np.log(spreads.index), np.log(spreads), 1)[0]
 
 
 def evaluation(
@@ -134,3 +183,15 @@ def nothing(
     low, high = np.percentile(np.tensordot(times, differences, 1) / n, [2.5, 97.5], axis=0)
     cells = zip(differences.mean(0).ravel(), low.ravel(), high.ravel(), strict=True)
     return np.array([verdicts.verdict(Interval(*cell), sign=-1) for cell in cells]).reshape(families, comparisons)
+
+
+def papers(families: int, correlation: float, seed: int) -> tuple[dict[str, float], pd.Series]:
+    """What so many papers of twenty comparisons of :func:`nothing` find: a row of a table, and the words for three findings [%]."""
+    rng = np.random.default_rng(seed)
+    words = np.concatenate([nothing(families // 20, correlation, rng) for _ in range(20)])
+    wrong = (words != "not decided").sum(1)
+    row = {f"{word}, of 20": (words == word).sum(1).mean() for word in ("reproduced", "contradicted")}
+    row["papers with at least one [%]"] = 100 * (wrong >= 1).mean()
+    row["papers with five or more [%]"] = 100 * (wrong >= 5).mean()
+    of_three = pd.Series([verdicts.overall(list(family[:3])) for family in words])
+    return row, 100 * of_three.value_counts(normalize=True)
