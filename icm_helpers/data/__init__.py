@@ -16,4 +16,5 @@ def blamed(told: str, cure: str, *kinds: type[Exception]) -> Iterator[None]:
     except DataError:
         raise
     except kinds as error:
-        raise DataError(f"{told} ({type(error).__name__}: {error}): {cure}") from error
+        kind = f"{type(error).__name__}: " if isinstance(error, LookupError | TypeError | AttributeError) else ""
+        raise DataError(f"{told} ({kind}{error}): {cure}") from error

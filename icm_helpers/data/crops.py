@@ -143,9 +143,8 @@ class Crops(Dataset):
         if self._kept is not None and index in self._kept:
             return self._kept[index]
         sample = self.dataset[index]
-        rgbm = (
-            torch.cat((sample.image, sample.object_mask)).mul(255).round().byte().permute(1, 2, 0).contiguous().numpy()
-        )
+        both = torch.cat((sample.image, sample.object_mask)).mul(255).round().byte()  # (4, H, W)
+        rgbm = both.permute(1, 2, 0).contiguous().numpy()
         region = self.region(sample)[0].mul(255).byte().numpy() if self.region else None
         instances = list(_instances(sample)) if self.objects else []
         if self._kept is not None:

@@ -35,9 +35,10 @@ def visdrone(folder: Path) -> dict[str, dict[str, Any]]:
     """VisDrone-DET as COCO's instances: `{"instances": content}` of `images/*.jpg` and `annotations/*.txt` in a folder; DataError
     where a file is missing, or a row is not eight numbers with a known class.
 
-    As its devkit evaluates: the ten classes alone; rows of score 0 are ignored, as COCO ignores crowd; objects half or more in ignored
-    regions are left out. A detection there is excused too, which COCO can say only class by class: each ignored region is a crowd of
-    every class. The devkit asks for half of a detection in the regions, COCO for as much as the IoU threshold.
+    As its devkit evaluates: the ten classes alone; rows of score 0 are ignored, as COCO ignores crowd; objects of which half or
+    more lies in ignored regions are left out. A detection there is excused too, which COCO can say only class by class: each
+    ignored
+    region is a crowd of every class. The devkit asks for half of a detection in the regions, COCO for the IoU threshold.
     """
     images, annotations = [], []
     sources = _pictures(folder / "images", "*.jpg", "VisDrone2019-DET")
