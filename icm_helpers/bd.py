@@ -72,6 +72,23 @@ def bd_rate(anchor: Curve, test: Curve) -> Interval:
     return _interval(*_values(anchor, test, _bd_rate))
 
 
+def replicates(anchor: Curve, test: Curve) -> np.ndarray:
+    """:func:`bd_rate` in each of the bootstrap replicates that two curves share; NaN where it is undefined."""
+    return _bd_values(anchor, test, _bd_rate)[1]
+
+
+def interpolations(anchor: Curve, test: Curve) -> dict[str, Any]:
+    """A row of a table: how many points of each curve rise, what share of all qualities they share, and BD-rate by each method
+    of interpolation that has points enough."""
+    one, other = (_rising(c.bpp, c.metric) for c in (anchor, test))
+    counts, ends = (len(one[0]), len(other[0])), [sorted(metric[i] for _, metric in (one, other)) for i in (0, -1)]
+    overlap = 100 * (ends[1][0] - ends[0][1]) / (ends[1][1] - ends[0][0])
+    row = {"points that rise": f"{counts[0]}, {counts[1]}", "overlap [%]": overlap}
+    for method in ("pchip", "akima", "cubic") if min(counts) >= 4 else ("pchip", "akima"):
+        row[method] = bjontegaard.bd_rate(*one, *other, method, require_matching_points=False, min_overlap=0)
+    return row
+
+
 def bd_metric(anchor: Curve, test: Curve) -> Interval:
     """Mean difference of the metric at equal rate, over the logarithm of the rates that both curves cover."""
     return _interval(*_values(anchor, test, _bd_metric))

@@ -166,7 +166,7 @@ class SAICM(ObjectRegion):
     r"""Shindo et al. (ICIP 2024), eq. 5: on the edges :math:`\mathrm{sam}_x(\alpha)` of Segment Anything's masks.
 
     Args:
-        segmenter: a Segment Anything by name, in a recipe with the fingerprint of its weights; masks that data/cache lacks are made.
+        segmenter: a Segment Anything by name, in a recipe with the fingerprint of its weights; masks that are missing are made.
         alpha: how sure it must be of a mask.
         drawing: in which order masks are painted: largest-first, smallest-first or surest-last.
         canny_low, canny_high: thresholds of Canny's detector.

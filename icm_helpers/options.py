@@ -1,4 +1,4 @@
-"""Options of the command line: their types, the options of losses, and the range of each number.
+"""Options of the command line: their types, those of losses, those that commands share, and the range of each number.
 
 A command's annotations are evaluated when it is parsed, so choices are what the registries know by then.
 """
@@ -6,13 +6,18 @@ A command's annotations are evaluated when it is parsed, so choices are what the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, make_dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from icm_helpers import objectives
+from icm_helpers import files, objectives
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
+from icm_helpers.files import RUNS
+from icm_helpers.ledger.recipe import Pictures
 from icm_helpers.tasks import models
+
+Precision = Literal["32-true", "bf16-mixed"]
 
 
 def one_of(names: Iterable[str]) -> Any:
@@ -97,10 +102,16 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def flag(option: str) -> str:
+    """A field as it is written on a command line."""
     return "--" + option.replace("_", "-")
 
 
 def check(options: Any) -> None:
+    """Refuse numbers out of range.
+
+    Raises:
+        ValueError: there is one.
+    """
     for name, value in vars(options).items():
         if is_dataclass(value):
             check(value)
@@ -110,7 +121,94 @@ def check(options: Any) -> None:
 
 
 def share(text: str) -> tuple[int, int]:
+    """A share of the work: (1, 2), the first of two, from `1/2`.
+
+    Raises:
+        ValueError: it names none.
+    """
     k, _, n = text.partition("/")
     if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
         raise ValueError(f"--part {text!r} is no part: write 1/2 for the first of two")
     return int(k), int(n)
+
+
+# --- what commands share -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What most commands are told."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # where to compute
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coding(Command):
+    """A codec that is ready to code."""
+
+    codec: coder("a codec of the zoo") = "mean-scale-small"
+    quality: maybe(int) = None  # a CompressAI model's size, 1 to 8; a classical codec's quality or QP
+    weights: maybe(Path) = None  # weights file; the shipped ones where left out
+
+    def coder(self) -> Any:
+        """The codec."""
+        import torch
+
+        from icm_helpers import train
+
+        model = zoo.load(self.codec, self.quality, weights=self.weights or "default")
+        return model.to(train.fabric(self.device).device) if isinstance(model, torch.nn.Module) else model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lessons(Command):
+    """How a recognition model is trained."""
+
+    out: Path  # where the weights go (.safetensors)
+    images: maybe(int) = None  # the first so many training images; all where left out
+    steps: int = 1600  # of the optimiser
+    batch: int = 8  # images a step
+    lr: float = 1e-3  # Adam's learning rate after warm-up
+    seed: int = 0  # of what is random
+    precision: Precision = "32-true"  # arithmetic
+
+    def told(self) -> dict[str, Any]:
+        """What the training is told: where its checkpoint lies, seed, device, arithmetic, and what it trains."""
+        what = {k: v for k, v in vars(self).items() if k not in ("device", "judged", "out")}
+        if what.get("weights"):  # another file may come to lie there
+            what["weights"] = files.fingerprint(what["weights"])
+        if "detector" in what:
+            what["detector"] = models.fingerprinted(what["detector"])
+        how = {"seed": self.seed, "device": self.device, "precision": self.precision, "identity": f"{what}"}
+        return {"folder": RUNS / file_of(self.out).stem, **how}
+
+    def written(self) -> None:
+        """Forget the training's checkpoints, or another of this name would find itself done; say what was written."""
+        folder = RUNS / self.out.stem
+        for checkpoint in (folder / "training.ckpt", *folder.glob("[0-9]-*/training.ckpt")):
+            checkpoint.unlink(missing_ok=True)
+        print(f"wrote {self.out} (fingerprint {files.fingerprint(self.out)})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pupil(Lessons):
+    """On what a detector is trained."""
+
+    data: one_of(datasets.names()) = "scenes"  # data set
+    size: int = 192  # side of scenes, pixels
+
+
+def file_of(out: Path) -> Path:
+    """The file that is to be written.
+
+    Raises:
+        ValueError: it is a folder.
+    """
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder: name a file in it")
+    return out
+
+
+def pictures_of(data: str, images: int, size: int) -> Pictures:
+    """Those of a data set, which have a size where they are drawn."""
+    return Pictures(data, images, size if datasets.DATASETS[data].drawn else 0)

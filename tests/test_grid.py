@@ -188,24 +188,20 @@ def test_the_command_ends_with_an_error_where_a_run_failed(tiny, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "launcher", "job"),
+    ("words", "launcher", "jobs"),
     [
-        ("--device cpu --compile --train-only --jobs 4", grid.Processes, (cli.train_codec, cli.made)),
-        ("--remember --launcher slurm --slurm-partition fast", grid.Cluster, (cli.measure, cli.measured)),
+        ("--device cpu --compile --train-only --jobs 4", grid.Processes, 4),
+        ("--remember --launcher slurm --slurm-partition fast", grid.Cluster, 3),
     ],
 )
-def test_the_command_hands_on_what_it_is_told(words, launcher, job, tiny, monkeypatch):
-    monkeypatch.setattr(cli, "made", lambda recipe: False)
+def test_the_command_hands_on_what_it_is_told(words, launcher, jobs, tiny, monkeypatch):
     asked, told = [], []
+    monkeypatch.setattr(tiny[0], "made", lambda recipe: False)
     monkeypatch.setattr(grid.Cluster, "__init__", lambda self, *how: asked.append(how))
-    monkeypatch.setattr(grid, "sweep", lambda todo, *rest, **how: told.extend([list(todo), *rest, how]))
+    monkeypatch.setattr(grid, "sweep", lambda todo, *rest, **how: told.extend([todo, *rest, how]))
     cli.main(["grid", "sa_icm", *words.split()])
-    todo, where, what, how = told
-    wanted = {
-        "device": "cpu" if "cpu" in words else "auto",
-        "compiled": "compile" in words,
-        "remember": "remember" in words,
-    }
-    assert todo == tiny[1] and isinstance(where, launcher) and what.work.keywords == wanted
-    assert (what.work.func, how["jobs"]) == (job[0], 4 if launcher is grid.Processes else 3)
-    assert asked == ([] if launcher is grid.Processes else [("fast", 1440, 1)])
+    todo, where, work, how = told
+    flags = {name: flag in words for name, flag in (("compiled", "compile"), ("remember", "remember"))}
+    wanted = {"train_only": "train-only" in words, "device": "cpu" if "cpu" in words else "auto", **flags}
+    assert (todo, type(where), how) == (tiny[1], launcher, {"jobs": jobs, "retries": 1})
+    assert work.work.keywords == wanted and asked == ([("fast", 1440, 1)] if launcher is grid.Cluster else [])

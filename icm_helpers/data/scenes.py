@@ -1,8 +1,7 @@
 """Procedural landscapes with exact masks: an endless, licence-free data set for toy experiments.
 
-A *world* (hills, a ground plane with a path, things standing on it, the light) is sampled from a seed; a pinhole camera
-renders it at any time at twice the size, and the picture is averaged down. Labels come from the same painter, so
-they are exact, occlusion included. Lengths are metres; every texture is drawn here, none is loaded.
+A *world* (hills, a ground plane with a path, things standing on it, the light) is sampled from a seed; a pinhole camera renders it
+at any time at twice the size, and the picture is averaged down. The same painter makes the labels. Lengths are metres.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ CATEGORIES: list[dict[str, Any]] = [
 ]
 
 PATTERNED = [1 + THINGS.index(name) for name in ("balloon", "horse")]  # categories with a `pattern`
-
 SUPERSAMPLING = 2
 CAMERA_HEIGHT = 2.6  # metres above the ground
 SMALLEST_AREA = 12 / 192**2  # visible share of the picture below which a thing is not labelled
@@ -42,21 +40,16 @@ PARTS = 32  # more than any segment has
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and its exact labels.
+    """A picture and its exact labels."""
 
-    Attributes:
-        image: (H, W, 3) uint8, RGB.
-        panoptic: (H, W) int32, segment ids from 1; 0 never occurs.
-        segments: one dict a segment, stuff first: id, category_id, isthing, area (pixels), bbox [x, y, w, h]; for a horse and a
-            balloon also `pattern`, which only texture shows: whether its coat is spotted, whether a band runs around its middle;
-            None where it wears the colours of what is behind it.
-        parts: (H, W) int32, finer than `panoptic`: a roof, a door, a wheel, a crown; `parts // PARTS` is the segment id.
-    """
-
-    image: np.ndarray
-    panoptic: np.ndarray
+    image: np.ndarray  # (H, W, 3) uint8, RGB
+    panoptic: np.ndarray  # (H, W) int32, segment ids from 1
+    # One dict a segment, stuff first: id, category_id, isthing, area (pixels), bbox [x, y, w, h]; for a horse and a balloon also
+    # `pattern`, which only texture shows: whether its coat is spotted, whether a band runs around its middle; None in camouflage.
     segments: list[dict[str, Any]]
-    parts: np.ndarray
+    parts: (
+        np.ndarray
+    )  # (H, W) int32, finer than `panoptic`: a roof, a door, a wheel; `parts // PARTS` is the segment id
 
     @property
     def things(self) -> list[dict[str, Any]]:
@@ -140,26 +133,31 @@ class World:
     camera: tuple[float, float, float, float]  # a frame: metres right, metres forward, radians of pan, zoom
 
 
+def _rgb(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
 def _hsv(hue: float, saturation: float, value: float) -> np.ndarray:
     """RGB of a hue in degrees, saturation and value in [0, 1]."""
     k = (np.array([5, 3, 1]) + hue / 60) % 6
     return (value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1))).astype(np.float32)
 
 
-def _rgb(*values: float) -> np.ndarray:
-    return np.array(values, np.float32)
+def _drawn(r: np.random.Generator, *hsv: float | tuple[float, float]) -> np.ndarray:
+    """The colour of a hue, saturation and value, each a number or a range to draw it from."""
+    return _hsv(*(r.uniform(*v) if isinstance(v, tuple) else v for v in hsv))
 
 
 def _sample_mood(r: np.random.Generator) -> Mood:
     kind = r.choice(["clear", "clear", "golden", "dusk", "overcast"])
     if kind == "clear":
-        zenith, horizon = _hsv(r.uniform(206, 218), r.uniform(0.6, 0.75), 0.78), _hsv(205, r.uniform(0.12, 0.22), 0.97)
+        zenith, horizon = _drawn(r, (206, 218), (0.6, 0.75), 0.78), _drawn(r, 205, (0.12, 0.22), 0.97)
         return Mood(zenith, horizon, _rgb(0.86, 0.8, 0.68), _rgb(0.36, 0.42, 0.52), r.uniform(0.1, 0.6), 190)
     if kind == "golden":
-        zenith, horizon = _hsv(r.uniform(208, 224), 0.42, 0.74), _hsv(r.uniform(30, 42), r.uniform(0.3, 0.45), 0.99)
+        zenith, horizon = _drawn(r, (208, 224), 0.42, 0.74), _drawn(r, (30, 42), (0.3, 0.45), 0.99)
         return Mood(zenith, horizon, _rgb(1.0, 0.78, 0.5), _rgb(0.36, 0.36, 0.44), r.uniform(0.1, 0.5), 130)
     if kind == "dusk":
-        zenith, horizon = _hsv(r.uniform(225, 262), 0.48, 0.5), _hsv(r.uniform(8, 26), r.uniform(0.4, 0.52), 0.95)
+        zenith, horizon = _drawn(r, (225, 262), 0.48, 0.5), _drawn(r, (8, 26), (0.4, 0.52), 0.95)
         return Mood(zenith, horizon, _rgb(0.82, 0.62, 0.48), _rgb(0.36, 0.38, 0.48), r.uniform(0.1, 0.5), 120)
     zenith, horizon = _hsv(212, 0.16, 0.66), _hsv(208, 0.06, 0.9)
     return Mood(zenith, horizon, _rgb(0.34, 0.34, 0.32), _rgb(0.58, 0.61, 0.65), r.uniform(0.6, 0.95), 110)
@@ -183,13 +181,10 @@ def _sample_things(r: np.random.Generator, seed: int, horizon: float, aspect: fl
             centre = r.uniform(0.1, horizon)  # on the screen, from the top
             altitude = max(0.1, CAMERA_HEIGHT + (horizon - centre) * z - height / 2)
             speed = (r.uniform(-0.06, 0.06), r.uniform(0.0, 0.03))
-        elif kind == "horse":
-            speed = (facing * r.uniform(0.03, 0.06), 0.0)
-        elif kind == "car":
-            speed = (facing * r.uniform(0.08, 0.2), 0.0)
-        things.append(
-            Thing(kind, place * z, z, height, altitude, facing, speed, bool(r.random() < 0.22), (seed, i + 1))
-        )
+        elif kind in ("horse", "car"):
+            speed = (facing * (r.uniform(0.03, 0.06) if kind == "horse" else r.uniform(0.08, 0.2)), 0.0)
+        camouflage = bool(r.random() < 0.22)
+        things.append(Thing(kind, place * z, z, height, altitude, facing, speed, camouflage, (seed, i + 1)))
     return tuple(things)
 
 
@@ -199,27 +194,19 @@ def sample_world(seed: int, aspect: float = 1.0) -> World:
     horizon, mood = r.uniform(0.3, 0.5), _sample_mood(r)
     count = int(r.integers(1, 4))
     hue, top = r.uniform(80, 150), r.uniform(0.08, 0.16)
-    hills = tuple(
-        (
-            top * (1 - 0.62 * i / count),
-            0.72 - 0.45 * ((i + 1) / count),
-            _hsv(hue + r.uniform(-15, 15), r.uniform(0.3, 0.5), r.uniform(0.32, 0.45)),
-        )
-        for i in range(count)
-    )
+    colours = [_hsv(hue + r.uniform(-15, 15), r.uniform(0.3, 0.5), r.uniform(0.32, 0.45)) for _ in range(count)]
+    hills = tuple((top * (1 - 0.62 * i / count), 0.72 - 0.45 * ((i + 1) / count), c) for i, c in enumerate(colours))
     ground = str(r.choice(["grass", "grass", "grass", "gravel", "sand"]))
     if ground == "grass":
-        base, patches = _hsv(r.uniform(72, 105), r.uniform(0.45, 0.65), r.uniform(0.42, 0.56)), _hsv(55, 0.5, 0.62)
+        base, patches = _drawn(r, (72, 105), (0.45, 0.65), (0.42, 0.56)), _hsv(55, 0.5, 0.62)
     elif ground == "gravel":
-        base, patches = _hsv(r.uniform(22, 45), r.uniform(0.06, 0.2), r.uniform(0.48, 0.6)), _hsv(75, 0.3, 0.45)
+        base, patches = _drawn(r, (22, 45), (0.06, 0.2), (0.48, 0.6)), _hsv(75, 0.3, 0.45)
     else:
-        base, patches = _hsv(r.uniform(32, 42), r.uniform(0.3, 0.42), r.uniform(0.66, 0.76)), _hsv(28, 0.4, 0.58)
+        base, patches = _drawn(r, (32, 42), (0.3, 0.42), (0.66, 0.76)), _hsv(28, 0.4, 0.58)
     path = str(r.choice([p for p in ("gravel", "brick", "sand") if p != ground])) if r.random() < 0.65 else None
-    path_colour = {
-        "brick": _hsv(r.uniform(8, 26), r.uniform(0.25, 0.42), r.uniform(0.52, 0.64)),
-        "gravel": _hsv(r.uniform(25, 45), r.uniform(0.06, 0.16), r.uniform(0.56, 0.68)),
-        "sand": _hsv(r.uniform(28, 38), r.uniform(0.3, 0.42), r.uniform(0.6, 0.72)),
-    }[path or "sand"]
+    brick = _drawn(r, (8, 26), (0.25, 0.42), (0.52, 0.64))
+    gravel, sand = _drawn(r, (25, 45), (0.06, 0.16), (0.56, 0.68)), _drawn(r, (28, 38), (0.3, 0.42), (0.6, 0.72))
+    path_colour = {"brick": brick, "gravel": gravel}.get(path, sand)
     line = (r.uniform(-1.5, 1.5), r.uniform(-0.25, 0.25), r.uniform(0.6, 3.0), r.uniform(0, 6.28), r.uniform(0.7, 1.2))
     camera = (r.uniform(-0.05, 0.05), r.uniform(0.0, 0.06), r.uniform(-0.004, 0.004), r.uniform(0.0, 0.002))
     light, offset = 1 if r.random() < 0.5 else -1, r.random(8).astype(np.float32)
@@ -245,7 +232,7 @@ def _stamp(tile: np.ndarray, points: np.ndarray, value: float) -> None:
     low, high = points.min(0), points.max(0)
     for shift in np.array([(dx, dy) for dx in (-n, 0, n) for dy in (-n, 0, n)]):
         if (low + shift < n).all() and (high + shift >= 0).all():
-            cv2.fillConvexPoly(tile, np.round((points + shift) * 16).astype(np.int32), value, cv2.LINE_8, 4)
+            cv2.fillConvexPoly(tile, np.round((points + shift) * 16).astype(np.int32), float(value), cv2.LINE_8, 4)
 
 
 def _grass(r: np.random.Generator, n: int) -> np.ndarray:
@@ -257,7 +244,7 @@ def _grass(r: np.random.Generator, n: int) -> np.ndarray:
         tip = foot + np.array([r.normal(0, 7), -r.uniform(9, 24)])
         across = (r.uniform(1.0, 2.2), 0.0)
         value = -1.2 + 2.4 * i / 4200 + r.normal(0, 0.45) + 0.35 * clump[int(foot[1]), int(foot[0])]
-        _stamp(tile, np.array([foot - across, foot + across, tip]), float(value))
+        _stamp(tile, np.array([foot - across, foot + across, tip]), value)
     return tile
 
 
@@ -269,7 +256,7 @@ def _gravel(r: np.random.Generator, n: int) -> np.ndarray:
         centre, value = r.uniform(0, n, 2), r.normal(0, 0.55)
         _stamp(tile, centre + stone * 1.12, -2.2)
         for shrink, gain in ((1.0, -0.5), (0.8, 0.1), (0.5, 0.55)):  # lit from above
-            _stamp(tile, centre + stone * shrink - (0, size * 0.22 * (1 - shrink)), float(value + gain))
+            _stamp(tile, centre + stone * shrink - (0, size * 0.22 * (1 - shrink)), value + gain)
     return tile + 0.15 * r.standard_normal((n, n)).astype(np.float32)
 
 
@@ -278,10 +265,9 @@ def _brick(r: np.random.Generator, n: int) -> np.ndarray:
     h, w = n / rows, n / columns
     for row, column in np.ndindex(rows, columns):
         x, y, value = (column + 0.5 * (row % 2)) * w, row * h, r.normal(0, 0.6)
-        inset = _box(x + 2.5, y + 2.5, x + w - 2.5, y + h - 2.5)
-        _stamp(tile, inset, float(value + 0.7))
-        _stamp(tile, inset + np.array([1.5, 2.0]), float(value))
-        _stamp(tile, inset + np.array([[1.5, 2.0], [-0.5, 2.0], [-0.5, 0], [1.5, 0]]), float(value + 0.2))
+        inset, shine = _box(x + 2.5, y + 2.5, x + w - 2.5, y + h - 2.5), [[1.5, 2.0], [-0.5, 2.0], [-0.5, 0], [1.5, 0]]
+        for shift, gain in (((0.0, 0.0), 0.7), ((1.5, 2.0), 0.0), (shine, 0.2)):
+            _stamp(tile, inset + np.array(shift), value + gain)
     return tile + 0.25 * _standard(_fractal(r, n, 1.0))
 
 
@@ -291,7 +277,7 @@ def _leaves(r: np.random.Generator, n: int) -> np.ndarray:
     for _ in range(1500):
         size, centre, value = r.uniform(5, 15), r.uniform(0, n, 2), r.normal(0, 0.4)
         for shrink, gain in ((1.0, -1.0), (0.75, -0.1), (0.45, 0.7)):
-            _stamp(tile, centre + circle * size * shrink - (0, size * (1 - shrink) * 0.8), float(value + gain))
+            _stamp(tile, centre + circle * size * shrink - (0, size * (1 - shrink) * 0.8), value + gain)
     return tile
 
 
@@ -340,15 +326,9 @@ def _read_plane(name: str, x: np.ndarray, z: np.ndarray, level: np.ndarray) -> n
     return out
 
 
-# --------------------------------------------------------------------------------------------------------------- canvas
-
-
 class _Canvas:
-    """The part of a frame that holds one thing, drawn in the thing's own units.
-
-    (u, v) = (0, 0) is its foot, v points up, its height is 1, and u points where it faces. `rgba` is (h, w, 4) float32; its last
-    channel is 0 where nothing is, else the number of the `part` that was being painted.
-    """
+    """The part of a frame that holds one thing, in its own units: from its foot, u where it faces, v up, its height is 1. `rgba` is
+    (h, w, 4) float32; its last channel is 0 where nothing is, else the number of the `part` that was being painted."""
 
     def __init__(self, shape: tuple[int, int], foot: tuple[float, float], unit: float, extent: float, facing: int):
         self.foot, self.unit, self.facing = foot, unit, facing
@@ -449,15 +429,15 @@ def _disc(u: float, v: float, radius: float) -> np.ndarray:
     return (u, v) + radius * _circle(24)
 
 
-# --------------------------------------------------------------------------------------------------------------- things
+# -------------------------------------------------------------------------------------------------------------- painters
 
 
 def _tree(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     lit = light.mood.lit
     autumn, conifer, tall = r.random() < 0.22, r.random() < 0.38, r.random() < 0.3
-    leaf = _hsv(r.uniform(18, 48), 0.72, 0.66) if autumn and not conifer else _hsv(r.uniform(78, 128), 0.55, 0.46)
+    leaf = _drawn(r, *((18, 48), 0.72, 0.66) if autumn and not conifer else ((78, 128), 0.55, 0.46))
     if conifer:
-        leaf = _hsv(r.uniform(105, 155), 0.42, 0.36)
+        leaf = _drawn(r, (105, 155), 0.42, 0.36)
     if light.disguise is not None:
         leaf = light.disguise * 0.95
     bark, foot = _hsv(r.uniform(18, 32), 0.38, r.uniform(0.3, 0.45)), r.uniform(0.018, 0.026)
@@ -476,11 +456,9 @@ def _tree(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
         points = np.stack([reach * np.sin(turn) * 0.85, 1 - 0.85 * down - 0.02], 1)
         shade = light.lambert(np.sin(turn), 0.25, np.cos(turn)) * (0.45 + 0.75 * np.mod(down * tiers, 1))
         angles = np.where(np.sin(turn) > 0, -0.75, np.pi + 0.75) + r.normal(0, 0.3, n)
-        colours = lit(leaf * r.uniform(0.8, 1.2, (n, 1)), shade)
-        c.leaves(points, angles, (0.095, 0.034), colours)
+        c.leaves(points, angles, (0.095, 0.034), lit(leaf * r.uniform(0.8, 1.2, (n, 1)), shade))
         return
-    middle, spread = 0.66, (0.13, 0.24) if tall else (0.26, 0.16)
-    lobes = 8
+    middle, spread, lobes = 0.66, (0.13, 0.24) if tall else (0.26, 0.16), 8
     angle = np.linspace(0, 2 * np.pi, lobes, endpoint=False) + r.uniform(-0.4, 0.4, lobes)
     place = r.uniform(0.55, 1.0, lobes)
     centres = np.stack([spread[0] * place * np.cos(angle), middle + spread[1] * place * np.sin(angle)], 1)
@@ -506,10 +484,7 @@ def _tree(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
 
 def _house(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     lit, brick = light.mood.lit, r.random() < 0.5
-    wall = (
-        (r.uniform(8, 24), 0.45, r.uniform(0.55, 0.68)) if brick else (r.uniform(28, 55), r.uniform(0.05, 0.28), 0.88)
-    )
-    wall = _hsv(*wall)
+    wall = _drawn(r, (8, 24), 0.45, (0.55, 0.68)) if brick else _drawn(r, (28, 55), (0.05, 0.28), 0.88)
     tiles = _hsv(float(r.choice([8.0, 16.0, 24.0, 215.0])), r.uniform(0.25, 0.5), r.uniform(0.38, 0.55))
     if light.disguise is not None:
         wall, tiles = 0.4 * wall + 0.6 * light.disguise, 0.4 * tiles + 0.5 * light.disguise
@@ -524,10 +499,9 @@ def _house(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     c.part = 2.0
     c.fill(np.array([[-half, 0], [half, 0], [half, eave], [0, 0.96], [-half, eave]]), lit(wall_picture, front))
     # The roof's courses run along the house; its near edge overhangs the gable.
-    rows = c.texture("brick", 1.1, r.random())
+    roof = tiles * (1 + 0.2 * c.texture("brick", 1.1, r.random())[..., None])
     over, lip = 0.05, 0.035
     slope = np.array([[half + over, eave - over], [half + depth + over, eave - 0.015], [depth, 0.98], [0, 1.0]])
-    roof = tiles * (1 + 0.2 * rows[..., None])
     if r.random() < 0.6:
         u, top = depth * r.uniform(0.35, 0.6), 1.07
         c.part = 3.0
@@ -547,8 +521,8 @@ def _house(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     for u, v in ((-0.63 * half, 0.33), (0.63 * half, 0.33), (0.0, 0.62)):
         c.part += 1
         c.fill(_box(u - 0.065, v - 0.085, u + 0.065, v + 0.085), frame)
-        c.fill(_box(u - 0.05, v - 0.07, u - 0.006, v + 0.07), panes)
-        c.fill(_box(u + 0.006, v - 0.07, u + 0.05, v + 0.07), panes)
+        for left, right in ((u - 0.05, u - 0.006), (u + 0.006, u + 0.05)):
+            c.fill(_box(left, v - 0.07, right, v + 0.07), panes)
     for k in (0.3, 0.7):
         u, v = half + depth * k, 0.34 + rise * k
         c.part += 1
@@ -565,7 +539,7 @@ def _rock(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     x, y = c.u / (width * 1.1), (c.v - 0.35) / 0.72
     z = np.sqrt(np.clip(1 - x**2 - y**2, 0.02, 1))
     relief = c.texture("stone", 0.33, r.random()) + 0.5 * c.texture("stone", 0.9, r.random())
-    colour = _hsv(r.uniform(18, 50), r.uniform(0.04, 0.18), r.uniform(0.48, 0.66))
+    colour = _drawn(r, (18, 50), (0.04, 0.18), (0.48, 0.66))
     if light.disguise is not None:
         colour = light.disguise * r.uniform(0.9, 1.1)
     moss = np.clip(c.texture("patch", 0.4, r.random()) - 0.6, 0, 1)[..., None] * 0.5
@@ -648,9 +622,7 @@ def _horse(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     c.part = 2.0
     c.fill(_TAIL, lit(hair, 0.35))
     c.part = 1.0
-    mask = c.mask(_HORSE)
-    for leg in legs:
-        mask |= c.mask(leg)
+    mask = np.any([c.mask(part) for part in (_HORSE, *legs)], axis=0)
     # Inflate the silhouette: the distance to its rim is a height, whose slope gives normals.
     distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5) / (0.13 * c.unit)
     height = cv2.GaussianBlur(np.sqrt(np.clip(distance, 0, 1)), (0, 0), max(0.6, 0.022 * c.unit))
@@ -677,32 +649,21 @@ def _horse(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
 
 
 # Outline above the sills, and windows, in heights: the front is to the right, the wheels stand at -0.8 and 0.84.
-_CARS: dict[str, tuple[str, list[str]]] = {
-    "saloon": (
-        "-1.36 0.24, -1.38 0.52, -1.3 0.66, -0.95 0.7, -0.56 0.97, -0.2 1, 0.2 0.97, 0.62 0.68, 1.1 0.6, 1.32 0.5, "
-        "1.38 0.3, 1.36 0.2",
-        ["-0.83 0.7, -0.5 0.92, -0.12 0.94, -0.12 0.69", "-0.05 0.69, -0.05 0.94, 0.16 0.92, 0.5 0.68"],
-    ),
-    "hatchback": (
-        "-1.16 0.24, -1.2 0.55, -1.13 0.75, -0.9 0.97, -0.3 1.02, 0.2 0.98, 0.62 0.7, 1.05 0.6, 1.22 0.46, 1.26 0.28, "
-        "1.24 0.2",
-        ["-1 0.72, -0.84 0.92, -0.26 0.96, -0.26 0.7", "-0.19 0.7, -0.19 0.96, 0.15 0.93, 0.5 0.69"],
-    ),
-    "van": (
-        "-1.3 0.24, -1.34 0.6, -1.3 1, -1.1 1.08, 0.3 1.08, 0.62 1, 0.98 0.68, 1.26 0.58, 1.34 0.42, 1.36 0.26, 1.33 0.2",
-        [
-            "-1.15 0.68, -1.15 0.97, -0.5 0.97, -0.5 0.68",
-            "-0.4 0.68, -0.4 0.97, 0.15 0.97, 0.15 0.68",
-            "0.23 0.68, 0.23 0.97, 0.52 0.96, 0.82 0.68",
-        ],
-    ),
+_CARS = {
+    "saloon": "-1.36 0.24, -1.38 0.52, -1.3 0.66, -0.95 0.7, -0.56 0.97, -0.2 1, 0.2 0.97, 0.62 0.68, 1.1 0.6, 1.32 0.5, "
+    "1.38 0.3, 1.36 0.2; -0.83 0.7, -0.5 0.92, -0.12 0.94, -0.12 0.69; -0.05 0.69, -0.05 0.94, 0.16 0.92, 0.5 0.68",
+    "hatchback": "-1.16 0.24, -1.2 0.55, -1.13 0.75, -0.9 0.97, -0.3 1.02, 0.2 0.98, 0.62 0.7, 1.05 0.6, 1.22 0.46, 1.26 0.28, "
+    "1.24 0.2; -1 0.72, -0.84 0.92, -0.26 0.96, -0.26 0.7; -0.19 0.7, -0.19 0.96, 0.15 0.93, 0.5 0.69",
+    "van": "-1.3 0.24, -1.34 0.6, -1.3 1, -1.1 1.08, 0.3 1.08, 0.62 1, 0.98 0.68, 1.26 0.58, 1.34 0.42, 1.36 0.26, 1.33 0.2; "
+    "-1.15 0.68, -1.15 0.97, -0.5 0.97, -0.5 0.68; -0.4 0.68, -0.4 0.97, 0.15 0.97, 0.15 0.68; "
+    "0.23 0.68, 0.23 0.97, 0.52 0.96, 0.82 0.68",
 }
 
 
 def _car(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     lit = light.mood.lit
-    outline, windows = _CARS[str(r.choice(list(_CARS)))]
-    paint = _hsv(float(r.choice([0, 6, 28, 46, 150, 205, 222])), r.uniform(0.55, 0.85), r.uniform(0.55, 0.9))
+    outline, *windows = _CARS[str(r.choice(list(_CARS)))].split(";")
+    paint = _drawn(r, float(r.choice([0, 6, 28, 46, 150, 205, 222])), (0.55, 0.85), (0.55, 0.9))
     if r.random() < 0.3:
         paint = _hsv(210, 0.05, float(r.choice([0.25, 0.65, 0.93])))
     if light.disguise is not None:
@@ -836,14 +797,17 @@ def _paint_ground(world: World, camera: _Camera, image: np.ndarray, labels: np.n
         shift = world.offset[6:8]
         return _read_plane(name, x / metres + shift[0], shift[1] - z / metres, np.log2(512 / metres * footprint) - 0.6)
 
+    def paved(name: str, colour: np.ndarray, tone: np.ndarray) -> np.ndarray:
+        contrasts = {"grass": (4.2, 0.27), "gravel": (3.6, 0.22), "sand": (6.0, 0.09), "brick": (2.6, 0.17)}
+        metres, contrast = contrasts[name]
+        texture = grain(name, metres) * contrast * fade
+        return mood.lit(colour, tone) * (1 + texture[..., None])
+
     fade = np.clip(4 * camera.focal / 384 / depth**0.5, 0.35, 1)[:, None]
-    metres = {"grass": 4.2, "gravel": 3.6, "sand": 6.0, "brick": 2.6}
-    depth_of = {"grass": 0.27, "gravel": 0.22, "sand": 0.09, "brick": 0.17}
     broad = grain("patch", 42.0)
     blend = np.clip(0.25 + 0.28 * broad, 0, 0.7)[..., None]
     colour = world.ground_colour * (1 - blend) + world.patches * blend
-    texture = grain(world.ground, metres[world.ground]) * depth_of[world.ground] * fade
-    colour = mood.lit(colour, mean_tone + 0.1 * broad) * (1 + texture[..., None])
+    colour = paved(world.ground, colour, mean_tone + 0.1 * broad)
     label = np.full(x.shape, GROUND, np.int32)
     if world.path:
         x0, slope, sway, phase, half = world.path_line
@@ -851,10 +815,9 @@ def _paint_ground(world: World, camera: _Camera, image: np.ndarray, labels: np.n
         ragged = half * (1 + (0.0 if world.path == "brick" else 0.13) * grain("patch", 3.0))
         off = np.abs(x - middle)
         path = off < ragged
-        texture = grain(world.path, metres[world.path]) * depth_of[world.path] * fade
-        paved = mood.lit(world.path_colour, mean_tone + 0.05 * broad) * (1 + texture[..., None])
         rim = 1 - 0.3 * np.clip(1 - np.abs(off - ragged) / 0.12, 0, 1)[..., None]
-        colour = np.where(path[..., None], paved, colour) * rim
+        way = paved(world.path, world.path_colour, mean_tone + 0.05 * broad)
+        colour = np.where(path[..., None], way, colour) * rim
         label[path] = PATH
     veil = mood.haze(depth)[:, None, None]
     image[start:] = colour * (1 - veil) + mood.horizon * 0.97 * veil
@@ -873,12 +836,9 @@ def _cast_shadow(world: World, canvas: _Canvas, image: np.ndarray, labels: np.nd
         return
     # Target (x, y) -> source: height above the foot a = (y - foot) / fall; source row foot - a, column x - lean * a.
     a, rise = 1 / fall, y0 - foot[1]
-    matrix = np.array(
-        [[1, -lean * a, x0 - canvas.x0 - lean * a * rise], [0, -a, foot[1] - canvas.y0 - a * rise]], np.float32
-    )
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    shape = (canvas.rgba[..., 3] > 0).astype(np.float32)
-    alpha = cv2.warpAffine(shape, matrix, (x1 - x0, y1 - y0), flags=flags)
+    matrix = [[1, -lean * a, x0 - canvas.x0 - lean * a * rise], [0, -a, foot[1] - canvas.y0 - a * rise]]
+    flags, shape = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, (canvas.rgba[..., 3] > 0).astype(np.float32)
+    alpha = cv2.warpAffine(shape, np.array(matrix, np.float32), (x1 - x0, y1 - y0), flags=flags)
     alpha = cv2.GaussianBlur(alpha, (0, 0), max(0.7, 0.012 * unit))
     _darken(image[y0:y1, x0:x1], labels[y0:y1, x0:x1], alpha * 0.85 * (1 - veil), world.mood.shade)
 
@@ -937,11 +897,8 @@ def _paint_thing(
 
 
 def render(world: World, size: int | tuple[int, int] = 192, time: float = 0.0) -> Scene:
-    """Photograph a world at `time` (frames) as a picture of `size`: a side, or (height, width), in pixels.
-
-    Raises:
-        ValueError: a side is below 16 pixels.
-    """
+    """Photograph a world at `time` (frames) as a picture of `size`: a side, or (height, width), of 16 pixels or more, else
+    ValueError."""
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 16:
         raise ValueError(f"a scene of {height} x {width} pixels is too small to draw: ask for sides of at least 16")
@@ -961,28 +918,24 @@ def render(world: World, size: int | tuple[int, int] = 192, time: float = 0.0) -
     image = cv2.resize(np.clip(image, 0, 1), (width, height), interpolation=cv2.INTER_AREA)
     image = image * (1.16 - 0.16 * image)  # a gentle shoulder
     image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    panoptic, segments = _label(world, labels[1::SUPERSAMPLING, 1::SUPERSAMPLING].copy(), stuff, patterns)
-    # What was given back to stuff has no parts.
+    panoptic = labels[1::SUPERSAMPLING, 1::SUPERSAMPLING].copy()
+    # The pixels of things too small to count go back to the stuff behind them, which has no parts.
+    areas = np.bincount(panoptic.ravel())
+    small = np.flatnonzero(areas < SMALLEST_AREA * panoptic.size)
+    lost = np.isin(panoptic, small[small >= FIRST_THING])
+    panoptic[lost] = stuff[lost]
+    shown = np.flatnonzero(np.bincount(panoptic.ravel())).tolist()
+    segments = [_segment(world, i, panoptic == i, patterns) for i in shown]
     parts = np.where(panoptic >= FIRST_THING, parts[1::SUPERSAMPLING, 1::SUPERSAMPLING], 0) + PARTS * panoptic
     return Scene(image, panoptic, segments, parts)
 
 
-def _label(
-    world: World, panoptic: np.ndarray, stuff: np.ndarray, patterns: dict[int, bool | None]
-) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Give the pixels of things too small to count back to the stuff behind them, and describe what remains."""
-    areas = np.bincount(panoptic.ravel(), minlength=FIRST_THING + len(world.things))
-    small = np.flatnonzero((areas > 0) & (areas < SMALLEST_AREA * panoptic.size))
-    lost = np.isin(panoptic, small[small >= FIRST_THING])
-    panoptic[lost] = stuff[lost]
-    segments = []
-    for i in np.flatnonzero(np.bincount(panoptic.ravel())).tolist():
-        name = STUFF[i - 1] if i < FIRST_THING else world.things[i - FIRST_THING].kind
-        category = CATEGORIES[(THINGS + STUFF).index(name)]
-        mask, marked = panoptic == i, {"pattern": patterns[i]} if category["id"] in PATTERNED else {}
-        about = {"id": i, "category_id": category["id"], "isthing": category["isthing"]}
-        segments.append({**about, "area": int(mask.sum()), "bbox": extent(mask), **marked})
-    return panoptic, segments
+def _segment(world: World, i: int, mask: np.ndarray, patterns: dict[int, bool | None]) -> dict[str, Any]:
+    name = STUFF[i - 1] if i < FIRST_THING else world.things[i - FIRST_THING].kind
+    category = CATEGORIES[(THINGS + STUFF).index(name)]
+    about = {"id": i, "category_id": category["id"], "isthing": category["isthing"]}
+    marked = {"pattern": patterns[i]} if category["id"] in PATTERNED else {}
+    return {**about, "area": int(mask.sum()), "bbox": extent(mask), **marked}
 
 
 def _aspect(size: int | tuple[int, int]) -> float:
@@ -990,9 +943,7 @@ def _aspect(size: int | tuple[int, int]) -> float:
 
 
 def scene(seed: int, size: int | tuple[int, int] = 192) -> Scene:
-    """The scene of a seed: `size` is a side or (height, width) in pixels.
-
-    It is the same in every process, whatever the number of threads; another processor may round a colour differently.
+    """The scene of a seed, `size` as in :func:`render`; the same in every process, but another processor may round differently.
 
     >>> s = scene(0, 64)
     >>> s.image.shape, s.panoptic.min() > 0, len(s.masks()) == len(s.boxes()) == len(s.labels())
@@ -1043,13 +994,10 @@ def _fill_folder(folder: Path, seeds: list[int], size: int | tuple[int, int]) ->
 
 
 def write_coco(folder: Path, seeds: Iterable[int], size: int | tuple[int, int] = 192) -> Path:
-    """Write the scenes of `seeds` as a COCO data set, and return its folder.
+    """Write the scenes of `seeds` as a COCO data set, and return its folder; FileExistsError where it holds something else.
 
-    images/{seed:012d}.png, annotations/instances.json, annotations/panoptic.json, panoptic/{seed:012d}.png. The folder
-    appears at once when complete; one that holds the same request already is kept, so two processes may call at once.
-
-    Raises:
-        FileExistsError: the folder exists and holds something else.
+    images/{seed:012d}.png, annotations/instances.json, annotations/panoptic.json, panoptic/{seed:012d}.png. The folder appears at
+    once when complete; one that holds the same request already is kept, so two processes may call at once.
     """
     folder, seeds = Path(folder), [int(s) for s in seeds]
     shape = [size, size] if isinstance(size, int) else list(size)
@@ -1060,7 +1008,6 @@ def write_coco(folder: Path, seeds: Iterable[int], size: int | tuple[int, int] =
             (draft / "scenes.json").write_text(json.dumps(request))
     record = folder / "scenes.json"
     if not record.is_file() or json.loads(record.read_text()) != request:  # also where another process was quicker
-        raise FileExistsError(
-            f"{folder} holds something other than these {len(seeds)} scenes: delete it, or name another folder"
-        )
+        told = f"{folder} holds something other than these {len(seeds)} scenes: delete it, or name another folder"
+        raise FileExistsError(told)
     return folder

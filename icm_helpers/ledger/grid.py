@@ -149,6 +149,14 @@ class Processes:
                 task.join(max(0, deadline - time.monotonic()))
 
 
+def gpus() -> tuple[str, ...]:
+    """Names of this machine's GPUs for CUDA_VISIBLE_DEVICES."""
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    return tuple(filter(None, visible.split(",")))
+
+
 def _process(job: Job, recipe: Recipe, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     os.setsid()  # so that Ctrl-C reaches it once, from `stop`,
@@ -251,18 +259,6 @@ def sweep(
     if failed:
         logs = ", ".join(str(job.log(recipe)) for recipe in failed)
         raise GridError(f"{len(failed)} of {total} runs failed, the others are done: see {logs}")
-
-
-def part(text: str) -> tuple[int, int]:
-    """A share of the work from a command line: (1, 2), the first of two, from `1/2`.
-
-    Raises:
-        ValueError: it names none.
-    """
-    k, _, n = text.partition("/")
-    if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
-        raise ValueError(f"{text!r} is no part: write 1/2 for the first of two")
-    return int(k), int(n)
 
 
 def _last_line(log: Path) -> str:
