@@ -121,12 +121,7 @@ def auc(score: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray
 
 
 def evaluate(
-    codec: Any,
-    train: CocoDataset,
-    dataset: CocoDataset,
-    detectors: dict[str, Detector],
-    *,
-    progress: bool = True,
+    codec: Any, train: CocoDataset, dataset: CocoDataset, detectors: dict[str, Detector], *, progress: bool = True
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """How well patterns can be read from coded pictures, and how well the same kinds of objects are detected there.
 

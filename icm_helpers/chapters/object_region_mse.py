@@ -203,8 +203,5 @@ CLAIMS = (
 )
 
 CHAPTER = Chapter(
-    NAME,
-    "Object-region MSE",
-    CLAIMS,
-    {"smoke": (SMOKE,), "book": (SCENES, COCO_MINI, TASK_LOW_LR), "paper": (PAPER,)},
+    NAME, "Object-region MSE", CLAIMS, {"smoke": (SMOKE,), "book": (SCENES, COCO_MINI, TASK_LOW_LR), "paper": (PAPER,)}
 )

@@ -64,14 +64,7 @@ SA_LOW_LR = tuple(
 
 # Two more trainings of each, a study each, since every model judges a study's first seed: would the same claims be decided?
 SA_SEEDS = tuple(
-    replace(
-        _BY_ALL,
-        name=f"seed {seed}",
-        role="replicate",
-        losses=(*_RIVALS, (NANO, 10.0)),
-        seeds=(seed,),
-        hours=0.8,
-    )
+    replace(_BY_ALL, name=f"seed {seed}", role="replicate", losses=(*_RIVALS, (NANO, 10.0)), seeds=(seed,), hours=0.8)
     for seed in (1, 2)
 )
 
@@ -88,12 +81,7 @@ SA_COCO_MINI = replace(
 )
 
 # The same with Segment Anything itself, which needs no annotation, for those who have its weights.
-SA_COCO_SAM = replace(
-    SA_COCO_MINI,
-    losses=at_alphas("sam-vit-b", 18.0),
-    training=COCO_MINI.training,
-    hours=2.0,
-)
+SA_COCO_SAM = replace(SA_COCO_MINI, losses=at_alphas("sam-vit-b", 18.0), training=COCO_MINI.training, hours=2.0)
 
 # The paper's codec in this pipeline, from random weights and far too short to judge.
 SA_TCM = replace(
