@@ -85,8 +85,7 @@ class Study:
 
         trained = [
             recipe(
-                Trained(self.codec, loss, lmbda, self.training, scale, seed),
-                self.measured if seed == first else alone,
+                Trained(self.codec, loss, lmbda, self.training, scale, seed), self.measured if seed == first else alone
             )
             for seed in self.seeds
             for lmbda in (self.lmbdas if seed == first else self.seed_lmbdas or self.lmbdas)
