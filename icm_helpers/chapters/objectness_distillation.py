@@ -124,6 +124,7 @@ COCO_MINI_MSE_LOW_LR = replace(
 MICROSCOPE = replace(
     DISTILL_COCO_MINI,
     name="coco-mini, microscope",
+    role="microscope",
     lmbdas=(),
     bit_allocation=False,
     microscope=Microscope(
