@@ -8,13 +8,13 @@ line find it by its name. The mathematics is in `losses` and `masks`; torch is i
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from icm_helpers.files import RUNS
+from icm_helpers import files
+from icm_helpers.later import later
 from icm_helpers.tasks import models
 
 if TYPE_CHECKING:
@@ -28,19 +28,8 @@ if TYPE_CHECKING:
     Objects = list[dict[str, Tensor]] | None
     Levels = dict[str, Tensor]  # a teacher's maps (N, C, h, w) by level
 
-
-class _Module:
-    """A module that brings torch, imported when something of it is used."""
-
-    def __init__(self, name: str) -> None:
-        self.module = name
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(importlib.import_module(self.module), name)
-
-
-np, torch, losses, masks = map(_Module, ("numpy", "torch", "icm_helpers.losses", "icm_helpers.masks"))
-container, teaching = _Module("icm_helpers.codecs.container"), _Module("icm_helpers.tasks.teacher")
+np, torch, container, losses, masks = later("numpy", "torch", ".codecs.container", ".losses", ".masks")
+coco, scenes, teaching = later(".data.coco", ".data.scenes", ".tasks.teacher")
 
 LOSSES: dict[str, type[Loss]] = {}
 """Every loss by its name."""
@@ -275,8 +264,6 @@ class Task(Taught):
     task_weight: float = 0.0
 
     def check(self, images: CocoDataset) -> None:
-        from icm_helpers.data import coco
-
         coco.require_categories(images, self.network.categories, self.teacher.partition("@")[0])
 
     def terms(self, out: dict[str, Any], x: Tensor, clean: Any, lmbda: float, scale: float) -> dict[str, Tensor]:
@@ -304,7 +291,9 @@ class Distill(Taught):
 
     def bind(self, device: torch.device, remember: bool = False) -> Loss:
         network = _network(self.teacher, device)
-        return self.taught_by(teaching.Remembered(network, RUNS / "teachers" / self.teacher) if remember else network)
+        return self.taught_by(
+            teaching.Remembered(network, files.RUNS / "teachers" / self.teacher) if remember else network
+        )
 
     def clean(self, x: Tensor, mask: Tensor, objects: Objects = None) -> tuple[Levels, Levels | None]:
         """The original pictures' features and weights, where these do not depend on the codec: one pass of the teacher."""
@@ -443,8 +432,6 @@ class SANeRV(SANeRVTruth):
     alpha: float = 0.0
 
     def frames_region(self, clip: Video, source: Clip, device: str = "auto", progress: bool = True) -> Tensor:
-        from icm_helpers.data import scenes
-
         name = f"masks-{source.data}-{source.clip}-{source.size}"
         made = {"data": source.data, "clip": source.clip, "size": source.size, "scenes": scenes.VERSION}
         return masks.of_video(clip, self.segmenter, self.alpha, name, made, device=device, progress=progress)
