@@ -63,11 +63,10 @@ def resamplings(ids: Sequence[int], replicates: int = REPLICATES) -> np.ndarray:
 def average_precision(
     truth: dict[str, Any], results: list[dict[str, Any]], iou_type: str = "bbox", samples: np.ndarray | None = None
 ) -> tuple[dict[str, float], list[float]]:
-    """COCO average precision, and its bootstrap replicates.
+    """COCO average precision of COCO results, which may be empty, and its bootstrap replicates.
 
     Args:
         truth: COCO ground truth.
-        results: COCO results; may be empty.
         iou_type: bbox or segm.
         samples: indices (replicates, n) into the sorted image ids; None for no replicates.
 

@@ -87,9 +87,8 @@ def feature_distillation(
 ) -> Tensor:
     r"""Distance of a detector's features: :math:`\mathcal D = \frac{1}{N} \sum_i \overline{W_i \odot (F_i - \hat F_i)^2}`.
 
-    Eq. 2 of Iino et al. without weights, eq. 3 with :func:`box_weights`, eq. 4 with :func:`objectness_weights`. The
-    mean runs over all cells, channels and images of a level, the sum over the N levels: an image whose weights are
-    small weighs little.
+    Eq. 2 of Iino et al. without weights, eq. 3 with :func:`box_weights`, eq. 4 with :func:`objectness_weights`. The mean runs over
+    all cells, channels and images of a level, the sum over the N levels: an image whose weights are small weighs little.
 
     Args:
         feats, feats_hat: level -> features of the original and of the decoded images, (N, C, h, w); C, h, w differ between levels.

@@ -12,7 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
+from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from icm_helpers.bd import Curve
@@ -113,13 +114,10 @@ def rate_accuracy(
             color=INK,
             fontsize=9,
         )
-    ax.set_xscale("log", base=2)  # a step to the right is twice the bits, wherever one stands
+    rate_axis(ax, ylabel)
     rates = np.concatenate([curve.bpp for curve in curves.values()]) if curves else np.ones(1)
     if rates.max() < 3 * rates.min():  # there may be no power of two in it to label
         ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.xaxis.set_major_formatter("{x:.3g}")
-    ax.set_xlabel("rate [bits per pixel, all bytes counted]")
-    ax.set_ylabel(ylabel)
     ax.legend(loc="lower right", fontsize=9)
 
 
@@ -141,6 +139,32 @@ def rate_accuracy_panels(
     figure.legend(methods.values(), methods.keys(), loc="outside lower center", ncols=4, fontsize=9)
     figure.suptitle(title, color=INK)
     return figure
+
+
+def rate_axis(
+    ax: Axes, ylabel: str, xlabel: str = "rate [bits per pixel, all bytes counted]", ticks: int | None = None
+) -> None:
+    """Label the axes, rate on the first one: a step to the right is twice the bits, wherever one stands."""
+    ax.set_xscale("log", base=2)
+    if ticks:
+        ax.xaxis.set_major_locator(LogLocator(2, numticks=ticks))
+    ax.xaxis.set_major_formatter("{x:.3g}")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+
+
+Points = tuple[np.ndarray, np.ndarray]
+
+
+def between(ax: Axes, one: Points, other: Points, alpha: float) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Shade what BD-rate averages: the area between two codecs' (rate, quality), both rising, where both reach the same quality.
+
+    Returns:
+        the qualities, and at each of them the rate of either.
+    """
+    qualities = np.linspace(max(one[1][0], other[1][0]), min(one[1][-1], other[1][-1]), 200)
+    rates = [np.exp(PchipInterpolator(quality, np.log(rate))(qualities)) for rate, quality in (one, other)]
+    ax.fill_betweenx(qualities, *rates, color=INK, alpha=alpha, linewidth=0)
+    return qualities, rates
 
 
 def training_curve(curve: Sequence[Mapping[str, float]], title: str = "") -> Figure:

@@ -8,6 +8,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from icm_helpers.data import DataError
+from icm_helpers.data import DataError, blamed
 from icm_helpers.panoptic import Panoptic
 
 _log = logging.getLogger(__name__)
@@ -47,45 +48,42 @@ class Sample:
 def rgb(image: Image.Image) -> np.ndarray:
     """A picture's pixels, (H, W, 3) uint8, also of one with 16 bits, which `convert("RGB")` would clip at 255."""
     if image.mode.startswith("I;16"):
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
-        return np.stack([grey] * 3, axis=-1)
+        return np.stack([(np.asarray(image) >> 8).astype(np.uint8)] * 3, axis=-1)
     return np.array(image.convert("RGB"))
 
 
 def _read_image(path: Path, width: int, height: int) -> np.ndarray:
     """Pixels (H, W, 3) uint8 of a picture whose annotations were drawn on `width` x `height` pixels.
 
-    Annotation tools differ in whether they honour the EXIF orientation, so the annotation's size decides: the picture
-    is turned as EXIF says where this gives that size (also for a half turn, as OpenCV does), and left alone where only
-    the stored pixels have it.
+    Annotation tools differ in whether they honour the EXIF orientation, so the annotation's size decides: the picture is turned as
+    EXIF says where this gives that size (for a half turn too, as OpenCV does), and left alone where only the stored pixels have it.
     """
-    try:
-        with Image.open(path) as stored:
-            stored.load()
-            turned = ImageOps.exif_transpose(stored)
-            pixels = rgb(turned if turned.size == (width, height) else stored)
-    except FileNotFoundError:
-        raise DataError(f"image {path} is missing: fetch it again, or remove it from the annotation file") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"image {path} cannot be decoded ({error}): it is damaged, fetch it again") from error
+    if not path.is_file():
+        raise DataError(f"image {path} is missing: fetch it again, or remove it from the annotation file")
+    undecodable = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+    with (
+        blamed(f"image {path} cannot be decoded", "it is damaged, fetch it again", *undecodable),
+        Image.open(path) as stored,
+    ):
+        stored.load()
+        turned = ImageOps.exif_transpose(stored)
+        pixels = rgb(turned if turned.size == (width, height) else stored)
     if pixels.shape[:2] != (height, width):
-        raise DataError(
-            f"image {path} has {pixels.shape[1]} x {pixels.shape[0]} pixels, but its annotations were made for "
-            f"{width} x {height}: it was resized, or the annotation file belongs to another data set"
-        )
+        told = f"image {path} has {pixels.shape[1]} x {pixels.shape[0]} pixels, its annotations were made for {width} x {height}"
+        raise DataError(f"{told}: it was resized, or the annotation file belongs to another data set")
     return pixels
 
 
-def _drawn(item: dict[str, Any]) -> dict[str, Any] | list[list[float]]:
-    """The run lengths of an annotation, or its polygons, of which there may be none.
+_Outline = dict[str, Any] | list[list[float]]  # run lengths, or polygons
 
-    Two points are no polygon, and the decoder would take four numbers for a box.
-    """
+
+def _drawn(item: dict[str, Any]) -> _Outline:
+    """The outline of an annotation; two points are no polygon, and the decoder would take four numbers for a box."""
     outline = item.get("segmentation") or []
     return outline if isinstance(outline, dict) else [polygon for polygon in outline if len(polygon) >= 6]
 
 
-def _outline(item: dict[str, Any]) -> dict[str, Any] | list[list[float]]:
+def _outline(item: dict[str, Any]) -> _Outline:
     """The same, or else the box of an annotation as a polygon of whole pixels."""
     x, y, w, h = item["bbox"]
     x1, y1, x2, y2 = math.floor(x), math.floor(y), math.ceil(x + w), math.ceil(y + h)
@@ -106,12 +104,8 @@ def _decode_mask(item: dict[str, Any], height: int, width: int) -> np.ndarray:
 class PanopticTruth:
     """The panoptic maps of a data set in COCO's format, by image id. The file is read when it is first needed: COCO's is large.
 
-    Args:
-        annotations: the `panoptic_*.json` file.
-        maps: folder of the PNG files that it names. Colour means COCO's id, R + 256 G + 65536 B; 16 bits of grey, the id itself.
-
-    Raises:
-        DataError: the file or the folder is missing; later, the file is damaged.
+    `annotations` is the `panoptic_*.json` file, `maps` the folder of the PNG files that it names. Colour means COCO's id,
+    R + 256 G + 65536 B; 16 bits of grey, the id itself. DataError where one is missing, and later where the file is damaged.
     """
 
     def __init__(self, annotations: Path, maps: Path) -> None:
@@ -131,36 +125,29 @@ class PanopticTruth:
 
     @cached_property
     def _content(self) -> tuple[dict[int, str], frozenset[int], dict[int, tuple[str, list[dict[str, Any]]]]]:
-        try:
+        told = f"{self.annotations} is not in COCO's panoptic format"
+        with blamed(told, "fetch it again", ValueError, KeyError, TypeError):
             content = json.loads(self.annotations.read_bytes())
             names = {c["id"]: c["name"] for c in content["categories"]}
             things = frozenset(c["id"] for c in content["categories"] if c["isthing"])
             return names, things, {a["image_id"]: (a["file_name"], a["segments_info"]) for a in content["annotations"]}
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{self.annotations} is not in COCO's panoptic format ({type(error).__name__}: {error}): fetch it again"
-            ) from error
 
     def __getitem__(self, image_id: int) -> Panoptic:
-        """The map of an image.
-
-        Raises:
-            DataError: there is none, its file is missing or damaged, or lacks a segment that is listed.
-        """
+        """The map of an image; DataError where there is none, or its file is missing, damaged, or lacks a listed segment."""
         entries = self._content[2]
         if image_id not in entries:
             raise DataError(f"{self.annotations} has no panoptic map of image {image_id}: take images that have one")
-        name, segments = entries[image_id]
-        try:
-            with Image.open(self.maps / name) as stored:
-                pixels = np.array(stored).astype(np.int32)
-        except (OSError, SyntaxError) as error:
-            raise DataError(f"panoptic map {self.maps / name} cannot be read ({error}): fetch it again") from error
+        path, segments = self.maps / entries[image_id][0], entries[image_id][1]
+        with (
+            blamed(f"panoptic map {path} cannot be read", "fetch it again", OSError, SyntaxError),
+            Image.open(path) as stored,
+        ):
+            pixels = np.array(stored).astype(np.int32)
         ids = pixels if pixels.ndim == 2 else pixels[..., :3] @ np.array([1, 256, 65536], np.int32)  # (H, W)
         shown = np.zeros(ids.max() + 1, bool)  # ten times as fast as sorting the pixels
         shown[ids] = True
         if absent := [s["id"] for s in segments if s["id"] >= len(shown) or not shown[s["id"]]]:
-            raise DataError(f"panoptic map {self.maps / name} does not show segments {absent}: fetch it again")
+            raise DataError(f"panoptic map {path} does not show segments {absent}: fetch it again")
         return Panoptic(ids, segments)
 
     def semantic(self, image_id: int) -> np.ndarray:
@@ -173,20 +160,11 @@ class PanopticTruth:
 
 
 class CocoDataset(Dataset):
-    """Pictures and instances in COCO's format, checked when opened; item i is a `Sample`.
+    """Pictures in a folder and the instances of a file in COCO's format; item i is a `Sample`. `limit` is for the first so many.
 
-    Pictures come in the order of their ids; those without annotations are samples with n = 0. Boxes without area or
-    wholly outside the picture are left out, boxes partly outside are clipped; `skipped` counts both, one warning tells.
-    An annotation without a mask gets its filled box.
-
-    Args:
-        images: folder of the pictures.
-        annotations: the `instances_*.json` file.
-        limit: use only the first so many pictures.
-        panoptic: their panoptic maps, where they have any.
-
-    Raises:
-        DataError: a file or folder is missing, damaged, or contradicts the others.
+    Pictures come in the order of their ids; those without annotations are samples with n = 0. Boxes without area or wholly outside
+    the picture are left out, boxes partly outside are clipped; `skipped` counts both, one warning tells. An annotation without a
+    mask gets its filled box. DataError where a file or folder is missing, damaged, or contradicts the others.
     """
 
     def __init__(
@@ -196,7 +174,7 @@ class CocoDataset(Dataset):
             raise ValueError(f"limit is {limit}: ask for at least one picture, or None for all")
         self.images, self.annotations, self.panoptic = Path(images), Path(annotations), panoptic
         content = self._read_json()
-        try:
+        with self._blamed("is not in COCO's instances format", KeyError, TypeError, AttributeError):
             self.categories: dict[int, str] = {c["id"]: c["name"] for c in content["categories"]}
             listed = {i["id"]: i for i in sorted(content["images"], key=lambda i: i["id"])}
             if len(listed) != len(content["images"]):
@@ -209,8 +187,6 @@ class CocoDataset(Dataset):
             self._check_files()
             self.skipped: Counter[str] = Counter()
             self._objects = self._clean(content["annotations"], listed)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise self._error(f"is not in COCO's instances format ({type(error).__name__}: {error})") from error
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -225,36 +201,24 @@ class CocoDataset(Dataset):
         for i, item in enumerate(objects):
             x, y, w, h = item["bbox"]
             boxes[i] = x, y, x + w, y + h
-            try:
+            which = f"has a broken mask in annotation {item.get('id')}"
+            with self._blamed(which, KeyError, TypeError, ValueError, RuntimeError):
                 masks[i] = _decode_mask(item, height, width)
-            except (KeyError, TypeError, ValueError, RuntimeError) as error:
-                raise self._error(f"has a broken mask in annotation {item.get('id')} ({error})") from error
-        return Sample(
-            image=torch.from_numpy(pixels).permute(2, 0, 1).float() / 255,  # (H, W, 3) -> (3, H, W)
-            boxes=torch.from_numpy(boxes),
-            labels=torch.tensor([item["category_id"] for item in objects], dtype=torch.int64),
-            masks=torch.from_numpy(masks),
-            crowd=torch.tensor([bool(item["iscrowd"]) for item in objects], dtype=torch.bool),
-            image_id=entry["id"],
-            name=entry["file_name"],
-        )
+        image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255  # (H, W, 3) -> (3, H, W)
+        labels = torch.tensor([item["category_id"] for item in objects], dtype=torch.int64)
+        crowd = torch.tensor([bool(item["iscrowd"]) for item in objects], dtype=torch.bool)
+        shapes = torch.from_numpy(boxes), labels, torch.from_numpy(masks), crowd
+        return Sample(image, *shapes, entry["id"], entry["file_name"])
 
     def ground_truth(self, ids: Iterable[int] | None = None) -> dict[str, list]:
-        """COCO dictionary for an evaluator: the pictures in use (or `ids` of them) and their cleaned annotations.
-
-        Annotations are numbered anew from 1: evaluators match by this number, and a zero or a double spoils the AP. Where one has
-        no outline, its box stands for it, as in its `Sample`.
-
-        Raises:
-            KeyError: an id that is not in use.
-        """
+        """COCO dictionary for an evaluator: the pictures in use (or `ids` of them; KeyError for others) and their cleaned
+        annotations, numbered anew from 1: evaluators match by this number, and a zero or a double spoils the AP. A box stands for
+        an outline that is missing, as in the `Sample`."""
         chosen = self.ids if ids is None else list(ids)
-        objects = [item for i in chosen for item in self._objects[i]]
+        items = enumerate((item for i in chosen for item in self._objects[i]), start=1)
         return {
             "images": [self._entries[i] for i in chosen],
-            "annotations": [
-                {**item, "segmentation": _outline(item), "id": n} for n, item in enumerate(objects, start=1)
-            ],
+            "annotations": [{**item, "segmentation": _outline(item), "id": n} for n, item in items],
             "categories": [{"id": i, "name": name} for i, name in self.categories.items()],
         }
 
@@ -271,15 +235,16 @@ class CocoDataset(Dataset):
     def _error(self, what: str) -> DataError:
         return DataError(f"annotation file {self.annotations} {what}: repair it, or fetch it again")
 
+    def _blamed(self, what: str, *kinds: type[Exception]) -> AbstractContextManager[None]:
+        return blamed(f"annotation file {self.annotations} {what}", "repair it, or fetch it again", *kinds)
+
     def _read_json(self) -> dict[str, Any]:
         if not self.annotations.is_file():
             raise DataError(f"annotation file {self.annotations} is missing: fetch it, or correct the path")
         if not self.images.is_dir():
             raise DataError(f"image folder {self.images} is missing: fetch the images, or correct the path")
-        try:
+        with self._blamed("is not JSON", ValueError):
             content = json.loads(self.annotations.read_bytes())
-        except ValueError as error:
-            raise self._error(f"is not JSON ({error})") from error
         absent = {"images", "annotations", "categories"} - set(content if isinstance(content, dict) else ())
         if absent:
             raise self._error(f"has no {', '.join(sorted(absent))}")
@@ -292,10 +257,8 @@ class CocoDataset(Dataset):
         present = {folder / name for folder in folders if folder.is_dir() for name in os.listdir(folder)}
         absent = sorted(name for name in names if self.images / name not in present)
         if absent:
-            raise DataError(
-                f"{len(absent)} of {len(names)} images are missing in {self.images}, the first is {absent[0]}: "
-                f"fetch them again, or remove them from {self.annotations}"
-            )
+            told = f"{len(absent)} of {len(names)} images are missing in {self.images}, the first is {absent[0]}"
+            raise DataError(f"{told}: fetch them again, or remove them from {self.annotations}")
 
     def _clean(self, annotations: list[dict], listed: dict[int, dict]) -> dict[int, list[dict]]:
         """Check every annotation; return those of the pictures in use, boxes clipped, by image id."""
@@ -333,19 +296,12 @@ class CocoDataset(Dataset):
 
 
 def require_categories(dataset: CocoDataset, known: Mapping[int, str] | Iterable[int], who: str) -> None:
-    """Make sure that a detector can be judged on a data set: it knows every category that is annotated.
-
-    Where `known` maps ids to names, the names must agree too: 1 is a person in COCO and something else elsewhere.
-
-    Raises:
-        DataError: a category is annotated that `who` does not know, or calls otherwise.
-    """
+    """Make sure that `who` can be judged on a data set: DataError where it does not know a category that is annotated, or, where
+    `known` maps ids to names, calls it otherwise: 1 is a person in COCO and something else elsewhere."""
     named = known if isinstance(known, Mapping) else dict.fromkeys(known)
     for number, name in dataset.used_categories().items():
         if number in named and (named[number] is None or named[number].casefold() == name.casefold()):
             continue
         what = f"calls this category {named[number]!r}" if number in named else "does not know this category"
-        raise DataError(
-            f"{dataset.annotations} annotates category {number} ({name!r}), but {who} {what}: "
-            "take a detector trained on these categories, or map the category ids of the annotation file"
-        )
+        cure = "take a detector trained on these categories, or map the category ids of the annotation file"
+        raise DataError(f"{dataset.annotations} annotates category {number} ({name!r}), but {who} {what}: {cure}")

@@ -14,8 +14,7 @@ from torch.utils.data import Dataset
 from icm_helpers.data.coco import CocoDataset, Sample
 from icm_helpers.data.formats import extent
 
-# Category id, first row, first column, and the mask (0 or 255) within its extent, (h, w) uint8: whole masks of a picture's
-# dozens of objects would take many times the memory of the picture.
+# Category id, first row, first column, and the mask (0 or 255) within its extent, (h, w) uint8: whole ones would fill the memory.
 _Instance = tuple[int, int, int, np.ndarray]
 
 
@@ -37,9 +36,7 @@ class Crops(Dataset):
     of the time; a picture smaller than the crop is continued by reflection.
 
     Args:
-        dataset: where the pictures come from.
         patch: side P in pixels.
-        seed: of all choices.
         length: number of crops, as many as the training will draw.
         augment: "none", or "heavy", which also scales by 0.5 to 1.25 (with a filter against aliasing, and never so far that a
             picture larger than the patch must be padded) and shifts brightness, contrast and hue a little.
@@ -70,10 +67,8 @@ class Crops(Dataset):
         if augment not in ("none", "heavy"):
             raise ValueError(f"augment is {augment!r}: take 'none' or 'heavy'")
         if patch < 1 or length < 1 or seed < 0 or not 0 <= object_prob <= 1 or len(dataset) == 0:
-            raise ValueError(
-                f"patch={patch}, length={length}, seed={seed}, object_prob={object_prob}, {len(dataset)} pictures: "
-                "patch, length and pictures must be at least 1, seed not negative, object_prob within [0, 1]"
-            )
+            told = f"{patch=}, {length=}, {seed=}, {object_prob=}, {len(dataset)} pictures: patch, length and pictures"
+            raise ValueError(f"{told} must be at least 1, seed not negative, object_prob within [0, 1]")
         self.dataset, self.patch, self.seed, self.length = dataset, patch, seed, length
         self.augment, self.object_prob, self.region, self.objects = augment, object_prob, region, objects
         kept = len(dataset) < 10_000 if cache is None else cache
@@ -117,19 +112,14 @@ class Crops(Dataset):
             canvas = np.zeros((height, width), np.uint8)
             canvas[y0:y1, x0:x1] = shape
             visible = self._cut(canvas, top, left, side, mirrored) >= 128
-            if visible.sum() < 8:
-                continue
-            x, y, w, h = extent(visible)
-            if min(w, h) < 2:
-                continue
-            boxes.append([x, y, x + w, y + h])
-            labels.append(label)
-            masks.append(visible)
-        found = {
-            "boxes": torch.tensor(np.array(boxes, np.float32).reshape(-1, 4)),
-            "labels": torch.tensor(labels, dtype=torch.int64),
-            "masks": torch.tensor(np.array(masks, np.uint8).reshape(-1, self.patch, self.patch)),
-        }
+            x, y, w, h = extent(visible) if visible.sum() >= 8 else (0, 0, 0, 0)
+            if min(w, h) >= 2:
+                boxes.append([x, y, x + w, y + h])
+                labels.append(label)
+                masks.append(visible)
+        found = {"boxes": torch.tensor(np.array(boxes, np.float32).reshape(-1, 4))}
+        found["labels"] = torch.tensor(labels, dtype=torch.int64)
+        found["masks"] = torch.tensor(np.array(masks, np.uint8).reshape(-1, self.patch, self.patch))
         return image, mask, found
 
     def source(self, index: int) -> str:
@@ -153,8 +143,8 @@ class Crops(Dataset):
         if self._kept is not None and index in self._kept:
             return self._kept[index]
         sample = self.dataset[index]
-        rgbm = torch.cat((sample.image, sample.object_mask)).mul(255).round().byte()  # (4, H, W)
-        rgbm = rgbm.permute(1, 2, 0).contiguous().numpy()
+        both = torch.cat((sample.image, sample.object_mask)).mul(255).round().byte()  # (4, H, W)
+        rgbm = both.permute(1, 2, 0).contiguous().numpy()
         region = self.region(sample)[0].mul(255).byte().numpy() if self.region else None
         instances = list(_instances(sample)) if self.objects else []
         if self._kept is not None:

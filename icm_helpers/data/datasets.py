@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +28,7 @@ CLIPS = {"dog": "dog", "car-shadow": "car"}
 
 @dataclass(frozen=True)
 class DataSet:
-    """One data set.
-
-    Of pictures, `open(split, *, size, limit, root)` gives a `CocoDataset`, whose arguments :func:`load` explains; of videos,
-    `open(clip, frames, size)` gives a `Video`, as :func:`clip` explains. It imports what it needs when it is called.
-    """
+    """One data set: `open` is what :func:`load` calls, or for videos :func:`clip`, and imports what it needs when it is called."""
 
     name: str
     open: Callable[..., Any]
@@ -47,11 +44,7 @@ DATASETS: dict[str, DataSet] = {}
 
 
 def register(data_set: DataSet) -> DataSet:
-    """Make a data set known by its name.
-
-    Raises:
-        ValueError: the name is taken.
-    """
+    """Make a data set known by its name; ValueError where it is taken."""
     if data_set.name in DATASETS:
         raise ValueError(f"a data set is called {data_set.name!r} already: take another name")
     return DATASETS.setdefault(data_set.name, data_set)
@@ -68,24 +61,18 @@ def names(video: bool = False) -> list[str]:
 
 def listing() -> str:
     """A table of the data sets that open by name; `downloads.listing` says what can be fetched, and what is here."""
-    from icm_helpers.data import downloads
-
     rows = ((d.name, "videos" if d.video else "pictures", d.summary) for d in DATASETS.values())
-    return downloads.table([("data set", "of", "what"), *rows])
+    return _room("downloads").table([("data set", "of", "what"), *rows])
 
 
 def load(name: str, split: str, *, size: int = 192, limit: int | None = None, root: Path | None = None) -> CocoDataset:
-    """Open a data set of pictures by name.
+    """Open a data set of pictures by name; DataError for an unknown one, or where the data are not there.
 
     Args:
-        name: one of :func:`names`.
         split: "train" or "val".
         size: side of the pictures in pixels, where they are drawn: of scenes alone.
         limit: use, or draw, only the first so many pictures; scenes have 3000 train and 300 val pictures without it.
         root: another folder than the default.
-
-    Raises:
-        DataError: unknown name or split, or the data are not there.
     """
     if split not in ("train", "val"):
         raise DataError(f"no split {split!r}: take 'train' or 'val'")
@@ -93,17 +80,13 @@ def load(name: str, split: str, *, size: int = 192, limit: int | None = None, ro
 
 
 def clip(name: str, clip: str, frames: int | None = None, size: int = 192) -> Video:
-    """The first frames of a clip: the moving scene of a seed, a clip of DAVIS at half its size, a sequence of SFU-HW-Objects.
+    """The first frames of a clip, all where `frames` is None; `size` is their side in pixels, where they are drawn.
 
-    Args:
-        name: one of `names(video=True)`.
-        clip: a seed, a key of `CLIPS`, or a name such as BasketballPass_416x240_50.
-        frames: how many; None for all that there are.
-        size: side of the frames in pixels, where they are drawn.
+    `clip` is the seed of a moving scene, a key of `CLIPS` (of DAVIS, at half its size), or a sequence of SFU-HW-Objects, such as
+    BasketballPass_416x240_50.
 
     Raises:
-        ValueError: no such data set or clip.
-        DataError: a file is missing or damaged.
+        ValueError, DataError: no such data set or clip; a file is missing or damaged.
     """
     return _named(name, video=True).open(clip, frames, size)
 
@@ -116,16 +99,11 @@ def _named(name: str, video: bool) -> DataSet:
 
 
 def real_data() -> Path:
-    """Folder of small real data: ICM_REAL_DATA, or `../shared/real` beside the repository.
-
-    Raises:
-        DataError: there is no such folder.
-    """
+    """Folder of small real data: ICM_REAL_DATA, or `../shared/real` beside the repository; DataError where there is none."""
     folder = Path(os.environ.get("ICM_REAL_DATA", ROOT.parent / "shared" / "real"))
     if not folder.is_dir():
-        raise DataError(
-            f"no real data at {folder}: set ICM_REAL_DATA to the folder that holds coco_mini and weights_yolox_nano"
-        )
+        cure = "set ICM_REAL_DATA to the folder that holds coco_mini and weights_yolox_nano"
+        raise DataError(f"no real data at {folder}: {cure}")
     return folder
 
 
@@ -140,72 +118,45 @@ def fetched_or_real(fetched: Path, real: str) -> Path:
 
 def home(asset: str) -> Path:
     """Where `icm datasets fetch` puts what the manifest lists under a name."""
-    from icm_helpers.data import downloads
-
-    return downloads.assets()[asset].home()
+    return _room("downloads").assets()[asset].home()
 
 
-def _entry(name: str, summary: str, **more: Any) -> Callable[[Callable[..., Any]], DataSet]:
-    """Registers the function below it."""
-    return lambda opens: register(DataSet(name, opens, summary, **more))
-
-
-# --- pictures ------------------------------------------------------------------------------------------------------------
+def _room(name: str) -> Any:
+    """A module of this room, imported when it is needed."""
+    return import_module(f"icm_helpers.data.{name}")
 
 
 def _drawn(size: int) -> dict[str, Any]:
-    from icm_helpers.data import scenes
-
-    return {"size": size, "scenes": scenes.VERSION}
+    return {"size": size, "scenes": _room("scenes").VERSION}
 
 
-_OWN = {"detector": "mask-rcnn-small", "segmenter": "nano-sam"}  # what was trained on scenes
-
-
-@_entry("scenes", "landscapes that are drawn here, with exact masks, of any size and number", drawn=_drawn, **_OWN)
 def _scenes(split: str, *, size: int, limit: int | None, root: Path | None) -> CocoDataset:
     """Drawn on first use, then kept in `data/cache`."""
-    from icm_helpers.data import coco, scenes
-
+    scenes = _room("scenes")
     # Train and val seeds are a million apart and never meet.
     start, default = {"train": (0, 3000), "val": (1_000_000, 300)}[split]
     count = default if limit is None else limit
     folder = (root or ROOT / "data" / "cache") / f"scenes-{split}-{size}-{count}-v{scenes.VERSION}.{scenes.LABELS}"
     scenes.write_coco(folder, range(start, start + count), size)
-    truth = coco.PanopticTruth(folder / "annotations" / "panoptic.json", folder / "panoptic")
-    return coco.CocoDataset(folder / "images", folder / "annotations" / "instances.json", limit=limit, panoptic=truth)
+    return _opened(folder / "images", folder / "annotations", "", folder / "panoptic", limit)
 
 
-@_entry("coco-mini", "180 + 127 pictures of COCO, in the folder that ICM_REAL_DATA names")
-def _coco_mini(split: str, *, size: int, limit: int | None, root: Path | None) -> CocoDataset:
-    cure = "set ICM_REAL_DATA to the folder that holds a whole coco_mini"
-    return _coco("coco-mini", root or real_data() / "coco_mini", split, limit, cure)
+def _coco(
+    name: str, default: Callable[[], Path], cure: str, split: str, *, size: int, limit: int | None, root: Path | None
+) -> CocoDataset:
+    folder = root or default()
+    images, annotations = folder / f"{split}2017", folder / "annotations"
+    if not (images.is_dir() and (annotations / f"instances_{split}2017.json").is_file()):
+        told = f"{name} needs {images.name}/ and annotations/instances_{split}2017.json in {folder}"
+        raise DataError(f"{told}: {cure}")
+    return _opened(images, annotations, f"_{split}2017", annotations / f"panoptic_{split}2017", limit)
 
 
-@_entry("coco2017", "COCO 2017, or pictures of yours laid out like it, with its categories, where ICM_COCO says")
-def _coco2017(split: str, *, size: int, limit: int | None, root: Path | None) -> CocoDataset:
-    cure = "`icm datasets fetch coco2017` gets it, or set ICM_COCO to the folder that has it"
-    return _coco("coco2017", root or home("coco2017"), split, limit, cure)
-
-
-def _coco(name: str, folder: Path, split: str, limit: int | None, cure: str) -> CocoDataset:
-    from icm_helpers.data import coco
-
-    images, annotations = folder / f"{split}2017", folder / "annotations" / f"instances_{split}2017.json"
-    if not (images.is_dir() and annotations.is_file()):
-        raise DataError(f"{name} needs {images.name}/ and annotations/{annotations.name} in {folder}: {cure}")
-    maps = folder / "annotations" / f"panoptic_{split}2017"  # a download of their own
-    truth = coco.PanopticTruth(maps.with_suffix(".json"), maps) if maps.is_dir() else None
-    return coco.CocoDataset(images, annotations, limit=limit, panoptic=truth)
-
-
-@_entry("visdrone", "VisDrone 2019-DET, read as COCO's instances")
 def _visdrone(split: str, *, size: int, limit: int | None, root: Path | None) -> CocoDataset:
     folder = (root or home("visdrone")) / f"VisDrone2019-DET-{split}"
     return _converted("visdrone", split, folder / "images", folder / "annotations", "*.txt", (folder,), limit)
 
 
-@_entry("cityscapes", "Cityscapes, read as COCO's instances and panoptic maps")
 def _cityscapes(split: str, *, size: int, limit: int | None, root: Path | None) -> CocoDataset:
     folder = root or home("cityscapes")
     images, labels = folder / "leftImg8bit" / split, folder / "gtFine" / split
@@ -216,42 +167,54 @@ def _converted(
     name: str, split: str, images: Path, labels: Path, pattern: str, arguments: tuple, limit: int | None
 ) -> CocoDataset:
     """Converted to COCO's format by the function of `formats` of this name on first use, and kept in `data/cache`."""
-    from icm_helpers.data import coco, formats
-
     for needed in (images, labels):
         if not needed.is_dir():
             raise DataError(f"{name} needs {needed}: `icm datasets fetch {name}` gets it, or says how")
+    formats = _room("formats")
     read = partial(getattr(formats, name), *arguments)
     made = formats.converted(f"{name}-{split}", [images, *labels.glob(pattern)], read, ROOT / "data" / "cache")
-    truth = coco.PanopticTruth(made / "panoptic.json", labels) if (made / "panoptic.json").is_file() else None
-    return coco.CocoDataset(images, made / "instances.json", limit=limit, panoptic=truth)
+    return _opened(images, made, "", labels if (made / "panoptic.json").is_file() else None, limit)
 
 
-# --- videos --------------------------------------------------------------------------------------------------------------
+def _opened(images: Path, annotations: Path, suffix: str, maps: Path | None, limit: int | None) -> CocoDataset:
+    """With its panoptic maps, where there are any: of COCO they are a download of their own."""
+    coco = _room("coco")
+    truth = coco.PanopticTruth(annotations / f"panoptic{suffix}.json", maps) if maps and maps.is_dir() else None
+    return coco.CocoDataset(images, annotations / f"instances{suffix}.json", limit=limit, panoptic=truth)
 
 
-@_entry("scenes-video", "moving scenes, a clip for each seed, of any size", video=True, drawn=_drawn)
 def _scene(clip: str, frames: int, size: int) -> Video:
-    from icm_helpers.data import video
-
-    return video.scene(int(clip), frames, size)
+    return _room("video").scene(int(clip), frames, size)
 
 
-@_entry("davis", f"clips of DAVIS 2016 at half size: {', '.join(CLIPS)}", video=True)
 def _davis(clip: str, frames: int | None, size: int) -> Video:
-    from icm_helpers.data import video
-
     if clip not in CLIPS:
         raise ValueError(f"no clip {clip!r} of 'davis': take {' or '.join(CLIPS)}")
     folder = fetched_or_real(home("davis2016") / "DAVIS", "davis2016")
-    return video.halved(video.davis(folder, clip, CLIPS[clip], frames))
+    return _room("video").halved(_room("video").davis(folder, clip, CLIPS[clip], frames))
 
 
-@_entry("sfu", "sequences of SFU-HW-Objects, such as BasketballPass_416x240_50", video=True)
 def _sfu(clip: str, frames: int | None, size: int) -> Video:
-    """ClassD/BasketballPass_416x240_50Hz_8bit_P420.yuv, say, and its boxes beside it, called as CompressAI-Vision calls them:
-    ClassD/BasketballPass_416x240_50_val.json."""
-    from icm_helpers.data import video
-
+    """ClassD/BasketballPass_416x240_50Hz_8bit_P420.yuv, say, and beside it its boxes, called as CompressAI-Vision calls them."""
     folder = home("sfu-hw-objects") / ("ClassC" if "_832x480_" in clip else "ClassD")
-    return video.sfu(folder / f"{clip}Hz_8bit_P420.yuv", folder / f"{clip}_val.json", frames)
+    return _room("video").sfu(folder / f"{clip}Hz_8bit_P420.yuv", folder / f"{clip}_val.json", frames)
+
+
+_MINI = ("coco-mini", lambda: real_data() / "coco_mini", "set ICM_REAL_DATA to the folder that holds a whole coco_mini")
+_WHOLE = "`icm datasets fetch coco2017` gets it, or set ICM_COCO to the folder that has it"
+_OWN = {"drawn": _drawn, "detector": "mask-rcnn-small", "segmenter": "nano-sam"}  # what was trained on scenes
+for _data_set in (
+    DataSet("scenes", _scenes, "landscapes that are drawn here, with exact masks, of any size and number", **_OWN),
+    DataSet("coco-mini", partial(_coco, *_MINI), "180 + 127 pictures of COCO, in the folder that ICM_REAL_DATA names"),
+    DataSet(
+        "coco2017",
+        partial(_coco, "coco2017", partial(home, "coco2017"), _WHOLE),
+        "COCO 2017, or pictures of yours laid out like it, with its categories, where ICM_COCO says",
+    ),
+    DataSet("visdrone", _visdrone, "VisDrone 2019-DET, read as COCO's instances"),
+    DataSet("cityscapes", _cityscapes, "Cityscapes, read as COCO's instances and panoptic maps"),
+    DataSet("scenes-video", _scene, "moving scenes, a clip for each seed, of any size", video=True, drawn=_drawn),
+    DataSet("davis", _davis, f"clips of DAVIS 2016 at half size: {', '.join(CLIPS)}", video=True),
+    DataSet("sfu", _sfu, "sequences of SFU-HW-Objects, such as BasketballPass_416x240_50", video=True),
+):
+    register(_data_set)

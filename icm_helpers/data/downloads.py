@@ -1,7 +1,6 @@
-"""Data and weights by name: what `data/manifest.toml` lists is downloaded, verified, unpacked and checked.
+"""Data and weights by name: what `data/manifest.toml` lists is downloaded, verified, unpacked and checked (`icm datasets`).
 
-`icm datasets list | fetch NAME... | check NAME...` is its command line. Nothing that is there is overwritten or removed: a file
-comes to its place only when it is whole, and under a name that is free.
+Nothing that is there is overwritten or removed: a file comes to its place only when it is whole, and under a name that is free.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ import pooch
 import requests
 from tqdm import tqdm
 
-from icm_helpers.data import DataError
+from icm_helpers.data import DataError, blamed
 from icm_helpers.files import ROOT
 
 if sys.version_info >= (3, 11):
@@ -54,8 +53,7 @@ class File:
     checksum: str  # "sha256:..." or "md5:...", whole or its first digits; or "unknown"
     urls: tuple[str, ...] = ()  # mirrors; none where it must be fetched by hand
     size: int | None = None  # bytes
-    # What an archive gives: pattern -> number of files that match it, at least.
-    layout: Mapping[str, int] = field(default_factory=dict)
+    layout: Mapping[str, int] = field(default_factory=dict)  # of an archive: pattern -> files that match it, at least
     nested: tuple[str, ...] = ()  # archives in the archive, unpacked where they lie
 
 
@@ -81,21 +79,14 @@ class Asset:
 
 
 def assets() -> dict[str, Asset]:
-    """Everything that the manifest lists, by name.
-
-    Raises:
-        DataError: the manifest is missing or damaged.
+    """Everything that the manifest lists, by name; DataError where it is missing or damaged.
 
     >>> assets()["yolov5n"].files[0].size
     4062133
     """
-    try:
+    with blamed(f"{MANIFEST} cannot be read", "restore it with git", OSError, ValueError, TypeError, KeyError):
         entries = tomllib.loads(MANIFEST.read_text(encoding="utf-8"))
-        return {
-            name: Asset(name, files=tuple(map(_file, entry.pop("files"))), **entry) for name, entry in entries.items()
-        }
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{MANIFEST} cannot be read ({error}): restore it with git") from error
+        return {name: Asset(name, files=tuple(map(_file, e.pop("files"))), **e) for name, e in entries.items()}
 
 
 def _file(entry: dict[str, Any]) -> File:
@@ -127,17 +118,12 @@ def table(rows: list[tuple[str, ...]]) -> str:
 def fetch(name: str, folder: Path | str | None = None, progress: bool = True) -> Path:
     """Download what is not there yet, verify it, unpack it; return the file, or the folder where there are several.
 
-    An interrupted download goes on where it stopped, mirrors are tried in order, and an archive that you put into the
-    folder yourself is used and kept.
-
-    Args:
-        name: of an asset, or of one of its files: "coco2017" or "coco2017/val2017.zip".
-        folder: instead of the asset's own place below `data`.
-        progress: show bars on a terminal.
+    `name` is of an asset, or of one of its files: "coco2017" or "coco2017/val2017.zip". An interrupted download goes on where it
+    stopped, mirrors are tried in order, and an archive that you put into the folder yourself is used and kept.
 
     Raises:
-        DataError: unknown name; no mirror works; wrong size or checksum; a full disk; an archive with members that would
-            leave the folder; another file in the way; or files that have to be fetched by hand, and how.
+        DataError: unknown name; no mirror works; wrong size or checksum; a full disk; an archive with members that would leave the
+            folder; another file in the way; or files that have to be fetched by hand, and how.
     """
     asset, files = _find(name)
     target = Path(folder or asset.home())
@@ -153,18 +139,18 @@ def fetch(name: str, folder: Path | str | None = None, progress: bool = True) ->
                 _unpack(path, file, target, progress)
             else:
                 _log.info("%s: is there already", path)
-        elif file.urls:
+        elif not file.urls:
+            by_hand.append(file)
+        else:
             arrived = _download(file, target, progress)
             if file.layout:
                 _unpack(arrived, file, target, progress)
                 arrived.unlink()
-            else:
-                if len(file.checksum) < 64:  # not a whole SHA-256
-                    digest = _sha256(arrived)
-                    _write_record(file, target, digest, {file.name: digest})
-                arrived.rename(path)
-        else:
-            by_hand.append(file)
+                continue
+            if len(file.checksum) < 64:  # not a whole SHA-256
+                digest = _sha256(arrived)
+                _write_record(file, target, digest, {file.name: digest})
+            arrived.rename(path)
     with suppress(OSError):  # it stays where a download is unfinished
         (target / ".downloads").rmdir()
     if by_hand:
@@ -173,13 +159,11 @@ def fetch(name: str, folder: Path | str | None = None, progress: bool = True) ->
 
 
 def check(name: str, folder: Path | str | None = None, progress: bool = True) -> list[str]:
-    """Everything that is wrong with an asset on disk, one sentence each and what to do; empty where all is well.
+    """Everything that is wrong with an asset on disk, one sentence each and what to do; DataError for an unknown name or damaged
+    record.
 
-    Looks at presence, number of files, sizes and checksums: the manifest's of a single file, and of unpacked files those
-    that were recorded on unpacking. Data that came here by other means have no record; then only presence is checked.
-
-    Raises:
-        DataError: unknown name, or a damaged record.
+    Looks at presence, number of files, sizes and checksums: the manifest's of a single file, and of unpacked files those that were
+    recorded on unpacking. Data that came here by other means have no record; then only presence is checked.
     """
     asset, files = _find(name)
     target = Path(folder or asset.home())
@@ -207,27 +191,22 @@ def _lacks(file: File, target: Path) -> list[str]:
         absent = [name for name in known if not (target / name).is_file()]
         told = f"{len(absent)} of {len(known)} files of {file.name} are missing in {target}"
         return [f"{told}, first {absent[0]}"] if absent else []
-    counts = {pattern: len(list(target.glob(pattern))) for pattern in file.layout}
-    return [
-        f"{target / pattern}: {counts[pattern]} of {wanted} files are there, from {file.name}"
-        for pattern, wanted in file.layout.items()
-        if counts[pattern] < wanted
-    ]
+    few = [(p, n, wanted) for p, wanted in file.layout.items() if (n := len(list(target.glob(p)))) < wanted]
+    return [f"{target / p}: {n} of {wanted} files are there, from {file.name}" for p, n, wanted in few]
 
 
 def _instructions(asset: Asset, files: list[File], target: Path) -> str:
-    lines = [f"{asset.name} cannot be fetched by a program: {asset.ask}"]
-    lines += [f"  page    {asset.page}", f"  folder  {target}"]
+    lines = [
+        f"{asset.name} cannot be fetched by a program: {asset.ask}",
+        f"  page    {asset.page}",
+        f"  folder  {target}",
+    ]
     for file in files:
         known = [_bytes(file.size)] * bool(file.size) + [file.checksum] * (file.checksum != "unknown")
         lines.append(f"  file    {file.name}" + f" ({', '.join(known)})" * bool(known))
         lines += [f"            unpacked, it gives {pattern}" for pattern in file.layout]
-    return "\n".join(
-        [*lines, f"Then run `icm datasets fetch {asset.name}` again, and `icm datasets check {asset.name}`."]
-    )
-
-
-# --- what is right ---------------------------------------------------------------------------------------------------------
+    again = f"Then run `icm datasets fetch {asset.name}` again, and `icm datasets check {asset.name}`."
+    return "\n".join([*lines, again])
 
 
 def _differs(path: Path, file: File, target: Path) -> str:
@@ -283,9 +262,6 @@ def _write_record(file: File, target: Path, digest: str, contents: Mapping[str, 
     temporary.replace(path)
 
 
-# --- transfer --------------------------------------------------------------------------------------------------------------
-
-
 def _download(file: File, target: Path, progress: bool) -> Path:
     """The verified file in `.downloads`, from the first mirror that gives it."""
     work = target / ".downloads"
@@ -306,10 +282,8 @@ def _download(file: File, target: Path, progress: bool) -> Path:
         part.unlink()
         complaints.append(f"{url}: what it sent {problem}")
     kept = f" {_bytes(_size(part))} of it are kept." if _size(part) else ""
-    raise DataError(
-        f"{file.name} could not be fetched.{kept} Run the same command again later, or download it in a browser to "
-        f"{target / file.name}. What was tried:\n  " + "\n  ".join(complaints)
-    )
+    cure = f"Run the same command again later, or download it in a browser to {target / file.name}"
+    raise DataError("\n  ".join([f"{file.name} could not be fetched.{kept} {cure}. What was tried:", *complaints]))
 
 
 def _transfer(url: str, part: Path, file: File, progress: bool) -> None:
@@ -364,12 +338,9 @@ _KEPT = "What has arrived is kept, and the same command goes on from there"
 
 
 def _enough_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DataError(
-            f"the disk of {folder} has {_bytes(free)} free, {_bytes(needed)} are needed: make room, or name another folder "
-            f"with --folder. {_KEPT}"
-        )
+    if needed > (free := shutil.disk_usage(folder).free):
+        told = f"the disk of {folder} has {_bytes(free)} free, {_bytes(needed)} are needed"
+        raise DataError(f"{told}: make room, or name another folder with --folder. {_KEPT}")
 
 
 @contextmanager
@@ -381,9 +352,6 @@ def _clear_if_full(folder: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DataError(f"the disk of {folder} is full ({error}): make room. {_KEPT}") from error
-
-
-# --- archives --------------------------------------------------------------------------------------------------------------
 
 
 def _unpack(archive: Path, file: File, target: Path, progress: bool) -> None:
@@ -401,14 +369,11 @@ def _unpack(archive: Path, file: File, target: Path, progress: bool) -> None:
                 inner.unlink()
         for pattern, wanted in file.layout.items():
             if (found := len(list(aside.glob(pattern)))) < wanted:
-                raise DataError(
-                    f"{archive} gives {found} files {pattern}, not {wanted}: it is another archive than the manifest means"
-                )
+                told = f"{archive} gives {found} files {pattern}, not {wanted}"
+                raise DataError(f"{told}: it is another archive than the manifest means")
         for name, digest in contents.items():
-            if (target / name).exists() and _sha256(target / name) != digest:
-                raise DataError(
-                    f"{target / name} is there and differs from the one in {archive}: move it away, fetch again"
-                )
+            if (place := target / name).exists() and _sha256(place) != digest:
+                raise DataError(f"{place} is there and differs from the one in {archive}: move it away, fetch again")
         _merge(aside, target)
         _write_record(file, target, _sha256(archive), contents)
     finally:
@@ -418,30 +383,27 @@ def _unpack(archive: Path, file: File, target: Path, progress: bool) -> None:
 def _extract(archive: Path, into: Path, root: Path, progress: bool) -> dict[str, str]:
     """Write the files of a zip or tar archive below `into`; return their paths below `root` and their SHA-256."""
     contents = {}
-    try:
-        with zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive) as opened:
-            members = _members(opened, archive)
-            _enough_room(into, sum(size for _, _, size in members))
-            for member, name, _ in tqdm(members, f"unpacking {archive.name}", disable=not progress or None):
-                path, digest = into / name, hashlib.sha256()
-                path.parent.mkdir(parents=True, exist_ok=True)
-                source = opened.open(member) if isinstance(opened, zipfile.ZipFile) else opened.extractfile(member)
-                with source, open(path, "xb") as sink:
-                    while chunk := source.read(_CHUNK):
-                        sink.write(chunk)
-                        digest.update(chunk)
-                contents[path.relative_to(root).as_posix()] = digest.hexdigest()
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, FileExistsError, RuntimeError) as error:
-        raise DataError(f"{archive} cannot be unpacked ({error}): it is damaged. Delete it and fetch again") from error
+    broken = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, FileExistsError, RuntimeError)
+    with (
+        blamed(f"{archive} cannot be unpacked", "it is damaged. Delete it and fetch again", *broken),
+        zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive) as opened,
+    ):
+        members = _members(opened, archive)
+        _enough_room(into, sum(size for _, _, size in members))
+        for member, name, _ in tqdm(members, f"unpacking {archive.name}", disable=not progress or None):
+            path, digest = into / name, hashlib.sha256()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            source = opened.open(member) if isinstance(opened, zipfile.ZipFile) else opened.extractfile(member)
+            with source, open(path, "xb") as sink:
+                while chunk := source.read(_CHUNK):
+                    sink.write(chunk)
+                    digest.update(chunk)
+            contents[path.relative_to(root).as_posix()] = digest.hexdigest()
     return contents
 
 
 def _members(opened: zipfile.ZipFile | tarfile.TarFile, archive: Path) -> list[tuple[Any, str, int]]:
-    """Each regular file of an archive, with its name and size.
-
-    Raises:
-        DataError: a member is a link or a device, or would lie outside the folder it is unpacked to.
-    """
+    """Each regular file of an archive, with its name and size; DataError for a link, a device, or a name outside the folder."""
     if isinstance(opened, zipfile.ZipFile):
         modes = {m: stat.S_IFMT(m.external_attr >> 16) for m in opened.infolist()}
         listed = [(m, m.filename, m.file_size, m.is_dir(), mode in (0, stat.S_IFREG)) for m, mode in modes.items()]

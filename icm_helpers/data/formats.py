@@ -13,7 +13,7 @@ from faster_coco_eval.core import mask as rle
 from PIL import Image
 from tqdm import tqdm
 
-from icm_helpers.data import DataError
+from icm_helpers.data import DataError, blamed
 from icm_helpers.files import folder_atomically
 
 VERSION = 1  # of the conversions: raise it whenever one gives something else
@@ -21,40 +21,35 @@ VERSION = 1  # of the conversions: raise it whenever one gives something else
 VISDRONE = ("pedestrian", "people", "bicycle", "car", "van", "truck", "tricycle", "awning-tricycle", "bus", "motor")
 """The ten classes that VisDrone's own evaluation counts; their ids are 1 to 10. 0 is an ignored region, 11 is others."""
 
-CITYSCAPES_THINGS, CITYSCAPES_STUFF = (
-    {int(number): name for number, name in (pair.split(" ", 1) for pair in listed.split(", "))}
-    for listed in (
-        "24 person, 25 rider, 26 car, 27 truck, 28 bus, 31 train, 32 motorcycle, 33 bicycle",
-        "7 road, 8 sidewalk, 11 building, 12 wall, 13 fence, 17 pole, 19 traffic light, 20 traffic sign, 21 vegetation, "
-        "22 terrain, 23 sky",
-    )
+_THINGS = "24 person, 25 rider, 26 car, 27 truck, 28 bus, 31 train, 32 motorcycle, 33 bicycle"
+_STUFF = (
+    "7 road, 8 sidewalk, 11 building, 12 wall, 13 fence, 17 pole, 19 traffic light, 20 traffic sign, 21 vegetation, "
 )
+_STUFF += "22 terrain, 23 sky"
+_numbers = (dict(pair.split(" ", 1) for pair in listed.split(", ")) for listed in (_THINGS, _STUFF))
+CITYSCAPES_THINGS, CITYSCAPES_STUFF = ({int(i): name for i, name in named.items()} for named in _numbers)
 """The classes that Cityscapes evaluates, by its own ids; in their order, stuff first, they have the trainIds 0 to 18."""
 
 
 def visdrone(folder: Path) -> dict[str, dict[str, Any]]:
-    """VisDrone-DET as COCO's instances: `{"instances": content}` of `images/*.jpg` and `annotations/*.txt` in a folder.
+    """VisDrone-DET as COCO's instances: `{"instances": content}` of `images/*.jpg` and `annotations/*.txt` in a folder; DataError
+    where a file is missing, or a row is not eight numbers with a known class.
 
-    As its devkit evaluates: the ten classes alone; rows of score 0 are ignored, as COCO ignores crowd; objects of which half
-    or more lies in ignored regions are left out. A detection there is excused too, which COCO can say only class by class: each
-    ignored region is a crowd of every class. The devkit asks for half of a detection in the regions, COCO for as much as the
-    IoU threshold.
-
-    Raises:
-        DataError: a file is missing, or a row is not eight numbers with a known class.
+    As its devkit evaluates: the ten classes alone; rows of score 0 are ignored, as COCO ignores crowd; objects of which half or
+    more lies in ignored regions are left out. A detection there is excused too, which COCO can say only class by class: each
+    ignored
+    region is a crowd of every class. The devkit asks for half of a detection in the regions, COCO for the IoU threshold.
     """
     images, annotations = [], []
     sources = _pictures(folder / "images", "*.jpg", "VisDrone2019-DET")
     for number, path in enumerate(tqdm(sources, desc="reading VisDrone", disable=None), start=1):
         labels = folder / "annotations" / f"{path.stem}.txt"
-        try:
+        if not labels.is_file():
+            raise DataError(f"{path} has no annotations {labels}: fetch visdrone again")
+        with blamed(f"{labels} or {path.name} is damaged", "fetch visdrone again", OSError, ValueError):
             with Image.open(path) as picture:
                 width, height = picture.size
             rows = [_visdrone_row(line) for line in labels.read_text().splitlines() if line.strip()]
-        except FileNotFoundError as error:
-            raise DataError(f"{path} has no annotations {labels}: fetch visdrone again") from error
-        except (OSError, ValueError) as error:
-            raise DataError(f"{labels} or {path.name} is damaged ({error}): fetch visdrone again") from error
         images.append({"id": number, "file_name": path.name, "width": width, "height": height})
         ignored = np.zeros((height, width), bool)
         for x, y, w, h, _, kind in rows:
@@ -80,14 +75,12 @@ def _visdrone_row(line: str) -> tuple[int, ...]:
 
 
 def cityscapes(folder: Path, split: str) -> dict[str, dict[str, Any]]:
-    """Cityscapes' fine annotation as COCO's instances and panoptic segments, of `leftImg8bit/` and `gtFine/` in a folder.
+    """Cityscapes' fine annotation as COCO's instances and panoptic segments, of `leftImg8bit/` and `gtFine/` in a folder; DataError
+    where a file is missing or damaged.
 
-    As cityscapesscripts converts it: a pixel of `*_gtFine_instanceIds.png` is a class id of stuff, 1000 times that of a
-    thing plus its number, or the bare id of a thing where many were drawn as one, a crowd. Classes that are not evaluated are
-    void. The panoptic maps are the very files: segments have their values as ids.
-
-    Raises:
-        DataError: a file is missing or damaged.
+    As cityscapesscripts converts it: a pixel of `*_gtFine_instanceIds.png` is a class id of stuff, 1000 times that of a thing plus
+    its number, or the bare id of a thing where many were drawn as one, a crowd. Classes that are not evaluated are void. The
+    panoptic maps are the very files: segments have their values as ids.
     """
     pictures, maps = folder / "leftImg8bit" / split, folder / "gtFine" / split
     kinds = CITYSCAPES_STUFF | CITYSCAPES_THINGS
@@ -96,13 +89,9 @@ def cityscapes(folder: Path, split: str) -> dict[str, dict[str, Any]]:
     for number, path in enumerate(tqdm(sources, desc="reading Cityscapes", disable=None), start=1):
         stem = path.relative_to(pictures).as_posix().removesuffix("_leftImg8bit.png")
         labels = maps / f"{stem}_gtFine_instanceIds.png"
-        try:
-            with Image.open(labels) as stored:
-                ids = np.array(stored).astype(np.int32)  # (H, W)
-        except (OSError, SyntaxError) as error:
-            raise DataError(
-                f"{labels} is missing or damaged ({error}): unpack gtFine_trainvaltest.zip again"
-            ) from error
+        cure = "unpack gtFine_trainvaltest.zip again"
+        with blamed(f"{labels} is missing or damaged", cure, OSError, SyntaxError), Image.open(labels) as stored:
+            ids = np.array(stored).astype(np.int32)  # (H, W)
         height, width = ids.shape
         images.append({"id": number, "file_name": f"{stem}_leftImg8bit.png", "width": width, "height": height})
         segments = []
@@ -127,10 +116,8 @@ def cityscapes(folder: Path, split: str) -> dict[str, dict[str, Any]]:
 
 
 def converted(name: str, sources: list[Path], read: Callable[[], dict[str, dict[str, Any]]], cache: Path) -> Path:
-    """The folder in `cache` with what `read()` gives, one JSON file an entry; read again only where a source file has changed.
-
-    It appears at once when complete, so two processes may convert at once.
-    """
+    """The folder in `cache` with what `read()` gives, one JSON file an entry; read again only where a source file has changed. It
+    appears at once when complete, so two processes may convert at once."""
     states = (f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sorted(sources))
     digest = hashlib.sha256("\n".join([str(VERSION), *states]).encode()).hexdigest()[:12]
     folder = cache / f"{name}-{digest}"

@@ -15,24 +15,21 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from torchvision.ops import masks_to_boxes
 
-from icm_helpers.data import DataError, scenes
+from icm_helpers.data import DataError, blamed, scenes
 from icm_helpers.data.coco import Sample
+from icm_helpers.data.scenes import Scene
 from icm_helpers.tasks.coco import CATEGORIES
 
 FIRST_ANNOTATED = {24: 207, 30: 235, 50: 403, 60: 471}
 """By frames a second, the frame of a sequence (from 0) that the first picture of its SFU annotation file in COCO's format shows.
-
-The list in CompressAI-Vision exchanges BasketballDrill and BQMall, and BasketballPass and BQSquare: its 129 frames up to 599 lie
-outside of sequences of 500 frames, and the annotation file of BasketballPass has 97 pictures, those of 403 to 499.
-"""
+CompressAI-Vision's list exchanges BasketballDrill and BQMall, and BasketballPass and BQSquare: its 129 frames up to 599 lie outside
+of sequences of 500 frames, and the annotation file of BasketballPass has 97 pictures, those of 403 to 499."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """Frames, and the objects of each. Item k is a `Sample`, so that what judges pictures judges frames too.
-
-    A decoded video is `dataclasses.replace(video, frames=decoded)`.
-    """
+    """Frames, and the objects of each. Item k is a `Sample`, so that what judges pictures judges frames too; a decoded video is
+    `dataclasses.replace(video, frames=decoded)`."""
 
     name: str
     frames: Tensor  # (T, 3, H, W) float32 in [0, 1]
@@ -45,16 +42,10 @@ class Video:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> Sample:
-        boxes = self.boxes[index]
-        return Sample(
-            image=self.frames[index],
-            boxes=boxes,
-            labels=self.labels[index],
-            masks=self.masks[index] if self.masks is not None else _filled(boxes, *self.frames.shape[2:]),
-            crowd=torch.zeros(len(boxes), dtype=torch.bool),
-            image_id=self.ids[index],
-            name=f"{self.name} {index}",
-        )
+        boxes, crowd = self.boxes[index], torch.zeros(len(self.boxes[index]), dtype=torch.bool)
+        masks = _filled(boxes, *self.frames.shape[2:]) if self.masks is None else self.masks[index]
+        frame, number = self.frames[index], self.ids[index]
+        return Sample(frame, boxes, self.labels[index], masks, crowd, number, f"{self.name} {index}")
 
     @property
     def ids(self) -> list[int]:
@@ -85,14 +76,11 @@ def scene(seed: int, count: int, size: int | tuple[int, int] = 192) -> Video:
     (torch.Size([2, 3, 32, 32]), True)
     """
     pictures = list(scenes.video(seed, count, size))
-    return Video(
-        f"scene-{seed}",
-        _tensor([picture.image for picture in pictures]),
-        [torch.from_numpy(picture.boxes()) for picture in pictures],
-        [torch.from_numpy(picture.labels()) for picture in pictures],
-        [torch.from_numpy(picture.masks()) for picture in pictures],
-        {c["id"]: c["name"] for c in scenes.CATEGORIES if c["isthing"]},
+    boxes, labels, masks = (
+        [torch.from_numpy(of(p)) for p in pictures] for of in (Scene.boxes, Scene.labels, Scene.masks)
     )
+    named = {c["id"]: c["name"] for c in scenes.CATEGORIES if c["isthing"]}
+    return Video(f"scene-{seed}", _tensor([p.image for p in pictures]), boxes, labels, masks, named)
 
 
 def halved(whole: Video) -> Video:
@@ -103,15 +91,8 @@ def halved(whole: Video) -> Video:
 
 
 def read(path: Path | str, limit: int | None = None, height: int | None = None) -> Video:
-    """A video file as OpenCV decodes it, with no object annotated.
-
-    Args:
-        limit: read only the first so many frames.
-        height: scale each to so many rows, keeping the ratio of its sides.
-
-    Raises:
-        DataError: there is no such file, or no frame in it that can be decoded.
-    """
+    """A video file as OpenCV decodes it, with no object annotated: the first `limit` frames, each scaled to `height` rows in the
+    ratio of its sides; DataError where no frame can be decoded."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"video {path} is missing: correct the path")
@@ -129,17 +110,14 @@ def read(path: Path | str, limit: int | None = None, height: int | None = None) 
 
 
 def davis(folder: Path | str, name: str, category: str, limit: int | None = None) -> Video:
-    """A clip of DAVIS 2016 at 480p, whose one annotated object is a `category` of COCO; its box is the extent of its mask.
+    """The first `limit` frames of a clip of DAVIS 2016 at 480p, whose one annotated object is a `category` of COCO; its box is the
+    extent of its mask, and a frame that hides it has none.
 
-    Args:
-        folder: has `JPEGImages/480p/<name>/*.jpg` and `Annotations/480p/<name>/*.png`.
-        limit: read only the first so many frames.
+    `folder` has `JPEGImages/480p/<name>/*.jpg` and `Annotations/480p/<name>/*.png`.
 
     Raises:
         DataError: pictures or masks are missing, damaged, or of different numbers or sizes.
         ValueError: COCO has no such category.
-
-    A frame where the object is hidden has no box.
     """
     label = next((i for i, known in CATEGORIES.items() if known == category), None)
     if label is None:
@@ -147,16 +125,14 @@ def davis(folder: Path | str, name: str, category: str, limit: int | None = None
     pictures = sorted(Path(folder, "JPEGImages", "480p", name).glob("*.jpg"))[:limit]
     drawn = sorted(Path(folder, "Annotations", "480p", name).glob("*.png"))[:limit]
     if not pictures or [path.stem for path in pictures] != [path.stem for path in drawn]:
-        raise DataError(
-            f"DAVIS clip {name!r} has {len(pictures)} pictures and {len(drawn)} masks in {folder}, not one mask for each picture: "
-            "unpack the data set there (`icm datasets fetch davis2016`), so that it has JPEGImages/480p and Annotations/480p"
-        )
+        told = f"DAVIS clip {name!r} has {len(pictures)} pictures and {len(drawn)} masks in {folder}, not one mask for each picture"
+        cure = "unpack the data set there (`icm datasets fetch davis2016`), so that it has JPEGImages/480p and Annotations/480p"
+        raise DataError(f"{told}: {cure}")
     frames = _tensor([_pixels(path, "RGB") for path in pictures])
     masks = [torch.from_numpy(_pixels(path, "L") > 0)[None] for path in drawn]  # (1, H, W)
     if any(mask.shape[1:] != frames.shape[2:] for mask in masks):
-        raise DataError(
-            f"masks and pictures of DAVIS clip {name!r} in {folder} differ in size: unpack the data set again"
-        )
+        told = f"masks and pictures of DAVIS clip {name!r} in {folder} differ in size"
+        raise DataError(f"{told}: unpack the data set again")
     masks = [mask[mask.any(dim=(1, 2))] for mask in masks]
     boxes = [masks_to_boxes(mask) + torch.tensor([0.0, 0, 1, 1]) if len(mask) else torch.zeros(0, 4) for mask in masks]
     labels = [torch.full((len(mask),), label) for mask in masks]
@@ -166,6 +142,9 @@ def davis(folder: Path | str, name: str, category: str, limit: int | None = None
 def sfu(yuv: Path | str, annotations: Path | str, limit: int | None = None) -> Video:
     """A sequence of SFU-HW-Objects of 8 bits, 4:2:0, as far as it is annotated, with boxes in COCO's category ids.
 
+    Colours are read as BT.601 with limited range. Class ids 0..79 become COCO's 1..90; the names in the file's list of categories
+    are another data set's and are not used, those of its annotations are checked.
+
     Args:
         yuv: the raw frames of the whole sequence.
         annotations: boxes in COCO's format, as CompressAI-Vision has them, named `<Sequence>_<width>x<height>_<rate>_val.json`; the
@@ -174,48 +153,36 @@ def sfu(yuv: Path | str, annotations: Path | str, limit: int | None = None) -> V
 
     Raises:
         DataError: a file is missing, cut short or damaged, or contradicts its name or COCO's categories.
-
-    Colours are read as BT.601 with limited range. Class ids 0..79 become COCO's 1..90; the names in the file's list of categories
-    are another data set's and are not used, those of its annotations are checked.
     """
     yuv, annotations = Path(yuv), Path(annotations)
     named = re.fullmatch(r"(.+)_(\d+)x(\d+)_(\d+)_val", annotations.stem)
     if not named or int(named[4]) not in FIRST_ANNOTATED:
-        raise DataError(
-            f"{annotations} is not called <Sequence>_<width>x<height>_<frames a second>_val.json with one of "
-            f"{', '.join(map(str, FIRST_ANNOTATED))} frames a second: give the file the name that it had"
-        )
+        told = f"{annotations} is not called <Sequence>_<width>x<height>_<frames a second>_val.json"
+        rates = ", ".join(map(str, FIRST_ANNOTATED))
+        raise DataError(f"{told} with one of {rates} frames a second: give the file the name that it had")
+    if not annotations.is_file():
+        raise DataError(f"annotation file {annotations} is missing: fetch it, or correct the path")
     width, height, first = int(named[2]), int(named[3]), FIRST_ANNOTATED[int(named[4])]
     numbers = list(CATEGORIES)
-    try:
+    broken = (KeyError, TypeError, IndexError, UnicodeDecodeError, json.JSONDecodeError)
+    with blamed(f"{annotations} is not in COCO's format", "fetch it again", *broken):
         content = json.loads(annotations.read_bytes())
         order = sorted(int(image["id"]) for image in content["images"])[:limit]
         boxes, labels = {k: [] for k in order}, {k: [] for k in order}
         for item in content["annotations"]:
             k, label = int(item["image_id"]), numbers[item["category_id"]]
             if item["class"] != CATEGORIES[label]:
-                raise DataError(
-                    f"{annotations} calls class {item['category_id']} {item['class']!r}, COCO {CATEGORIES[label]!r}"
-                )
+                which = f"class {item['category_id']} {item['class']!r}"
+                raise DataError(f"{annotations} calls {which}, COCO {CATEGORIES[label]!r}")
             x, y, w, h = item["bbox"]
             x1, x2, y1, y2 = max(x, 0), min(x + w, width), max(y, 0), min(y + h, height)
             if k in boxes and x1 < x2 and y1 < y2:
                 boxes[k].append([x1, y1, x2, y2])
                 labels[k].append(label)
-    except FileNotFoundError:
-        raise DataError(f"annotation file {annotations} is missing: fetch it, or correct the path") from None
-    except (KeyError, TypeError, IndexError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(
-            f"{annotations} is not in COCO's format ({type(error).__name__}: {error}): fetch it again"
-        ) from error
-    return Video(
-        named[1],
-        _tensor(_yuv(yuv, width, height, first, len(order))),
-        [torch.tensor(boxes[k], dtype=torch.float32).view(-1, 4) for k in order],
-        [torch.tensor(labels[k], dtype=torch.int64) for k in order],
-        None,
-        {i: CATEGORIES[i] for i in sorted({label for some in labels.values() for label in some})},
-    )
+    frames = _tensor(_yuv(yuv, width, height, first, len(order)))
+    corners = [torch.tensor(boxes[k], dtype=torch.float32).view(-1, 4) for k in order]
+    used = {i: CATEGORIES[i] for i in sorted({label for some in labels.values() for label in some})}
+    return Video(named[1], frames, corners, [torch.tensor(labels[k], dtype=torch.int64) for k in order], None, used)
 
 
 def _yuv(path: Path, width: int, height: int, first: int, count: int) -> list[np.ndarray]:
@@ -223,21 +190,18 @@ def _yuv(path: Path, width: int, height: int, first: int, count: int) -> list[np
     size = width * height * 3 // 2
     if not path.is_file():
         raise DataError(f"sequence {path} is missing: `icm datasets fetch sfu-hw-objects` says where to ask")
-    if path.stat().st_size % size or path.stat().st_size < (first + count) * size:
-        raise DataError(
-            f"{path} has {path.stat().st_size} bytes: that is no whole number, at least {first + count}, of frames of {size} bytes "
-            f"({width} x {height}, 8 bits, 4:2:0). It is cut short, or another sequence or format"
-        )
+    held = path.stat().st_size
+    if held % size or held < (first + count) * size:
+        told = f"{path} has {held} bytes: that is no whole number, at least {first + count}, of frames of {size} bytes"
+        raise DataError(f"{told} ({width} x {height}, 8 bits, 4:2:0). It is cut short, or another sequence or format")
     raw = np.fromfile(path, np.uint8, count * size, offset=first * size).reshape(count, height * 3 // 2, width)
     return [cv2.cvtColor(frame, cv2.COLOR_YUV2RGB_I420) for frame in raw]
 
 
 def _pixels(path: Path, mode: str) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert(mode))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} cannot be decoded ({error}): it is damaged, fetch it again") from error
+    cure = "it is damaged, fetch it again"
+    with blamed(f"{path} cannot be decoded", cure, OSError, SyntaxError, ValueError), Image.open(path) as image:
+        return np.array(image.convert(mode))
 
 
 def _tensor(pictures: list[np.ndarray]) -> Tensor:

@@ -83,6 +83,25 @@ def measure(metric: str, judge: str | None = None) -> str:
     return f"{queries.NAMES[metric]}, {judge}" if judge else queries.NAMES[metric]
 
 
+def keyed(rows: Mapping[Any, Mapping[str, Any]], *names: str) -> pd.DataFrame:
+    """Rows by their key as a table; where keys are tuples the index has a level, and a name, for each of their parts."""
+    index = pd.MultiIndex.from_tuples(rows, names=names) if len(names) > 1 else pd.Index(list(rows), name=names[0])
+    return pd.DataFrame(rows.values(), index)
+
+
+def begin(preset: str) -> bool:
+    """The book's style of figures and tables, for a page that opens no chapter; whether the preset is `smoke`.
+
+    Raises:
+        ValueError: no such preset.
+    """
+    if preset not in ("smoke", "book", "paper"):
+        raise ValueError(f"preset must be smoke, book or paper, not {preset!r}")
+    plots.use_style()
+    pd.set_option("display.max_colwidth", None)  # whole recipes and sources, not their beginnings
+    return preset == "smoke"
+
+
 # --- a chapter -----------------------------------------------------------------------------------------------------------
 
 
@@ -131,6 +150,10 @@ class Part:
     def select(self, **wanted: Any) -> Part:
         """The part with only some of its records, see :func:`select`."""
         return replace(self, records=select(self.records, **wanted))
+
+    def within(self, third: str) -> Part:
+        """The part as measured on a third of the pictures, by object cover; without records where that is not known."""
+        return replace(self, records=queries.within(self.records, third))
 
     def judges(self, metric: str, finetuned: bool = False) -> list[str | None]:
         """Who took a metric: detectors, [None] for a metric of the picture alone, [] where it was not measured."""
@@ -235,12 +258,12 @@ class Chapter:
         """The list of findings that are not *reproduced*."""
         return Markdown(verdicts.unreproduced(self.claims, self.findings))
 
-    def provenance(self) -> pd.DataFrame:
-        """On which data, with what and when the records were measured."""
+    def provenance(self, role: str = "") -> pd.DataFrame:
+        """On which data, with what and when the records were measured: all, or those of a role."""
         names = "device", "date", "commit"
         rows = [
             {"data": part.data, **{k: r.provenance[k] for k in names}, "torch": r.provenance["packages"]["torch"]}
-            for part in self.parts
+            for part in (self.role(role) if role else self.parts)
             for r in part.records
         ]
         return pd.DataFrame(rows).value_counts().rename("records").reset_index()
@@ -325,7 +348,7 @@ def deltas(
     metrics: Sequence[str] = ("box_ap",),
     *,
     measured: Callable[[Curve, Curve], Interval] = bd.bd_rate,
-    beside: Mapping[str, Sequence[Record] | Callable[[list[Record]], list[Record]]] | None = None,
+    beside: Mapping[str, Sequence[Record] | Mapping[str, Any] | Callable[[list[Record]], list[Record]]] | None = None,
     by: Sequence[str | None] | None = None,
 ) -> pd.DataFrame:
     """Methods against anchors, a row for each part, metric, judge and pair of which there are both curves.
@@ -334,7 +357,7 @@ def deltas(
         pairs: (anchor, method); where given by name, `what` is that name, else "method against anchor". Instead of a method's name
             ("records", "task") is the curve of that method in the records `beside` of that name, ("", "task") in the part's own.
         measured: `bd.bd_rate` in percent, or `bd.bd_metric`.
-        beside: other records, or what makes them of a part's own, such as :func:`tuned`.
+        beside: other records, or what makes them of a part's own, such as :func:`tuned`, or :func:`select`'s words as a dictionary.
         by: judges; all as they are where None.
 
     Returns:
@@ -345,6 +368,7 @@ def deltas(
     rows = []
     for part in [parts] if isinstance(parts, Part) else parts:
         others = {k: found(part.records) if callable(found) else found for k, found in (beside or {}).items()}
+        others = {k: select(part.records, **v) if isinstance(v, Mapping) else v for k, v in others.items()}
         for metric, judge in ((m, j) for m in metrics for j in part.judges(m) if by is None or j in by):
             drawn = {k: queries.curves(v, metric, judge) for k, v in ({"": part.records} | others).items()}
             of = {"data": part.data, "judge": judge, "where": f"{part.data}, {judge}", "metric": metric}

@@ -1,7 +1,6 @@
-"""The registry of recognition models: find, load and name one, here, in a recipe and on the command line.
+"""The registry of recognition models by name, here, in a recipe and on the command line; :func:`register` adds one of yours.
 
-An entry says where a model's weights lie, what reads them and what the model can do; :func:`register` adds one of yours. The class
-that reads them is imported when one is loaded, so this module needs neither torch nor the models' own packages.
+What reads a model's weights is imported when it is loaded, so this module needs neither torch nor the models' own packages.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ POINTS = {"nano": 16, **dict.fromkeys(_WIDTHS, 32)}
 STABILITY = {"nano": 0.15, **dict.fromkeys(_WIDTHS, 0.95)}
 """Points a side, and least stability score, of the automatic pass: the package's defaults, and what a small model can reach.
 
-Its .15 was chosen from .5, .3 and .15 on eight of the codecs' training scenes, where objects' best masks had a mean IoU of .65, .69
-and .73 (at 192 pixels, before the longer training).
+Its .15 was chosen from .5, .3 and .15 on eight of the codecs' training scenes, where objects' best masks had a mean IoU of .65,
+.69 and .73 (at 192 pixels, before the longer training).
 """
 
 
@@ -57,10 +57,8 @@ def _package() -> Any:
 
 
 def nano(size: int = SIZE) -> nn.Module:
-    """A Segment Anything of 2 million parameters with random weights.
-
-    Args:
-        size: side of its pictures, a multiple of 8: 320 pixels give 40 x 40 tokens and masks of 160 x 160.
+    """A Segment Anything of 2 million parameters with random weights, for pictures of `size` pixels a side, a multiple of 8: 320
+    pixels give 40 x 40 tokens and masks of 160 x 160.
 
     Raises:
         ImportError: the package segment_anything is not installed.
@@ -99,12 +97,7 @@ def enlarged(sam: nn.Module, size: int = SIZE) -> nn.Module:
 
 
 def present(name: str, path: Path | str | None = None) -> Path:
-    """The file of a model's weights, by default where the registry says.
-
-    Raises:
-        ValueError: unknown name.
-        FileNotFoundError: there is none; the message says how to come by it.
-    """
+    """The file of a model's weights, by default where the registry says; a `FileNotFoundError` says how to come by it."""
     if name not in POINTS:
         raise ValueError(f"no Segment Anything is called {name!r}; there is {', '.join(POINTS)}")
     registered = "nano-sam" if name == "nano" else f"sam-{name.replace('_', '-')}"
@@ -115,12 +108,10 @@ def present(name: str, path: Path | str | None = None) -> Path:
 
 
 def load(name: str = "nano", path: Path | str | None = None, *, bf16: bool = False) -> nn.Module:
-    """A frozen Segment Anything: `nano`, `vit_b`, `vit_l` or `vit_h`.
+    """A frozen Segment Anything: `nano`, `vit_b`, `vit_l` or `vit_h`, from the file `path`, or that of the registry.
 
-    Args:
-        path: of the weights, else where the registry says. Only tensors are read from it, nothing is run.
-        bf16: the image encoder computes in bfloat16, the decoder does not: its scores are compared with thresholds as close
-            to 1 as bfloat16's last bit is.
+    With `bf16` the image encoder computes in bfloat16; the decoder does not: its scores are compared with thresholds as close
+    to 1 as bfloat16's last bit is.
 
     Raises:
         ImportError: the package segment_anything is not installed.
@@ -287,9 +278,7 @@ class Prompted(nn.Module):
     def forward(self, images: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, P, 4, S/2, S/2) of the one mask and the three alternatives, and their predicted IoU (N, P, 4).
 
-        Args:
-            images: (N, 3, S, S) in [0, 1].
-            points: (N, P, 2), x and y in pixels.
+        Images are (N, 3, S, S) in [0, 1], points (N, P, 2), x and y in pixels.
         """
         sam, (n, p) = self.sam, points.shape[:2]
         features = sam.image_encoder((255 * images - sam.pixel_mean) / sam.pixel_std)  # (N, C, S/8, S/8)
@@ -311,12 +300,10 @@ class Prompted(nn.Module):
 def trained(
     steps: Sequence[int], batch: int, lr: float, images: int, *, seed: int, folder: Path, name: str, **how: Any
 ) -> nn.Module:
-    """A nano model trained on scenes of each side in `LEGS`, for so many steps on each.
+    """A nano model trained on so many scenes of each side in `LEGS`, for so many steps on each.
 
-    Args:
-        images: how many scenes.
-        folder: where a training that is stopped goes on from, a checkpoint for each leg.
-        how: as in :func:`icm_helpers.train.fit`.
+    `folder` is where a training that is stopped goes on from, a checkpoint for each leg; `how` as in
+    :func:`icm_helpers.train.fit`.
     """
     torch.manual_seed(seed)
     # Small pictures first, where a step costs least; then, on larger ones, steps down that follow a cosine.
@@ -345,18 +332,17 @@ def trained(
 def prompt_loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
     r"""What nano SAM is trained for, on batches of :class:`Prompts`.
 
-    A point on a door may mean the door or the house: the best of the three alternatives is fitted to the whole, and the best, maybe
-    another, to the part (Kirillov et al. fit the best to the one mask that they drew), with
+    A point on a door may mean the door or the house: the best of the three alternatives is fitted to the whole, and the best,
+    maybe another, to the part (Kirillov et al. fit the best to the one mask that they drew), with
 
     .. math:: \ell(m, t) = \frac{\sum \mathrm{BCE}(m, t)}{|t| + |\sigma(m)| + 16} + \mathrm{Dice}(\sigma(m), t)
 
     in the place of their focal loss, which leaves the edges of masks soft, and stability scores low. The mask that stands alone
-    is fitted to the whole, and all alternatives a little, so that none is forgotten. The predicted IoU is that with the whole
-    or the part, whichever is larger.
+    is fitted to the whole, and all alternatives a little. The predicted IoU is that with the whole or the part, whichever is
+    larger.
 
-    Returns:
-        `loss`, `mask` and `iou` (mean squared error of the predicted IoU), its two terms, the second weighted by 4; and `best`, the
-        mean IoU of the best alternative with the whole.
+    Returns `loss`, its terms `mask` and `iou` (mean squared error of the predicted IoU, weighted by 4); and `best`, the mean
+    IoU of the best alternative with the whole.
     """
     images, points, truth = batch
     logits, scores = network(images, points)

@@ -52,9 +52,7 @@ def _ultralytics() -> tuple[Any, Any]:
 class YOLO(Own, Detector):
     """A YOLOv5n of 2.5 million parameters for any set of categories; labels are the data set's own category ids.
 
-    Args:
-        categories: id -> name of the things it knows.
-        size: the longer side that images are resized to inside, in pixels; a multiple of 32.
+    The longer side of images is resized to `size` pixels inside, a multiple of 32.
 
     Raises:
         ImportError: the package ultralytics is not installed.
@@ -80,11 +78,8 @@ class YOLO(Own, Detector):
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The training losses of a batch: `box` (CIoU), `cls` (cross-entropy), `dfl` (distribution of the box's sides).
 
-        Differentiable in the images; batch normalisation follows the module's own mode.
-
-        Args:
-            images: each (3, H, W) in [0, 1], all of one size, sides multiples of 32.
-            targets: each `boxes` (n, 4) x1 y1 x2 y2 in pixels, `labels` (n,) category ids.
+        Differentiable in the images, all of one size; targets have `boxes` (n, 4) x1 y1 x2 y2 in pixels and `labels` (n,)
+        category ids.
 
         Raises:
             ValueError: sizes that differ or are no multiples of 32, or a label that is not among the categories.

@@ -96,27 +96,13 @@ class YOLOv5(Detector):
         self.categories = dict(CATEGORIES)
         c1, c2, c3, c4, c5 = (width * 2**i for i in range(5))
         # Numbered as in the official network, where 11, 12, 15, 16, 19 and 22 are resizing and concatenation.
-        layers = {
-            0: _Conv(3, c1, 6, 2, 2),
-            1: _Conv(c1, c2, 3, 2),
-            2: _C3(c2, c2, depth),
-            3: _Conv(c2, c3, 3, 2),
-            4: _C3(c3, c3, 2 * depth),
-            5: _Conv(c3, c4, 3, 2),
-            6: _C3(c4, c4, 3 * depth),
-            7: _Conv(c4, c5, 3, 2),
-            8: _C3(c5, c5, depth),
-            9: _SPPF(c5),
-            10: _Conv(c5, c4),
-            13: _C3(2 * c4, c4, depth, shortcut=False),
-            14: _Conv(c4, c3),
-            17: _C3(2 * c3, c3, depth, shortcut=False),
-            18: _Conv(c3, c3, 3, 2),
-            20: _C3(2 * c3, c4, depth, shortcut=False),
-            21: _Conv(c4, c4, 3, 2),
-            23: _C3(2 * c4, c5, depth, shortcut=False),
-            24: _Detect((c3, c4, c5), len(self.categories)),
-        }
+        layers = {0: _Conv(3, c1, 6, 2, 2), 1: _Conv(c1, c2, 3, 2), 2: _C3(c2, c2, depth), 3: _Conv(c2, c3, 3, 2)}
+        layers |= {4: _C3(c3, c3, 2 * depth), 5: _Conv(c3, c4, 3, 2), 6: _C3(c4, c4, 3 * depth)}
+        layers |= {7: _Conv(c4, c5, 3, 2), 8: _C3(c5, c5, depth), 9: _SPPF(c5), 10: _Conv(c5, c4)}
+        layers |= {13: _C3(2 * c4, c4, depth, shortcut=False), 14: _Conv(c4, c3)}
+        layers |= {17: _C3(2 * c3, c3, depth, shortcut=False), 18: _Conv(c3, c3, 3, 2)}
+        layers |= {20: _C3(2 * c3, c4, depth, shortcut=False), 21: _Conv(c4, c4, 3, 2)}
+        layers |= {23: _C3(2 * c4, c5, depth, shortcut=False), 24: _Detect((c3, c4, c5), len(self.categories))}
         self.model = nn.ModuleDict({str(i): layer for i, layer in layers.items()})
 
     @classmethod
@@ -158,9 +144,8 @@ class YOLOv5(Detector):
         return {"p3": p3, "p4": p4, "p5": p5}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The head's raw output for images (N, 3, H, W): a level's is (N, 3 anchors, 5 + 80, H/stride, W/stride).
-
-        The third dimension holds x, y, w, h, objectness, then the classes, all before their sigmoid.
+        """The head's raw output for images (N, 3, H, W): a level's is (N, 3 anchors, 5 + 80, H/stride, W/stride), of which the
+        third dimension holds x, y, w, h, objectness, then the classes, all before their sigmoid.
         """
         return self._head(self.features(images))
 
@@ -188,9 +173,8 @@ class YOLOv5(Detector):
         multiplies this by the batch size, and objectness by (side / 640)²; here a loss is a mean, and crops of pictures of 640
         pixels show objects at the size that the network knows, so that nothing is resized either.
 
-        Args:
-            images: (N, 3, H, W) RGB, about [0, 1], or a list of N; sides are multiples of 32.
-            targets: each `boxes` (n, 4) x1 y1 x2 y2 in pixels, inside the image, and `labels` (n,) COCO category ids; n may be 0.
+        Images are (N, 3, H, W) RGB, about [0, 1], or a list of N; each target has `boxes` (n, 4) x1 y1 x2 y2 in pixels, inside
+        the image, and `labels` (n,), COCO category ids; n may be 0.
 
         Raises:
             ValueError: another shape, values that are not finite, or not one target an image.
@@ -264,11 +248,7 @@ def _assign(boxes: Tensor, anchors: Tensor, height: int, width: int) -> tuple[Te
 
     An anchor takes a box that is less than 4 times wider, narrower, higher and lower than itself. It does so in the cell of the
     box's centre and in those next to it across the nearer vertical and the nearer horizontal side, where the level has them.
-
-    Args:
-        boxes: (n, 4) x1 y1 x2 y2 in strides of the level.
-        anchors: (3, 2) width and height, in the same unit.
-        height, width: of the level, in cells.
+    Boxes (n, 4) x1 y1 x2 y2 and anchors (3, 2), width and height, are in strides of the level, which has so many cells.
 
     One box in the lower left of cell (1, 1), too large for the first anchor and too narrow for the last:
 
