@@ -20,6 +20,7 @@ from icm_helpers import chapters, files, objectives
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
 from icm_helpers.files import CHECKPOINTS, atomically
+from icm_helpers.later import later
 from icm_helpers.ledger.recipe import Accuracy, Clip, Overfitted, Recipe, Trained, Training
 from icm_helpers.options import (
     Coding,
@@ -40,6 +41,9 @@ from icm_helpers.options import (
 )
 from icm_helpers.tasks import models
 
+coding, complexity, judged, masks, run, train = later(".coding", ".complexity", ".judged", ".masks", ".run", ".train")
+downloads, grid, sam, training, tyro = later(".data.downloads", ".ledger.grid", ".tasks.sam", ".tasks.training", "tyro")
+
 # --- training ------------------------------------------------------------------------------------------------------------
 
 
@@ -50,9 +54,6 @@ class Detector(Pupil):
     model: one_of(models.names("train")) = "mask-rcnn-small"  # which detector
 
     def __call__(self) -> None:
-        from icm_helpers import train
-        from icm_helpers.tasks import training
-
         dataset = datasets.load(self.data, "train", size=self.size, limit=self.images)
         plan = train.Schedule(self.steps, self.batch, self.lr, warmup=200, milestones=(0.75, 0.92), clip=5.0)
         model = training.trained(self.model, dataset, plan, **self.told())
@@ -74,9 +75,6 @@ class Finetune(Pupil, Coding):
     lr: float = 3e-4  # Adam's learning rate after warm-up
 
     def __call__(self) -> None:
-        from icm_helpers import train
-        from icm_helpers.tasks import training
-
         held_out = datasets.load(self.data, "val", size=self.size)
         codec, base, told = self.coder(), models.load(self.detector), self.told()
         dataset = datasets.load(self.data, "train", size=self.size, limit=self.images)
@@ -104,11 +102,7 @@ class Sam(Lessons):
     judged: int = 40  # held-out scenes to judge it on
 
     def __call__(self) -> None:
-        from icm_helpers import masks, train
-        from icm_helpers.tasks import sam
-
-        how = self.told()
-        model = sam.trained(self.steps, self.batch, self.lr, self.images, name=self.out.stem, **how)
+        model = sam.trained(self.steps, self.batch, self.lr, self.images, name=self.out.stem, **self.told())
         if train.rank():
             return
         sam.save_nano(model, self.out)
@@ -154,8 +148,6 @@ class Codec(Command):
         codec = Trained(zoo.named(self.codec, self.quality), loss, self.lmbda, how, self.scale, self.seed)
         recipe, out = Recipe("mine", pictures_of(self.data, 0, self.size), codec, Accuracy(())), file_of(self.out)
 
-        from icm_helpers import run, train
-
         run.train_codec(recipe, out, device=self.device, compiled=self.compile, remember=self.remember)
         if not train.rank():
             print(f"wrote {out} (fingerprint {files.fingerprint(out)})")
@@ -185,8 +177,6 @@ class Grid(Command):
     remember: bool = False  # as in `icm codec`
 
     def __call__(self) -> None:
-        from icm_helpers.ledger import grid
-
         k, n = share(self.part)
         studies = chapters.named(self.chapter).studies(self.preset)
         hours_of: dict[Recipe, float] = {}  # two studies may hold the same run
@@ -231,8 +221,6 @@ class Grid(Command):
 
 def measure(recipe: Recipe, train_only: bool, **how: Any) -> None:
     """One run of a grid."""
-    from icm_helpers import run
-
     if train_only:
         run.trained_codec(recipe, **how)
         return
@@ -243,11 +231,7 @@ def measure(recipe: Recipe, train_only: bool, **how: Any) -> None:
 
 def finished(recipe: Recipe, train_only: bool) -> bool:
     """Whether a run needs no more of this."""
-    if not train_only:
-        return recipe.path.exists()
-    from icm_helpers import run
-
-    return run.made(recipe)
+    return run.made(recipe) if train_only else recipe.path.exists()
 
 
 # --- coding and judging --------------------------------------------------------------------------------------------------
@@ -261,8 +245,6 @@ class Code(Coding):
     out: Path = Path("coded")  # folder for the bytes and the decoded pictures
 
     def __call__(self) -> None:
-        from icm_helpers import coding
-
         coding.code(self.coder(), self.images, self.out, zoo.find(self.codec)[0].suffix)
 
 
@@ -296,8 +278,6 @@ class Video(Command):
             raise ValueError(f"{self.codec} is trained for no loss: leave --loss and its options out")
         loss = loss_of(self.loss, self.options, "a film")
 
-        from icm_helpers import coding, run
-
         def write(clip: Any, path: Path) -> None:
             if not fitted:
                 with atomically(path) as temporary:
@@ -309,8 +289,8 @@ class Video(Command):
             recipe = Recipe("mine", source, Overfitted("nerv-fitting", loss, self.channels, **how), Accuracy(()))
             run.overfitted(recipe, clip, path, device=self.device)
 
+        suffix = zoo.find(self.codec)[0].suffix
         if not coding.decode_video(self.video, self.out):
-            suffix = zoo.find(self.codec)[0].suffix
             coding.code_video(coder, self.video, self.out, suffix, write, self.frames, self.height)
 
 
@@ -331,12 +311,9 @@ class Judge(Command):
     out: maybe(Path) = None  # JSON file for all that is measured; what it holds already is not measured again
 
     def __call__(self) -> None:
-        from icm_helpers import judged
-
         made = [Coding(**how, codec=self.codec, device=self.device) for how in judged.rates(self.quality, self.weights)]
-        pictures = pictures_of(self.data, self.images, self.size)
         detectors = self.detector or (datasets.DATASETS[self.data].detector,)
-        judged.judge(made, pictures, detectors, self.out, self.device)
+        judged.judge(made, pictures_of(self.data, self.images, self.size), detectors, self.out, self.device)
 
 
 # --- what is on disk -----------------------------------------------------------------------------------------------------
@@ -347,8 +324,6 @@ class List:
     """Show data sets, and what can be fetched: size, state on this machine, purpose, licence."""
 
     def __call__(self) -> None:
-        from icm_helpers.data import downloads
-
         print(datasets.listing(), downloads.listing(), sep="\n\n")
 
 
@@ -360,8 +335,6 @@ class Fetch:
     folder: maybe(Path) = None  # where the files go, instead of data/NAME, data/weights, or what ICM_COCO names
 
     def __call__(self) -> None:
-        from icm_helpers.data import downloads
-
         for name in self.names:
             print(f"{name}: {downloads.fetch(name, self.folder)}")
 
@@ -371,8 +344,6 @@ class Check(Fetch):
     """Compare what is on disk with the manifest and with what was recorded; say what is missing or damaged."""
 
     def __call__(self) -> None:
-        from icm_helpers.data import downloads
-
         faults = {name: downloads.check(name, self.folder) for name in self.names}
         print("\n".join(f"{name}: {fault}" for name, wrong in faults.items() for fault in wrong or ["all is well"]))
         if any(faults.values()):
@@ -398,8 +369,6 @@ class Make(Command):
     out: maybe(Path) = None  # folder; where left out, one in data/cache
 
     def __call__(self) -> None:
-        from icm_helpers import masks
-
         how = {k: v for k, v in vars(self).items() if k not in ("data", "images", "part")}
         print(f"masks in {masks.stored(self.data, limit=self.images, part=share(self.part), **how)}")
 
@@ -411,8 +380,6 @@ class Info:
     folder: positional(Path)  # that `make` filled
 
     def __call__(self) -> None:
-        from icm_helpers import masks
-
         print(json.dumps(masks.info(self.folder), indent=1))
 
 
@@ -429,8 +396,6 @@ class Complexity:
     out: maybe(Path) = None  # the table; the committed one where left out
 
     def __call__(self) -> None:
-        from icm_helpers import complexity
-
         out = self.out or complexity.TABLE
         if self.list:
             for key, there in complexity.listed(out).items():
@@ -452,8 +417,6 @@ COMMANDS: dict[str, Any] = {
 
 def parsed(arguments: list[str]) -> Any:
     """The command that arguments name, with its options."""
-    import tyro
-
     command, words = COMMANDS, 0
     while isinstance(command, dict) and arguments[words : words + 1] and arguments[words] in command:
         command, words = command[arguments[words]], words + 1

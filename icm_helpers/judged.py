@@ -22,22 +22,12 @@ from icm_helpers.tasks import models
 
 
 def judge(
-    codecs: Sequence[Coding],
-    pictures: Pictures,
-    detectors: Sequence[str],
-    out: Path | None = None,
-    device: str = "auto",
+    codecs: Sequence[Coding], pictures: Pictures, detectors: Sequence[str], out: Path | None, device: str
 ) -> None:
-    """Print rate, PSNR and AP of a codec at each rate, and from two rates on its BD-rates against the codecs of the book.
+    """Print rate, PSNR and AP of a codec at its rates, in turn, and from two rates on its BD-rates against the codecs of the book.
 
-    Args:
-        codecs: one at its several rates, each of which is loaded when its turn comes.
-        pictures: of which `images` are judged at most.
-        detectors: as in :func:`named`.
-        out: JSON file for all that is measured; what it holds already is not measured again.
-
-    Raises:
-        ValueError: a detector cannot judge this, or `out` is another file.
+    Detectors are as in :func:`named`. All that is measured goes to `out`, a JSON file; what it holds already is not measured again.
+    A ValueError says that a detector cannot judge this, or that `out` is another file.
     """
     data, judges = pictures.data, Accuracy(tuple(map(named, detectors)))
     dataset = datasets.load(data, "val", size=pictures.size, limit=pictures.images)
@@ -90,8 +80,7 @@ def _compared(records: list[Any], pictures: Pictures, ids: Sequence[int]) -> Ite
 def rates(quality: Sequence[int] | None, weights: Sequence[Path] | None) -> list[dict[str, Any]]:
     """`quality` and `weights` of each rate; one of each is given for every rate, or for all.
 
-    Raises:
-        ValueError: it is neither, or a file of weights is missing.
+    A ValueError says that it is neither, or that a file of weights is missing.
     """
     given = {"quality": quality or (None,), "weights": weights or (None,)}
     count = max(map(len, given.values()))
@@ -106,15 +95,13 @@ def rates(quality: Sequence[int] | None, weights: Sequence[Path] | None) -> list
 def named(text: str) -> str:
     """What a recipe calls a detector; `mask-rcnn-small=judge.safetensors` is one of that kind with weights of one's own.
 
-    Raises:
-        ValueError: no such detector, or weights of one's own that nobody can have trained.
+    A ValueError says that there is no such detector, or none with weights of one's own.
     """
     kind, _, file = text.partition("=")
     known = models.names("detect", "train") if file else models.names("detect")
-    if kind not in known and file:
-        raise ValueError(f"{text}: weights of your own may be those of {', '.join(known)}")
     if kind not in known:
-        raise ValueError(f"no detector is called {text!r}; there is {', '.join(known)}")
+        told = f"{text}: weights of your own may be those of" if file else f"no detector is called {text!r}; there is"
+        raise ValueError(f"{told} {', '.join(known)}")
     if file:
         models.MODELS[text] = replace(models.MODELS[kind], name=text, file=lambda: Path(file), fingerprint="")
     return models.fingerprinted(text)

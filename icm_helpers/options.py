@@ -14,8 +14,11 @@ from icm_helpers import files, objectives
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
 from icm_helpers.files import RUNS
+from icm_helpers.later import later
 from icm_helpers.ledger.recipe import Pictures
 from icm_helpers.tasks import models
+
+docstring_parser, tyro, torch, masks, train = later("docstring_parser", "tyro", "torch", ".masks", ".train")
 
 Precision = Literal["32-true", "bf16-mixed"]
 
@@ -27,32 +30,24 @@ def one_of(names: Iterable[str]) -> Any:
 
 def maybe(kind: Any, help: str | None = None) -> Any:
     """The type of an option that may be left out, and is None then."""
-    from tyro.conf import arg
-
     name = getattr(kind, "__args__", [kind])[0].__name__.upper()
     many = f"{name} [{name} ...]" if kind.__name__ == "tuple" else name
-    return Annotated[kind | None, arg(metavar=many, help=help, help_behavior_hint="")]
+    return Annotated[kind | None, tyro.conf.arg(metavar=many, help=help, help_behavior_hint="")]
 
 
 def positional(kind: Any) -> Any:
     """The type of an argument without a name."""
-    from tyro.conf import Positional
-
-    return Positional[kind]
+    return tyro.conf.Positional[kind]
 
 
 def coder(what: str, *, network: bool = False) -> Any:
     """The type of an option that names a codec of pictures."""
-    from tyro.conf import arg
-
     known = (c.name for c in zoo.CODECS.values() if (c.network if network else not c.video))
-    return Annotated[str, arg(help=f"{what}: {', '.join(known)}")]
+    return Annotated[str, tyro.conf.arg(help=f"{what}: {', '.join(known)}")]
 
 
 def options_of(losses: Iterable[str]) -> type:
     """A class of the options of some losses: the fields of all, each None where it is left out."""
-    import docstring_parser
-
     by_option: dict[str, list[type[objectives.Loss]]] = {}
     for loss in map(objectives.named, losses):
         for f in fields(loss):
@@ -76,16 +71,13 @@ def loss_of(name: str, options: Any, data: str) -> objectives.Loss:
     known, source = {f.name: f for f in fields(loss)}, datasets.DATASETS.get(data)
     if wrong := ", ".join(flag(option) for option in given if option not in known):
         raise ValueError(f"--loss {name} knows no {wrong}; it takes {', '.join(map(flag, known)) or 'no options'}")
-    usual = {"alpha": 0.93, "task_weight": 20.0, "teacher": source and source.detector}
-    usual["segmenter"] = source and source.segmenter
-    values = {k: usual[k] for k in known if k in usual} | given
+    usual = {"teacher": source and source.detector, "segmenter": source and source.segmenter}
+    values = {k: v for k, v in (usual | {"alpha": 0.93, "task_weight": 20.0}).items() if k in known} | given
     if "segmenter" in known and values["segmenter"] is None:
         raise ValueError(f"--loss {name} on {data} needs --segmenter, such as sam-vit-b: nano-sam has seen scenes only")
     if wrong := ", ".join(flag(k) for k, f in known.items() if k not in values and f.default is MISSING):
         raise ValueError(f"--loss {name} needs {wrong}")
     if "alpha" in known:
-        from icm_helpers import masks
-
         masks.require_stored(values["alpha"])
     return loss(**{k: models.fingerprinted(v) if k in ("teacher", "segmenter") else v for k, v in values.items()})
 
@@ -107,11 +99,7 @@ def flag(option: str) -> str:
 
 
 def check(options: Any) -> None:
-    """Refuse numbers out of range.
-
-    Raises:
-        ValueError: there is one.
-    """
+    """Refuse, with a ValueError, numbers out of range."""
     for name, value in vars(options).items():
         if is_dataclass(value):
             check(value)
@@ -121,11 +109,7 @@ def check(options: Any) -> None:
 
 
 def share(text: str) -> tuple[int, int]:
-    """A share of the work: (1, 2), the first of two, from `1/2`.
-
-    Raises:
-        ValueError: it names none.
-    """
+    """A share of the work: (1, 2), the first of two, from `1/2`; a ValueError if it names none."""
     k, _, n = text.partition("/")
     if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
         raise ValueError(f"--part {text!r} is no part: write 1/2 for the first of two")
@@ -152,10 +136,6 @@ class Coding(Command):
 
     def coder(self) -> Any:
         """The codec."""
-        import torch
-
-        from icm_helpers import train
-
         model = zoo.load(self.codec, self.quality, weights=self.weights or "default")
         return model.to(train.fabric(self.device).device) if isinstance(model, torch.nn.Module) else model
 
@@ -199,11 +179,7 @@ class Pupil(Lessons):
 
 
 def file_of(out: Path) -> Path:
-    """The file that is to be written.
-
-    Raises:
-        ValueError: it is a folder.
-    """
+    """The file that is to be written; a ValueError if it is a folder."""
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder: name a file in it")
     return out

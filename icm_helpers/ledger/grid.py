@@ -110,15 +110,10 @@ class Here:
 @dataclass(frozen=True)
 class Processes:
     """Each in a new process, with its share of the cores: a crash takes no other run with it, and no process is forked from one
-    that has used torch, whose threads do not survive that.
+    that has used torch, whose threads do not survive that."""
 
-    Args:
-        jobs: how many the cores are shared by.
-        gpus: names for CUDA_VISIBLE_DEVICES; each process sees the one that is least in use.
-    """
-
-    jobs: int
-    gpus: Sequence[str] = ()
+    jobs: int  # that share the cores
+    gpus: Sequence[str] = ()  # names for CUDA_VISIBLE_DEVICES; each process sees the one that is least in use
     every: ClassVar[float] = 0.2
     _on: dict[BaseProcess, str] = field(default_factory=dict, init=False)
 
@@ -165,11 +160,7 @@ def _process(job: Job, recipe: Recipe, environment: dict[str, str]) -> None:
 
 
 class Cluster:
-    """Each as a job of its own of Slurm, or of what else submitit knows: its `local` tries the same without a cluster.
-
-    Raises:
-        RuntimeError: there is no Slurm here.
-    """
+    """Each as a job of its own of Slurm (a RuntimeError: there is none), or of submitit's `local`, which tries the same without."""
 
     every = 2.0
 
@@ -202,12 +193,9 @@ def sweep(
 ) -> None:
     """Do the runs, `jobs` at a time, but for those that other processes finish or are busy with.
 
-    A run that fails is tried `retries` times more, after the others. Ctrl-C, SIGTERM and a lost terminal stop whatever is going.
-    Where only runs of other processes are left, it waits for them, to take over what they leave undone.
-
-    Raises:
-        GridError: a run failed each time; all others are done.
-        ValueError: fewer jobs than one.
+    A run that fails is tried `retries` times more, after the others; a GridError names those that failed each time. Ctrl-C, SIGTERM
+    and a lost terminal stop whatever is going. Where only runs of other processes are left, it waits for them, to take over what
+    they leave undone.
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, not {jobs}")
