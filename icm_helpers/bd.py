@@ -74,7 +74,7 @@ def bd_rate(anchor: Curve, test: Curve) -> Interval:
 
 def replicates(anchor: Curve, test: Curve) -> np.ndarray:
     """:func:`bd_rate` in each of the bootstrap replicates that two curves share; NaN where it is undefined."""
-    return _bd_values(anchor, test, _bd_rate)[1]
+    return _values(anchor, test, _bd_rate)[1]
 
 
 def interpolations(anchor: Curve, test: Curve) -> dict[str, Any]:
