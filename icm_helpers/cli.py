@@ -10,6 +10,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +24,7 @@ from icm_helpers.files import CHECKPOINTS, atomically
 from icm_helpers.later import later
 from icm_helpers.ledger.recipe import Accuracy, Clip, Overfitted, Recipe, Trained, Training
 from icm_helpers.options import (
+    TRAINING,
     Coding,
     Command,
     Lessons,
@@ -44,7 +46,7 @@ from icm_helpers.tasks import models
 coding, complexity, judged, masks, run, train = later(".coding", ".complexity", ".judged", ".masks", ".run", ".train")
 downloads, grid, sam, training, tyro = later(".data.downloads", ".ledger.grid", ".tasks.sam", ".tasks.training", "tyro")
 
-# --- training ------------------------------------------------------------------------------------------------------------
+# --- training, of one model or of many -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +117,6 @@ class Sam(Lessons):
             print(f"{self.out.stem}, {len(held_out)} held-out scenes: mean IoU {iou:.3f} of an object's best mask")
 
 
-DEFAULT = Training("none", 6000, 4, 128, 1e-3, "none", "32-true", None)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Codec(Command):
     """Train a codec."""
@@ -131,7 +130,7 @@ class Codec(Command):
     scale: float = 1.0  # of the distortion, beside lmbda; 0: as large as MSE's at the start
     data: one_of(datasets.names()) = "scenes"  # data set
     size: int = 192  # side of scenes, pixels
-    training: Training = DEFAULT
+    training: Training = TRAINING
     seed: int = 0  # of what is random
     compile: bool = False  # use torch.compile
     # keep a distilling teacher's features of the original crops in runs/teachers (0.6 MB a crop of 128 pixels with
@@ -151,9 +150,6 @@ class Codec(Command):
         run.train_codec(recipe, out, device=self.device, compiled=self.compile, remember=self.remember)
         if not train.rank():
             print(f"wrote {out} (fingerprint {files.fingerprint(out)})")
-
-
-# --- a grid of runs ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -433,12 +429,12 @@ def parsed(arguments: list[str]) -> Any:
 def imported(arguments: list[str]) -> list[str]:
     """Arguments in which `--loss module:name` and the like have become names, after importing the modules."""
     sys.path.append(os.getcwd())  # where a console script does not look
-    named = ("--codec", "--loss", "--data", "--model", "--detector", "--teacher", "--segmenter")
-    for k in range(1, len(arguments)):
-        module, _, name = arguments[k].partition(":")
-        if arguments[k - 1] in named and name:
-            importlib.import_module(module)
-            arguments[k] = name
+    for k, argument in enumerate(arguments):
+        own = re.fullmatch(r"(--\w+=)?([A-Za-z_][\w.]*):([\w-]+)", argument)
+        option = own and (own[1] or arguments[max(k - 1, 0)] + "=")
+        if option in ("--codec=", "--loss=", "--data=", "--model=", "--detector=", "--teacher=", "--segmenter="):
+            importlib.import_module(own[2])
+            arguments[k] = (own[1] or "") + own[3]
     return arguments
 
 

@@ -15,7 +15,7 @@ from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
 from icm_helpers.files import RUNS
 from icm_helpers.later import later
-from icm_helpers.ledger.recipe import Pictures
+from icm_helpers.ledger.recipe import Pictures, Training
 from icm_helpers.tasks import models
 
 docstring_parser, tyro, torch, masks, train = later("docstring_parser", "tyro", "torch", ".masks", ".train")
@@ -117,6 +117,9 @@ def share(text: str) -> tuple[int, int]:
 
 
 # --- what commands share -------------------------------------------------------------------------------------------------
+
+
+TRAINING = Training("none", 6000, 4, 128, 1e-3, "none", "32-true", None)
 
 
 @dataclass(frozen=True, kw_only=True)

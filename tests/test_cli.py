@@ -183,7 +183,9 @@ def test_what_a_module_of_ones_own_registers_is_known_to_the_command_line(tmp_pa
     )
     monkeypatch.setattr(objectives, "LOSSES", dict(objectives.LOSSES))
     monkeypatch.setattr(sys, "path", [*sys.path])
-    words = cli.imported(["codec", "--out", "a", "--loss", "mine_icm:mine", "--power", "3"])
+    words = cli.imported(["codec", "--out", "a", "--loss=mine_icm:mine", "--power", "3"])
+    assert words[3] == "--loss=mine"
+    assert cli.imported(["codec", "--loss", "mine_icm:mine"]) == ["codec", "--loss", "mine"]
     command = cli.parsed(words)
     assert vars(options.loss_of(command.loss, command.options, command.data)) == {"power": 3.0}
     with pytest.raises(SystemExit, match="error: --loss mine needs --power"):
