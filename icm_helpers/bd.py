@@ -69,12 +69,29 @@ def bd_rate(anchor: Curve, test: Curve) -> Interval:
     By the `bjontegaard` package with PCHIP interpolation. Where a curve is not increasing (AP is noisy), only the points that rise
     above all points of lower rate count. Undefined, NaN, where curves do not overlap in the metric.
     """
-    return _bd(anchor, test, _bd_rate)
+    return _interval(*_values(anchor, test, _bd_rate))
+
+
+def replicates(anchor: Curve, test: Curve) -> np.ndarray:
+    """:func:`bd_rate` in each of the bootstrap replicates that two curves share; NaN where it is undefined."""
+    return _values(anchor, test, _bd_rate)[1]
+
+
+def interpolations(anchor: Curve, test: Curve) -> dict[str, Any]:
+    """A row of a table: how many points of each curve rise, what share of all qualities they share, and BD-rate by each method
+    of interpolation that has points enough."""
+    one, other = (_rising(c.bpp, c.metric) for c in (anchor, test))
+    counts, ends = (len(one[0]), len(other[0])), [sorted(metric[i] for _, metric in (one, other)) for i in (0, -1)]
+    overlap = 100 * (ends[1][0] - ends[0][1]) / (ends[1][1] - ends[0][0])
+    row = {"points that rise": f"{counts[0]}, {counts[1]}", "overlap [%]": overlap}
+    for method in ("pchip", "akima", "cubic") if min(counts) >= 4 else ("pchip", "akima"):
+        row[method] = bjontegaard.bd_rate(*one, *other, method, require_matching_points=False, min_overlap=0)
+    return row
 
 
 def bd_metric(anchor: Curve, test: Curve) -> Interval:
     """Mean difference of the metric at equal rate, over the logarithm of the rates that both curves cover."""
-    return _bd(anchor, test, _bd_metric)
+    return _interval(*_values(anchor, test, _bd_metric))
 
 
 def bd_rate_gap(first: tuple[Curve, Curve], second: tuple[Curve, Curve]) -> Interval:
@@ -83,7 +100,7 @@ def bd_rate_gap(first: tuple[Curve, Curve], second: tuple[Curve, Curve]) -> Inte
     The pairs are measured on different images, or on the same ones by different detectors: replicate i of one goes with that of
     the other.
     """
-    one, other = (_bd_values(*pair, _bd_rate) for pair in (first, second))
+    one, other = (_values(*pair, _bd_rate) for pair in (first, second))
     return _interval(one[0] - other[0], one[1] - other[1])
 
 
@@ -93,7 +110,7 @@ def bd_metric_majority(pairs: Sequence[tuple[Curve, Curve]], draws: np.ndarray) 
     Args:
         draws: indices (replicates, pairs): replicate i takes these videos, each with its own replicate i.
     """
-    values, replicates = zip(*(_bd_values(*pair, _bd_metric) for pair in pairs), strict=True)
+    values, replicates = zip(*(_values(*pair, _bd_metric) for pair in pairs), strict=True)
     halves = np.sign(np.stack(replicates)) / 2  # (pairs, replicates); a tie counts half, an undefined one makes all so
     drawn = np.take_along_axis(halves.T, draws, axis=1).mean(1)
     return _interval(float(np.mean(np.sign(values) / 2)), drawn)
@@ -106,27 +123,17 @@ def rate_change(anchor: Curve, test: Curve) -> Interval:
         ValueError: the curves have different numbers of points.
     """
     if len(anchor.bpp) != len(test.bpp):
-        raise ValueError(
-            f"{anchor.name} has {len(anchor.bpp)} points, {test.name} {len(test.bpp)}: measure both at the same lambdas"
-        )
-    value, values = (
-        100 * np.expm1(np.log(b / a).mean(-1))
-        for a, b in ((anchor.bpp, test.bpp), (anchor.bpp_replicates, test.bpp_replicates))
-    )
-    return _interval(value, values)
+        told = f"{anchor.name} has {len(anchor.bpp)} points, {test.name} {len(test.bpp)}"
+        raise ValueError(f"{told}: measure both at the same lambdas")
+    pairs = (anchor.bpp, test.bpp), (anchor.bpp_replicates, test.bpp_replicates)
+    return _interval(*(100 * np.expm1(np.log(b / a).mean(-1)) for a, b in pairs))
 
 
-def _bd(anchor: Curve, test: Curve, measure: Any) -> Interval:
-    return _interval(*_bd_values(anchor, test, measure))
-
-
-def _bd_values(anchor: Curve, test: Curve, measure: Any) -> tuple[float, np.ndarray]:
+def _values(anchor: Curve, test: Curve, measure: Any) -> tuple[float, np.ndarray]:
     """The measure itself, and in each bootstrap replicate."""
-    replicates = zip(
-        anchor.bpp_replicates, anchor.metric_replicates, test.bpp_replicates, test.metric_replicates, strict=True
-    )
+    curves = (anchor.bpp_replicates, anchor.metric_replicates, test.bpp_replicates, test.metric_replicates)
     value = measure(anchor.bpp, anchor.metric, test.bpp, test.metric)
-    return value, np.array([measure(*replicate) for replicate in replicates])
+    return value, np.array([measure(*replicate) for replicate in zip(*curves, strict=True)])
 
 
 def _interval(value: float, values: np.ndarray) -> Interval:
@@ -137,13 +144,14 @@ def _interval(value: float, values: np.ndarray) -> Interval:
     return Interval(float(value), float(low), float(high), len(finite) / len(values))
 
 
+_HOW = {"method": "pchip", "require_matching_points": False, "min_overlap": 0}
+
+
 def _bd_rate(rate_a: np.ndarray, metric_a: np.ndarray, rate_b: np.ndarray, metric_b: np.ndarray) -> float:
     (rate_a, metric_a), (rate_b, metric_b) = _rising(rate_a, metric_a), _rising(rate_b, metric_b)
     if len(rate_a) < 2 or len(rate_b) < 2 or max(metric_a[0], metric_b[0]) >= min(metric_a[-1], metric_b[-1]):
         return float("nan")
-    return float(
-        bjontegaard.bd_rate(rate_a, metric_a, rate_b, metric_b, "pchip", require_matching_points=False, min_overlap=0)
-    )
+    return float(bjontegaard.bd_rate(rate_a, metric_a, rate_b, metric_b, **_HOW))
 
 
 def _bd_metric(rate_a: np.ndarray, metric_a: np.ndarray, rate_b: np.ndarray, metric_b: np.ndarray) -> float:
@@ -155,7 +163,7 @@ def _bd_metric(rate_a: np.ndarray, metric_a: np.ndarray, rate_b: np.ndarray, met
     curves = (rate_a[orders[0]], metric_a[orders[0]], rate_b[orders[1]], metric_b[orders[1]])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return float(bjontegaard.bd_psnr(*curves, "pchip", require_matching_points=False, min_overlap=0))
+        return float(bjontegaard.bd_psnr(*curves, **_HOW))
 
 
 def _rising(rate: np.ndarray, metric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -38,13 +38,8 @@ def spending(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a network spends on objects that a detector finds in the uncompressed pictures, on those it misses, and elsewhere.
 
-    An object is found where a clean detection of its category has a score of 0.3 or more and an IoU of 0.5 or more with its box.
-    Crowd regions are neither.
-
-    Args:
-        codec: a network, in eval mode.
-        dataset: the evaluation images.
-        clean: detectors' :func:`clean_detections` on this data set, by name.
+    An object is found where one of the detector's `clean` detections (:func:`icm_helpers.evaluate.clean_detections`, by name) has
+    its category, a score of 0.3 or more and an IoU of 0.5 or more with its box. Crowd regions are neither.
 
     Returns:
         `result`: images, bpp (by the likelihoods, as all here), and by detector how many objects are found and missed, and the

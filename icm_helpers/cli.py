@@ -1,7 +1,7 @@
 """The command line: `icm --help`. A command is a dataclass; its options are its fields, and those of a recipe's parts.
 
-`--loss module:name` imports a module of yours first, which registers it, and so with a codec, a data set or a model. What is heavy is
-imported when a command runs.
+`--loss module:name` first imports a module of yours, which registers it, and so with a codec, a data set or a model. What is heavy
+is imported when a command runs.
 """
 
 from __future__ import annotations
@@ -9,130 +9,51 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import math
 import os
 import sys
-from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from icm_helpers import chapters, files, objectives
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
-from icm_helpers.files import CHECKPOINTS, RUNS, atomically
-from icm_helpers.ledger.recipe import Accuracy, Clip, Overfitted, Pictures, Recipe, Trained, Training
-from icm_helpers.options import check, coder, loss_of, maybe, one_of, options_of, positional, share
+from icm_helpers.files import CHECKPOINTS, atomically
+from icm_helpers.later import later
+from icm_helpers.ledger.recipe import Accuracy, Clip, Overfitted, Recipe, Trained, Training
+from icm_helpers.options import (
+    Coding,
+    Command,
+    Lessons,
+    Precision,
+    Pupil,
+    check,
+    coder,
+    file_of,
+    loss_of,
+    maybe,
+    one_of,
+    options_of,
+    pictures_of,
+    positional,
+    share,
+)
 from icm_helpers.tasks import models
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Precision = Literal["32-true", "bf16-mixed"]
-
-# --- what commands share -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """What most commands are told."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # where to compute
-
-
-@dataclass(frozen=True, kw_only=True)
-class Coding(Command):
-    """A codec that is ready to code."""
-
-    codec: coder("a codec of the zoo") = "mean-scale-small"
-    quality: maybe(int) = None  # a CompressAI model's size, 1 to 8; a classical codec's quality or QP
-    weights: maybe(Path) = None  # weights file; the shipped ones where left out
-
-    def coder(self) -> Any:
-        """It."""
-        import torch
-
-        from icm_helpers import train
-
-        model = zoo.load(self.codec, self.quality, weights=self.weights or "default")
-        return model.to(train.fabric(self.device).device) if isinstance(model, torch.nn.Module) else model
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lessons(Command):
-    """How a recognition model is trained."""
-
-    out: Path  # where the weights go (.safetensors)
-    data: one_of(datasets.names()) = "scenes"  # data set
-    size: int = 192  # side of scenes, pixels
-    images: maybe(int) = None  # the first so many training images; all where left out
-    steps: int = 1600  # of the optimiser
-    batch: int = 8  # images a step
-    lr: float = 1e-3  # Adam's learning rate after warm-up
-    seed: int = 0  # of what is random
-    precision: Precision = "32-true"  # arithmetic
-
-    def told(self, leg: str = "") -> dict[str, Any]:
-        """What the training is told: where its checkpoint lies, seed, device, arithmetic, and what it trains."""
-        what = {k: v for k, v in vars(self).items() if k not in ("device", "judged", "out")}
-        if what.get("weights"):  # another file may come to lie there
-            what["weights"] = files.fingerprint(what["weights"])
-        if "detector" in what:
-            what["detector"] = models.fingerprinted(what["detector"])
-        how = {"seed": self.seed, "device": self.device, "precision": self.precision, "identity": f"{what}"}
-        return {"folder": RUNS / file(self.out).stem / leg, **how}
-
-    def written(self, *legs: str) -> None:
-        """Forget the training's checkpoints, or another of this name would find itself done; say what was written."""
-        for leg in legs or [""]:
-            (RUNS / self.out.stem / leg / "training.ckpt").unlink(missing_ok=True)
-        print(f"wrote {self.out} (fingerprint {files.fingerprint(self.out)})")
-
-
-def file(out: Path) -> Path:
-    if out.is_dir():
-        raise ValueError(f"--out {out} is a folder: name a file in it")
-    return out
-
-
-def pictures(data: str, images: int, size: int) -> Pictures:
-    """Those of a data set, which have a size where they are drawn."""
-    return Pictures(data, images, size if datasets.DATASETS[data].drawn else 0)
-
-
-def draw(path: Path, x: Tensor) -> None:
-    """Write a picture, (3, H, W) in [0, 1], as PNG."""
-    from PIL import Image
-
-    with atomically(path) as temporary:
-        Image.fromarray((x * 255).round().byte().permute(1, 2, 0).numpy()).save(temporary, "PNG")  # -> (H, W, 3)
-
-
-def draw_all(folder: Path, frames: Tensor) -> None:
-    """Write frames, (T, 3, H, W) in [0, 1], as PNG into a folder, in the place of those of another run."""
-    for frame in folder.glob("[0-9]*.png"):
-        frame.unlink()
-    for k, frame in enumerate(frames):
-        draw(folder / f"{k:05d}.png", frame)
-
-
-# --- training ------------------------------------------------------------------------------------------------------------
-
+coding, complexity, judged, masks, run, train = later(".coding", ".complexity", ".judged", ".masks", ".run", ".train")
+downloads, grid, sam, training, tyro = later(".data.downloads", ".ledger.grid", ".tasks.sam", ".tasks.training", "tyro")
 
 # --- training ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detector(Lessons):
+class Detector(Pupil):
     """Train a small detector on a data set, and state its AP."""
 
     model: one_of(models.names("train")) = "mask-rcnn-small"  # which detector
 
     def __call__(self) -> None:
-        from icm_helpers import train
-        from icm_helpers.tasks import training
-
         dataset = datasets.load(self.data, "train", size=self.size, limit=self.images)
         plan = train.Schedule(self.steps, self.batch, self.lr, warmup=200, milestones=(0.75, 0.92), clip=5.0)
         model = training.trained(self.model, dataset, plan, **self.told())
@@ -144,7 +65,7 @@ class Detector(Lessons):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune(Lessons, Coding):
+class Finetune(Pupil, Coding):
     """Train a detector further on what a codec decodes, and state its AP before and after."""
 
     detector: one_of(models.names("train")) = "yolov5n-scenes"  # which detector
@@ -154,9 +75,6 @@ class Finetune(Lessons, Coding):
     lr: float = 3e-4  # Adam's learning rate after warm-up
 
     def __call__(self) -> None:
-        from icm_helpers import train
-        from icm_helpers.tasks import training
-
         held_out = datasets.load(self.data, "val", size=self.size)
         codec, base, told = self.coder(), models.load(self.detector), self.told()
         dataset = datasets.load(self.data, "train", size=self.size, limit=self.images)
@@ -176,24 +94,15 @@ class Sam(Lessons):
 
     out: Path = CHECKPOINTS / "nano-sam.safetensors"  # where the weights go
     images: int = 5000  # training scenes, none of those that codecs see
-    steps: tuple[int, int, int, int, int] = (
-        6000,
-        2400,
-        1500,
-        2400,
-        1200,
-    )  # on scenes of 128, 192, 256, 256, 320 pixels
+    # of the optimiser on scenes of 128, 192, 256, 256 and 320 pixels
+    steps: tuple[int, int, int, int, int] = (6000, 2400, 1500, 2400, 1200)
     batch: int = 8  # scenes a step, 12 points on each
     lr: float = 7e-4  # Adam's learning rate after warm-up
     precision: Precision = "bf16-mixed"  # arithmetic
     judged: int = 40  # held-out scenes to judge it on
 
     def __call__(self) -> None:
-        from icm_helpers import masks, train
-        from icm_helpers.tasks import sam
-
-        told = self.told()
-        model = sam.trained(self.steps, self.batch, self.lr, self.images, name=self.out.stem, **told)
+        model = sam.trained(self.steps, self.batch, self.lr, self.images, name=self.out.stem, **self.told())
         if train.rank():
             return
         sam.save_nano(model, self.out)
@@ -202,8 +111,11 @@ class Sam(Lessons):
             held_out, model = datasets.load("scenes", "val", limit=self.judged), sam.load("nano", self.out)
             found = [masks.ious(masks.MaskSet.of(s.image, sam.every_mask(model, s.image)), s.masks) for s in held_out]
             best = [best for iou in found for best in iou.max(0, initial=0)]
-            told = f"mean IoU {sum(best) / len(best):.3f} of an object's best mask"
-            print(f"{self.out.stem}, {self.judged} held-out scenes: {told}")
+            iou = sum(best) / len(best)
+            print(f"{self.out.stem}, {len(held_out)} held-out scenes: mean IoU {iou:.3f} of an object's best mask")
+
+
+DEFAULT = Training("none", 6000, 4, 128, 1e-3, "none", "32-true", None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,11 +131,11 @@ class Codec(Command):
     scale: float = 1.0  # of the distortion, beside lmbda; 0: as large as MSE's at the start
     data: one_of(datasets.names()) = "scenes"  # data set
     size: int = 192  # side of scenes, pixels
-    training: Training = Training("none", 6000, 4, 128, 1e-3, "none", "32-true", None)
+    training: Training = DEFAULT
     seed: int = 0  # of what is random
     compile: bool = False  # use torch.compile
-    # keep a distilling teacher's features of the original crops in runs/teachers (0.6 MB a crop of 128 pixels with mask-rcnn-small),
-    # so that other trainings with the same seed need not compute them
+    # keep a distilling teacher's features of the original crops in runs/teachers (0.6 MB a crop of 128 pixels with
+    # mask-rcnn-small), so that other trainings with the same seed need not compute them
     remember: bool = False
 
     def __call__(self) -> None:
@@ -234,9 +146,7 @@ class Codec(Command):
             shipped = CHECKPOINTS / f"{how.start}.safetensors"
             how = replace(how, start=f"{how.start}@{files.fingerprint(models.present(shipped))}")
         codec = Trained(zoo.named(self.codec, self.quality), loss, self.lmbda, how, self.scale, self.seed)
-        recipe, out = Recipe("mine", pictures(self.data, 0, self.size), codec, Accuracy(())), file(self.out)
-
-        from icm_helpers import run, train
+        recipe, out = Recipe("mine", pictures_of(self.data, 0, self.size), codec, Accuracy(())), file_of(self.out)
 
         run.train_codec(recipe, out, device=self.device, compiled=self.compile, remember=self.remember)
         if not train.rank():
@@ -267,8 +177,6 @@ class Grid(Command):
     remember: bool = False  # as in `icm codec`
 
     def __call__(self) -> None:
-        from icm_helpers.ledger import grid
-
         k, n = share(self.part)
         studies = chapters.named(self.chapter).studies(self.preset)
         hours_of: dict[Recipe, float] = {}  # two studies may hold the same run
@@ -292,54 +200,38 @@ class Grid(Command):
             return
         hours, place = sum(map(hours_of.get, missing)), "one GPU" if self.preset == "paper" else "two CPU cores"
         print(f"estimated cost of these: {hours:.1f} hours on {place}")
-        how = {"device": self.device, "compiled": self.compile, "remember": self.remember}
-        work, finished = (train_codec, made) if self.train_only else (measure, measured)
+        how = {
+            "train_only": self.train_only,
+            "device": self.device,
+            "compiled": self.compile,
+            "remember": self.remember,
+        }
+        job = grid.Job(partial(measure, **how), partial(finished, train_only=self.train_only))
         # Shares are of the runs, not of those that are missing: they never overlap.
-        todo = [recipe for recipe in wanted[k - 1 :: n] if recipe in missing and not finished(recipe)]
-        jobs = self.jobs or (len(todo) if self.launcher == "slurm" else 1)
+        todo = [recipe for recipe in wanted[k - 1 :: n] if recipe in missing and not job.finished(recipe)]
         if not todo:
             return
+        jobs = self.jobs or (len(todo) if self.launcher == "slurm" else 1)
         if self.launcher == "slurm":
             launcher = grid.Cluster(self.slurm_partition, self.slurm_timeout_min, self.gpus_per_job)
         else:
-            launcher = grid.Here() if jobs == 1 else grid.Processes(jobs, () if self.device == "cpu" else gpus())
-        grid.sweep(todo, launcher, grid.Job(partial(work, **how), finished), jobs=jobs, retries=self.retries)
+            launcher = grid.Here() if jobs == 1 else grid.Processes(jobs, () if self.device == "cpu" else grid.gpus())
+        grid.sweep(todo, launcher, job, jobs=jobs, retries=self.retries)
 
 
-def measure(recipe: Recipe, **how: Any) -> None:
+def measure(recipe: Recipe, train_only: bool, **how: Any) -> None:
     """One run of a grid."""
-    from icm_helpers import run
-
+    if train_only:
+        run.trained_codec(recipe, **how)
+        return
     result = run.measure(recipe, **how).result
     scores = {f"{k} ({by})": v for k, d in result.items() if isinstance(d, dict) for by, v in d.items()} | result
     print(", ".join(f"{k} {v:.4g}" for k, v in scores.items() if isinstance(v, float)), flush=True)
 
 
-def measured(recipe: Recipe) -> bool:
-    """Whether a run's record is there."""
-    return recipe.path.exists()
-
-
-def train_codec(recipe: Recipe, **how: Any) -> None:
-    """A run of a grid that is to be measured later."""
-    from icm_helpers import run
-
-    run.trained_codec(recipe, **how)
-
-
-def made(recipe: Recipe) -> bool:
-    """Whether a run needs no training."""
-    from icm_helpers import run
-
-    return run.made(recipe)
-
-
-def gpus() -> tuple[str, ...]:
-    """Names of this machine's GPUs for CUDA_VISIBLE_DEVICES."""
-    import torch
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-    return tuple(visible.split(",")) if visible else ()
+def finished(recipe: Recipe, train_only: bool) -> bool:
+    """Whether a run needs no more of this."""
+    return run.made(recipe) if train_only else recipe.path.exists()
 
 
 # --- coding and judging --------------------------------------------------------------------------------------------------
@@ -353,36 +245,7 @@ class Code(Coding):
     out: Path = Path("coded")  # folder for the bytes and the decoded pictures
 
     def __call__(self) -> None:
-        import torch
-        from PIL import Image, ImageOps
-
-        from icm_helpers import evaluate
-        from icm_helpers.codecs import container
-        from icm_helpers.data import coco
-
-        model = self.coder()
-        if twice := [name for name, count in Counter(path.stem for path in self.images).items() if count > 1]:
-            raise ValueError(f"several images are called {', '.join(twice)}: give them --out folders of their own")
-        for path in self.images:
-            if path.suffix == ".icm":
-                back = self.out / f"{path.stem.removesuffix('.coded')}.decoded.png"
-                draw(back, container.decode(model, path.read_bytes()).cpu())
-                print(f"{path}: decoded to {back}")
-                continue
-            try:
-                with Image.open(path) as picture:
-                    pixels = coco.rgb(ImageOps.exif_transpose(picture))
-            except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow seldom names the file
-                raise ValueError(f"{path} cannot be read as an image ({error}): give a whole image file") from error
-            x = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255  # (H, W, 3) -> (3, H, W)
-            coded = container.encode(model, x)
-            x_hat = container.decode(model, coded).cpu()
-            # `coded` in the name: in the folder of the pictures, photo.jpg must not overwrite photo.jpg.
-            with atomically(self.out / f"{path.stem}.coded.{zoo.find(self.codec)[0].suffix}") as temporary:
-                temporary.write_bytes(coded)
-            draw(self.out / f"{path.stem}.decoded.png", x_hat)
-            bpp, psnr = 8 * len(coded) / (x.shape[1] * x.shape[2]), evaluate.psnr((x - x_hat).square().mean().item())
-            print(f"{path}: {len(coded)} bytes, {bpp:.3f} bpp, {psnr:.2f} dB")
+        coding.code(self.coder(), self.images, self.out, zoo.find(self.codec)[0].suffix)
 
 
 def _film_losses() -> list[str]:
@@ -414,40 +277,21 @@ class Video(Command):
         if not fitted and (self.loss != "nerv" or any(value is not None for value in vars(self.options).values())):
             raise ValueError(f"{self.codec} is trained for no loss: leave --loss and its options out")
         loss = loss_of(self.loss, self.options, "a film")
-        name, coded, suffix = self.video.name.rpartition(".coded.")
-        if coded and (written := [c for c in zoo.CODECS.values() if c.video and c.suffix == suffix]):
-            coder = zoo.load(written[0].name, 32 if written[0].setting else None)  # any QP decodes
-            x_hat, decoded = coder.decode_video(self.video.read_bytes()), self.out / f"{name}.decoded"
-            draw_all(decoded, x_hat)
-            print(f"{self.video}: {len(x_hat)} frames decoded to {decoded}")
-            return
 
-        from icm_helpers import overfit, run
-        from icm_helpers.data import video as films
-
-        clip = films.read(self.video, self.frames + 1, self.height)  # one more tells whether it goes on
-        if len(clip) > (n := self.frames):
-            clip = replace(clip, frames=clip.frames[:n], boxes=clip.boxes[:n], labels=clip.labels[:n])
-            print(f"only the first {n} frames of {self.video}: --frames says how many")
-        decoded, (count, _, height, width) = self.out / f"{clip.name}.decoded", clip.frames.shape
-        decoded.mkdir(parents=True, exist_ok=True)  # before any work: a wrong --out shows at once
-        path = self.out / f"{clip.name}.coded.{zoo.CODECS[self.codec].suffix}"
-        if fitted:
-            how = {"steps": self.epochs * count, "tune_steps": self.tune_epochs * count, "batch": 1, "lr": self.lr}
-            how |= {"density": self.density, "bits": self.bits, "seed": self.seed}
-            source = Clip("film", files.fingerprint(self.video), count, self.height or 0)
+        def write(clip: Any, path: Path) -> None:
+            if not fitted:
+                with atomically(path) as temporary:
+                    temporary.write_bytes(coder.encode_video(clip.frames))
+                return
+            n, how = len(clip), {"lr": self.lr, "density": self.density, "bits": self.bits, "seed": self.seed}
+            how |= {"steps": self.epochs * n, "tune_steps": self.tune_epochs * n, "batch": 1}
+            source = Clip("film", files.fingerprint(self.video), n, self.height or 0)
             recipe = Recipe("mine", source, Overfitted("nerv-fitting", loss, self.channels, **how), Accuracy(()))
             run.overfitted(recipe, clip, path, device=self.device)
-        else:
-            with atomically(path) as temporary:
-                temporary.write_bytes(coder.encode_video(clip.frames))
-        data = path.read_bytes()
-        x_hat = coder.decode_video(data)
-        draw_all(decoded, x_hat)
-        bpp, scores = 8 * len(data) / (count * height * width), overfit.quality(clip.frames, x_hat)
-        similar = "" if math.isnan(scores["ms_ssim"]) else f", MS-SSIM {scores['ms_ssim']:.4f}"
-        print(f"{self.video}: {count} frames of {height} x {width}, {len(data)} bytes, ", end="")
-        print(f"{bpp:.4f} bpp, {scores['psnr']:.2f} dB{similar}")
+
+        suffix = zoo.find(self.codec)[0].suffix
+        if not coding.decode_video(self.video, self.out):
+            coding.code_video(coder, self.video, self.out, suffix, write, self.frames, self.height)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -467,21 +311,9 @@ class Judge(Command):
     out: maybe(Path) = None  # JSON file for all that is measured; what it holds already is not measured again
 
     def __call__(self) -> None:
-        from icm_helpers import judged
-
-        rates = max(len(self.weights or [None]), len(self.quality or [None]))
-        pairs = [v if len(v) == rates else v * rates for v in (self.weights or (None,), self.quality or (None,))]
-        if any(len(v) != rates for v in pairs):
-            given = f"{len(self.weights)} --weights and {len(self.quality)} --quality"
-            raise ValueError(f"{given}: give one of each for every rate, or one for all")
-        if absent := [path for path in self.weights or [] if not path.is_file()]:
-            raise ValueError(f"no weights at {', '.join(map(str, absent))}: correct the path")
-        rates = [
-            (q, w, Coding(codec=self.codec, quality=q, weights=w, device=self.device).coder)
-            for w, q in zip(*pairs, strict=True)
-        ]
+        made = [Coding(**how, codec=self.codec, device=self.device) for how in judged.rates(self.quality, self.weights)]
         detectors = self.detector or (datasets.DATASETS[self.data].detector,)
-        judged.judge(self.codec, rates, pictures(self.data, self.images, self.size), detectors, self.out, self.device)
+        judged.judge(made, pictures_of(self.data, self.images, self.size), detectors, self.out, self.device)
 
 
 # --- what is on disk -----------------------------------------------------------------------------------------------------
@@ -492,8 +324,6 @@ class List:
     """Show data sets, and what can be fetched: size, state on this machine, purpose, licence."""
 
     def __call__(self) -> None:
-        from icm_helpers.data import downloads
-
         print(datasets.listing(), downloads.listing(), sep="\n\n")
 
 
@@ -505,8 +335,6 @@ class Fetch:
     folder: maybe(Path) = None  # where the files go, instead of data/NAME, data/weights, or what ICM_COCO names
 
     def __call__(self) -> None:
-        from icm_helpers.data import downloads
-
         for name in self.names:
             print(f"{name}: {downloads.fetch(name, self.folder)}")
 
@@ -516,8 +344,6 @@ class Check(Fetch):
     """Compare what is on disk with the manifest and with what was recorded; say what is missing or damaged."""
 
     def __call__(self) -> None:
-        from icm_helpers.data import downloads
-
         faults = {name: downloads.check(name, self.folder) for name in self.names}
         print("\n".join(f"{name}: {fault}" for name, wrong in faults.items() for fault in wrong or ["all is well"]))
         if any(faults.values()):
@@ -543,8 +369,6 @@ class Make(Command):
     out: maybe(Path) = None  # folder; where left out, one in data/cache
 
     def __call__(self) -> None:
-        from icm_helpers import masks
-
         how = {k: v for k, v in vars(self).items() if k not in ("data", "images", "part")}
         print(f"masks in {masks.stored(self.data, limit=self.images, part=share(self.part), **how)}")
 
@@ -556,8 +380,6 @@ class Info:
     folder: positional(Path)  # that `make` filled
 
     def __call__(self) -> None:
-        from icm_helpers import masks
-
         print(json.dumps(masks.info(self.folder), indent=1))
 
 
@@ -574,12 +396,10 @@ class Complexity:
     out: maybe(Path) = None  # the table; the committed one where left out
 
     def __call__(self) -> None:
-        from icm_helpers import complexity
-
         out = self.out or complexity.TABLE
         if self.list:
-            rows = complexity.listed(out).items()
-            print("\n".join(f"{'measured' if there else 'missing ':10}{key}" for key, there in rows))
+            for key, there in complexity.listed(out).items():
+                print(f"{'measured' if there else 'missing ':10}{key}")
             return
         one = {"codec": self.codec, "quality": self.quality, "weights": self.weights, "folder": self.kodak}
         print(f"{complexity.report(self.only or (), **one, out=out)} measured into {out}")
@@ -597,8 +417,6 @@ COMMANDS: dict[str, Any] = {
 
 def parsed(arguments: list[str]) -> Any:
     """The command that arguments name, with its options."""
-    import tyro
-
     command, words = COMMANDS, 0
     while isinstance(command, dict) and arguments[words : words + 1] and arguments[words] in command:
         command, words = command[arguments[words]], words + 1
@@ -630,6 +448,6 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         parsed(imported([*(sys.argv[1:] if arguments is None else arguments)]))()
     except KeyboardInterrupt:
-        sys.exit("stopped; what was written is kept, and the same command goes on: a training from its last checkpoint")
+        sys.exit("stopped; what is written is kept, and the same command goes on from the last checkpoint or file")
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         sys.exit(f"error: {error}")

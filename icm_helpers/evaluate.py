@@ -63,11 +63,10 @@ def resamplings(ids: Sequence[int], replicates: int = REPLICATES) -> np.ndarray:
 def average_precision(
     truth: dict[str, Any], results: list[dict[str, Any]], iou_type: str = "bbox", samples: np.ndarray | None = None
 ) -> tuple[dict[str, float], list[float]]:
-    """COCO average precision, and its bootstrap replicates.
+    """COCO average precision of COCO results, which may be empty, and its bootstrap replicates.
 
     Args:
         truth: COCO ground truth.
-        results: COCO results; may be empty.
         iou_type: bbox or segm.
         samples: indices (replicates, n) into the sorted image ids; None for no replicates.
 
@@ -159,29 +158,20 @@ def evaluate(
     """
     for name, detector in detectors.items():
         require_categories(dataset, detector.categories, name)
-    sizes, pixels, bits = [], [], []
-    inside, outside, area = [], [], []
+    rows, bits = [], []
     results: dict[str, list] = {name: [] for name in detectors}
     outlining: set[str] = set()
-    tallies: dict[str, list] = {
-        name: [] for name, d in detectors.items() if dataset.panoptic and hasattr(d, "panoptic")
-    }
-    for sample, data, x_hat in tqdm(
-        coded(codec, dataset, encode),
-        desc="coding and detecting",
-        total=len(dataset),
-        disable=None if progress else True,
-    ):
+    tallies: dict[str, list] = {n: [] for n, d in detectors.items() if dataset.panoptic and hasattr(d, "panoptic")}
+    pictures = coded(codec, dataset, encode)
+    hidden = None if progress else True
+    for sample, data, x_hat in tqdm(pictures, "coding and detecting", len(dataset), disable=hidden):
         x, mask = sample.image, sample.object_mask
-        sizes.append(len(data))
-        pixels.append(x.shape[1] * x.shape[2])
         # Bytes made otherwise than by the codec's own encoder have other latents than its likelihoods speak of.
         if encode is None and (estimate := likelihood_bits(codec, x)) is not None:
             bits.append(estimate)
         error = (x - x_hat).square().mean(dim=0, keepdim=True)
-        inside.append((error * mask).sum().item())
-        outside.append((error * (1 - mask)).sum().item())
-        area.append(mask.sum().item())
+        sums = (part.sum().item() for part in (error * mask, error * (1 - mask), mask))
+        rows.append([len(data), x[0].numel(), *sums])
         for name, detector in detectors.items():
             if name in tallies:  # one pass serves both
                 (guess,) = detector.panoptic([x_hat])
@@ -191,29 +181,24 @@ def evaluate(
                 (found,) = detector.detect([x_hat])
             results[name] += coco_results(sample.image_id, found)
             outlining |= {name} if "masks" in found else set()
-    size, count, inner, outer, covered = (
-        np.asarray(v, dtype=np.float64) for v in (sizes, pixels, inside, outside, area)
-    )
+    size, count, inner, outer, covered = np.array(rows, np.float64).T.copy()
     truth = dataset.ground_truth()
     samples = resamplings(dataset.ids)  # a data set's ids are sorted, as the evaluator's are
-
-    def pooled(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-        return numerator[samples].sum(axis=1) / denominator[samples].sum(axis=1)
-
+    told = {"id": list(map(int, dataset.ids)), "bytes": [row[0] for row in rows], "pixels": [row[1] for row in rows]}
     result: dict[str, Any] = {
         "images": len(dataset),
         "bpp": 8 * size.sum() / count.sum(),
         "psnr": psnr((inner + outer).sum() / count.sum()),
         "object_share": covered.sum() / count.sum(),
-        "per_image": {"id": [int(i) for i in dataset.ids], "bytes": sizes, "pixels": pixels},
+        "per_image": told,
     }
     if bits:
         result["bpp_likelihood"] = float(np.sum(bits) / count.sum())
-    bootstrap: dict[str, Any] = {"bpp": (8 * pooled(size, count)).tolist()}
+    bootstrap: dict[str, Any] = {"bpp": (8 * _pooled(size, count, samples)).tolist()}
     for name, error, share in (("psnr_inside", inner, covered), ("psnr_outside", outer, count - covered)):
         if share.any():
             result[name] = psnr(error.sum() / share.sum())
-            bootstrap[name] = psnr(pooled(error, share)).tolist()
+            bootstrap[name] = psnr(_pooled(error, share, samples)).tolist()
     for name, found in results.items():
         for task, iou_type in (("box", "bbox"), ("mask", "segm")):
             if task == "mask" and not (name in outlining and dataset.outlined):
@@ -234,28 +219,38 @@ def evaluate(
             result.setdefault(key, {})[name] = summary[key]
             bootstrap.setdefault(key, {})[name] = replicates[key]
     if len(dataset) >= 30:
-        result["by_cover"], bootstrap["by_cover"] = {}, {}
-        # Ties keep the order of the ids, so that every record of a data set has the same thirds.
-        by_share = np.argsort(covered / count, kind="stable")
-        for third, members in zip(THIRDS, np.array_split(by_share, len(THIRDS)), strict=True):
-            members = np.sort(members)
-            ids = [dataset.ids[i] for i in members]
-            mine, draws, chosen = dataset.ground_truth(ids), resamplings(ids), set(ids)
-            scores = {
-                name: average_precision(mine, [d for d in found if d["image_id"] in chosen], "bbox", draws)
-                for name, found in results.items()
-            }
-            bits_drawn, pixels_drawn = (v[members][draws].sum(axis=1) for v in (8 * size, count))
-            result["by_cover"][third] = {
-                "images": len(ids),
-                "object_share": covered[members].sum() / count[members].sum(),
-                "bpp": 8 * size[members].sum() / count[members].sum(),
-                "box_ap": {name: summary["ap"] for name, (summary, _) in scores.items() if "ap" in summary},
-            }
-            bootstrap["by_cover"][third] = {
-                "bpp": (bits_drawn / pixels_drawn).tolist(),
-                "box_ap": {name: replicates for name, (summary, replicates) in scores.items() if "ap" in summary},
-            }
+        result["by_cover"], bootstrap["by_cover"] = _by_cover(dataset, size, count, covered, results)
+    return result, bootstrap
+
+
+def _pooled(numerator: np.ndarray, denominator: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    return numerator[samples].sum(axis=1) / denominator[samples].sum(axis=1)
+
+
+def _by_cover(
+    dataset: CocoDataset, size: np.ndarray, count: np.ndarray, covered: np.ndarray, results: dict[str, list]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Bytes `size` (n,), pixels `count` and `covered` of objects, and detections, in each third of the images."""
+    result, bootstrap = {}, {}
+    by_share = np.argsort(covered / count, kind="stable")  # ties keep the order of the ids, in every record the same
+    for third, members in zip(THIRDS, np.array_split(by_share, len(THIRDS)), strict=True):
+        members = np.sort(members)
+        ids = [dataset.ids[i] for i in members]
+        mine, draws, chosen = dataset.ground_truth(ids), resamplings(ids), set(ids)
+        scores = {}
+        for name, found in results.items():
+            summary, replicates = average_precision(mine, [d for d in found if d["image_id"] in chosen], "bbox", draws)
+            if "ap" in summary:
+                scores[name] = summary["ap"], replicates
+        spent, pixels = 8 * size[members], count[members]
+        result[third] = {
+            "images": len(ids),
+            "object_share": covered[members].sum() / pixels.sum(),
+            "bpp": spent.sum() / pixels.sum(),
+            "box_ap": {name: ap for name, (ap, _) in scores.items()},
+        }
+        drawn = {name: replicates for name, (_, replicates) in scores.items()}
+        bootstrap[third] = {"bpp": _pooled(spent, pixels, draws).tolist(), "box_ap": drawn}
     return result, bootstrap
 
 
@@ -277,13 +272,9 @@ def as_truth(truth: dict[str, Any], detections: list[dict[str, Any]]) -> dict[st
     """A detector's confident detections, of the categories that the truth lists, as COCO ground truth of the same images."""
     listed = {category["id"] for category in truth["categories"]}
     kept = [d for d in detections if d["score"] >= CONFIDENT and d["category_id"] in listed]
+    copied = ("image_id", "category_id", "bbox")
     annotations = [
-        {
-            **{k: d[k] for k in ("image_id", "category_id", "bbox")},
-            "id": i,
-            "area": d["bbox"][2] * d["bbox"][3],
-            "iscrowd": 0,
-        }
+        {k: d[k] for k in copied} | {"id": i, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0}
         for i, d in enumerate(kept, start=1)
     ]
     return {**truth, "annotations": annotations}

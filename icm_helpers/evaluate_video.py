@@ -75,6 +75,7 @@ def edge_matches(x: Tensor, x_hat: Tensor, mask: Tensor, tolerance: int = TOLERA
         How many decoded edge pixels meet an original one, how many there are; how many original ones meet a decoded one, how many
         there are.
 
+    >>> import torch
     >>> x = torch.zeros(3, 16, 16)
     >>> x[:, 4:12, 4:12] = 1
     >>> f_score(edge_matches(x, x, x[:1])), f_score(edge_matches(x, x.roll(3, 1), x[:1])) < 1

@@ -17,27 +17,17 @@ from icm_helpers.codecs import networks, zoo
 from icm_helpers.data import coco, datasets
 from icm_helpers.ledger import queries, verdicts
 from icm_helpers.ledger.recipe import Accuracy, Classical, Given, Pictures, Recipe, flat
+from icm_helpers.options import Coding
 from icm_helpers.tasks import models
 
 
 def judge(
-    codec: str,
-    rates: Sequence[tuple[int | None, Path | None, Any]],
-    pictures: Pictures,
-    detectors: Sequence[str],
-    out: Path | None = None,
-    device: str = "auto",
+    codecs: Sequence[Coding], pictures: Pictures, detectors: Sequence[str], out: Path | None, device: str
 ) -> None:
-    """Print rate, PSNR and AP of a codec at each rate, and from two rates on its BD-rates against the codecs of the book.
+    """Print rate, PSNR and AP of a codec at its rates, in turn, and from two rates on its BD-rates against the codecs of the book.
 
-    Args:
-        rates: quality, weights, and the codec itself; a rate's codec is made when its turn comes.
-        pictures: of which `images` are judged at most.
-        detectors: as in :func:`named`.
-        out: JSON file for all that is measured; what it holds already is not measured again.
-
-    Raises:
-        ValueError: a detector cannot judge this, or `out` is another file.
+    Detectors are as in :func:`named`. All that is measured goes to `out`, a JSON file; what it holds already is not measured again.
+    A ValueError says that a detector cannot judge this, or that `out` is another file.
     """
     data, judges = pictures.data, Accuracy(tuple(map(named, detectors)))
     dataset = datasets.load(data, "val", size=pictures.size, limit=pictures.images)
@@ -45,9 +35,9 @@ def judge(
         coco.require_categories(dataset, models.load(full).categories, name)
     pictures, kept, records, fresh = replace(pictures, images=len(dataset)), _kept(out), [], False
     same = {"pictures": files.fingerprint(dataset.annotations), "ids": list(map(int, dataset.ids))}
-    for k, (quality, weights, load) in enumerate(rates):
-        model = load()
-        recipe = Recipe("mine", pictures, _part(codec, quality, model), judges)
+    for k, codec in enumerate(codecs):
+        model = codec.coder()
+        recipe = Recipe("mine", pictures, _part(codec.codec, codec.quality, model), judges)
         asked = json.loads(json.dumps(flat(recipe))) | same
         record = next((record for record in kept if record["asked"] == asked), None)
         if record is None:
@@ -58,7 +48,7 @@ def judge(
                     temporary.write_text(json.dumps([*_kept(out), record]), encoding="utf-8")
         result, bootstrap = record["result"], record["bootstrap"]
         records.append(SimpleNamespace(recipe=SimpleNamespace(setting=k), result=result, bootstrap=bootstrap))
-        told = " ".join(str(word) for word in (codec, weights, quality) if word is not None)
+        told = " ".join(str(word) for word in (codec.codec, codec.weights, codec.quality) if word is not None)
         print(f"{told}: {result['bpp']:.4f} bpp, {result['psnr']:.2f} dB, {len(dataset)} pictures of {data}")
         for metric, name in _accuracies(records[-1:]):
             low, high = np.percentile(bootstrap[metric][name], [2.5, 97.5])
@@ -87,18 +77,31 @@ def _compared(records: list[Any], pictures: Pictures, ids: Sequence[int]) -> Ite
             yield f"  the book measured nothing on these {len(ids)} pictures with this detector"
 
 
+def rates(quality: Sequence[int] | None, weights: Sequence[Path] | None) -> list[dict[str, Any]]:
+    """`quality` and `weights` of each rate; one of each is given for every rate, or for all.
+
+    A ValueError says that it is neither, or that a file of weights is missing.
+    """
+    given = {"quality": quality or (None,), "weights": weights or (None,)}
+    count = max(map(len, given.values()))
+    if any(len(values) not in (1, count) for values in given.values()):
+        told = f"{len(weights)} --weights and {len(quality)} --quality"
+        raise ValueError(f"{told}: give one of each for every rate, or one for all")
+    if absent := ", ".join(str(path) for path in weights or () if not path.is_file()):
+        raise ValueError(f"no weights at {absent}: correct the path")
+    return [{name: values[k % len(values)] for name, values in given.items()} for k in range(count)]
+
+
 def named(text: str) -> str:
     """What a recipe calls a detector; `mask-rcnn-small=judge.safetensors` is one of that kind with weights of one's own.
 
-    Raises:
-        ValueError: no such detector, or weights of one's own that nobody can have trained.
+    A ValueError says that there is no such detector, or none with weights of one's own.
     """
     kind, _, file = text.partition("=")
     known = models.names("detect", "train") if file else models.names("detect")
-    if kind not in known and file:
-        raise ValueError(f"{text}: weights of your own may be those of {', '.join(known)}")
     if kind not in known:
-        raise ValueError(f"no detector is called {text!r}; there is {', '.join(known)}")
+        told = f"{text}: weights of your own may be those of" if file else f"no detector is called {text!r}; there is"
+        raise ValueError(f"{told} {', '.join(known)}")
     if file:
         models.MODELS[text] = replace(models.MODELS[kind], name=text, file=lambda: Path(file), fingerprint="")
     return models.fingerprinted(text)

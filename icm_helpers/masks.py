@@ -1,21 +1,14 @@
 r"""Masks of pictures on disk, and the edges that SA-ICM is trained on, :math:`\mathrm{sam}_x(\alpha)`.
 
 Shindo et al. (ICIP 2024), section 3.1: "This mask image is obtained by inputting the segmentation map created from SAM into the
-Canny edge detector", with the masks whose confidence exceeds :math:`\alpha`. What the paper leaves open is decided here, each a
-parameter:
-
-- the confidence is Segment Anything's predicted IoU, the threshold of its automatic mask generator;
-- the map: masks are painted over each other, the largest first, so that small ones stay visible (:func:`segmentation_map`);
-- Canny takes grey values, so segments that touch get greys far apart: no border is lost because two look alike (:func:`edges`);
-- edges are one pixel wide, and not dilated.
+Canny edge detector", with the masks whose confidence exceeds :math:`\alpha`. What the paper leaves open is decided here: the
+confidence is Segment Anything's predicted IoU; masks are painted over each other, the largest first, so that small ones stay
+visible; segments that touch get greys far apart, so that Canny loses no border; and edges are one pixel wide.
 
 One automatic pass at the lowest alpha is stored, and any higher alpha is a filter:
 
     icm masks make --data scenes --split train
     icm masks info data/cache/masks-scenes-train-192-nano
-
-Nothing here knows what is trained with the masks, and nothing but :func:`automatic` and :func:`stored` that they are Segment
-Anything's.
 """
 
 from __future__ import annotations
@@ -47,6 +40,7 @@ LEAST = 0.48
 """The papers' lowest alpha, from which masks are stored."""
 _GREYS = np.linspace(0, 255, 8)
 _SUFFIX = ".json.gz"
+_SCORES = ("predicted_iou", "stability_score")
 
 
 # --- the masks of one picture --------------------------------------------------------------------------------------------
@@ -77,7 +71,7 @@ class MaskSet:
         size = tuple(image.shape[1:])
         if wrong := [f["rle"]["size"] for f in found if tuple(f["rle"]["size"]) != size]:
             raise ValueError(f"a mask of size {wrong[0]} in a picture of size {list(size)}")
-        scores = ([f[name] for f in found] for name in ("predicted_iou", "stability_score"))
+        scores = ([f[name] for f in found] for name in _SCORES)
         return cls(size, tuple(f["rle"]["counts"] for f in found), *(np.array(s, np.float32) for s in scores))
 
     def __len__(self) -> int:
@@ -86,8 +80,8 @@ class MaskSet:
     def above(self, alpha: float) -> MaskSet:
         """The masks whose predicted IoU is greater than alpha, compared in single precision, as Segment Anything does."""
         keep = np.flatnonzero(self.predicted_iou > np.float32(alpha))
-        counts = tuple(self.counts[i] for i in keep)
-        return MaskSet(self.size, counts, self.predicted_iou[keep], self.stability_score[keep])
+        scores = self.predicted_iou[keep], self.stability_score[keep]
+        return MaskSet(self.size, tuple(self.counts[i] for i in keep), *scores)
 
     def rles(self) -> list[dict[str, Any]]:
         """The masks as COCO's tools take them."""
@@ -101,11 +95,7 @@ class MaskSet:
 
 
 def ious(found: MaskSet, truth: Tensor) -> np.ndarray:
-    """IoU of each found mask with each true one, (n, k); its `max(0, initial=0)` is that of each true mask's best.
-
-    Args:
-        truth: (k, H, W) bool.
-    """
+    """IoU of each found mask with each true one, (n, k), of truth (k, H, W); its `max(0, initial=0)` is each true mask's best."""
     if not len(found) or not len(truth):
         return np.zeros((len(found), len(truth)))
     true = rle.encode(np.asfortranarray(truth.permute(1, 2, 0).numpy(), np.uint8))
@@ -115,9 +105,8 @@ def ious(found: MaskSet, truth: Tensor) -> np.ndarray:
 def segmentation_map(found: MaskSet, order: str = "largest-first") -> np.ndarray:
     """Masks painted over each other: labels (H, W) int32, 0 where no mask is, the first painted 1.
 
-    Args:
-        order: `largest-first`, so that a small mask stays visible on a large one; `smallest-first`; or `surest-last`, by
-            predicted IoU.
+    `order` is `largest-first`, so that a small mask stays visible on a large one; `smallest-first`; or, by predicted IoU,
+    `surest-last`.
 
     Raises:
         ValueError: unknown order.
@@ -136,15 +125,10 @@ def segmentation_map(found: MaskSet, order: str = "largest-first") -> np.ndarray
 
 
 def edges(labels: np.ndarray, low: float = 50, high: float = 100, dilate: int = 0) -> np.ndarray:
-    """Canny's edges of a segmentation map, (H, W) bool.
+    """Canny's edges of a segmentation map (H, W) of whole numbers from 0, (H, W) bool, widened by `dilate` pixels on each side.
 
     Segments get one of eight greys, the largest segment first, each as far as can be from those of the segments that it touches.
-    The smallest step, 36, has a gradient of 144 or more in Canny's measure, above both default thresholds.
-
-    Args:
-        labels: (H, W), whole numbers from 0.
-        low, high: thresholds of hysteresis.
-        dilate: widen edges by so many pixels on each side.
+    The smallest step, 36, has a gradient of 144 or more in Canny's measure, above both default thresholds of hysteresis.
 
     >>> halves = np.repeat([[1, 2]], 4, axis=1).repeat(8, axis=0)  # (8, 8)
     >>> edges(halves).any(0)
@@ -160,12 +144,10 @@ def _greys(labels: np.ndarray) -> np.ndarray:
     """Greys (H, W) uint8 by greedy colouring of the graph of touching segments."""
     n = int(labels.max()) + 1
     touching = np.zeros((n, n), bool)
-    ahead, behind = slice(1, None), slice(None, -1)
-    for a, b in (((ahead, slice(None)), (behind, slice(None))), ((slice(None), ahead), (slice(None), behind))):
-        here, there = labels[a], labels[b]
-        border = here != there
-        touching[here[border], there[border]] = True
+    for here, there in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])):
+        touching[here, there] = True
     touching |= touching.T
+    np.fill_diagonal(touching, False)
     greys = np.full(n, np.nan)
     for i in np.argsort(-np.bincount(labels.ravel(), minlength=n), kind="stable"):
         near = greys[touching[i]]
@@ -186,8 +168,8 @@ def sam_edges(
 ) -> Tensor:
     r""":math:`\mathrm{sam}_x(\alpha)`: the edges of the masks above alpha, (1, H, W) float32 in {0, 1}, for `losses.masked_mse`.
 
-    Without masks, all zero. `shift` moves them so many pixels to the right, and lets in on the left what leaves: a mask as thin,
-    beside the edges. Other arguments as in :func:`segmentation_map` and :func:`edges`.
+    `shift` moves them so many pixels to the right, and lets in on the left what leaves: a mask as thin, beside the edges. Other
+    arguments as in :func:`segmentation_map` and :func:`edges`.
     """
     drawn = edges(segmentation_map(found.above(alpha), order), low, high, dilate)
     return torch.from_numpy(drawn)[None].float().roll(shift, dims=-1)
@@ -207,13 +189,9 @@ def write(folder: Path | str, image_id: int, found: MaskSet) -> Path:
     Raises:
         OSError: the disk is full, or may not be written to.
     """
-    content = {
-        "size": list(found.size),
-        "counts": list(found.counts),
-        # The shortest decimals that give the same single-precision number.
-        "predicted_iou": [float(str(v)) for v in found.predicted_iou],
-        "stability_score": [float(str(v)) for v in found.stability_score],
-    }
+    content = {"size": list(found.size), "counts": list(found.counts)}
+    for name in _SCORES:  # the shortest decimals that give the same single-precision number
+        content[name] = [float(str(v)) for v in getattr(found, name)]
     path = file(folder, image_id)
     packed = gzip.compress(json.dumps(content, separators=(",", ":")).encode(), compresslevel=9, mtime=0)
     with files.atomically(path, hint="start again: what is stored is kept") as temporary:
@@ -230,18 +208,16 @@ def read(folder: Path | str, image_id: int) -> MaskSet:
     path = file(folder, image_id)
     try:
         content = json.loads(gzip.decompress(path.read_bytes()))
-        scores = [np.array(content[name], np.float32) for name in ("predicted_iou", "stability_score")]
+        scores = [np.array(content[name], np.float32) for name in _SCORES]
         found = MaskSet(tuple(content["size"]), tuple(content["counts"]), *scores)
         if not len(found.size) == 2 or any(len(score) != len(found) for score in scores):
             raise ValueError("its columns differ in length")
+        return found
     except FileNotFoundError:
         raise DataError(f"no masks at {path}: make them with `icm masks make`") from None
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is damaged ({type(error).__name__}: {error}): delete it and make the masks again, which makes those "
-            "that are missing"
-        ) from error
-    return found
+        told = f"{path} is damaged ({type(error).__name__}: {error})"
+        raise DataError(f"{told}: delete it and make the masks again, which makes those that are missing") from error
 
 
 def make(
@@ -260,7 +236,7 @@ def make(
     Args:
         dataset: its `ids` name the files.
         segment: image (3, H, W) in [0, 1] -> the masks, as :meth:`MaskSet.of` takes them.
-        recipe: everything that decides the masks, for JSON: a folder made by another recipe is refused.
+        recipe: everything that decides the masks, for JSON.
         part: (k, n) for the k-th of n shares.
 
     Raises:
@@ -272,16 +248,13 @@ def make(
     share = range(k - 1, len(dataset), n)
     present = set(os.listdir(folder))  # one listing instead of 118 000 questions
     todo = [i for i in share if file(folder, dataset.ids[i]).name not in present]
-    done = 0
+    done, there = 0, len(share) - len(todo)
     quiet = 1.0 if sys.stderr.isatty() else 30.0  # in a log file a line every half a minute is enough
-    bar = tqdm(total=len(share), initial=len(share) - len(todo), desc="masks", disable=not progress, mininterval=quiet)
-    for i in todo:
+    for i in tqdm(todo, "masks", total=len(share), initial=there, disable=not progress, mininterval=quiet):
         if not file(folder, dataset.ids[i]).exists():  # else another process was quicker
             image = dataset[i].image
             write(folder, dataset.ids[i], MaskSet.of(image, segment(image)))
             done += 1
-        bar.update()
-    bar.close()
     return done
 
 
@@ -301,13 +274,11 @@ def automatic(
     Args:
         model, weights, bf16: as in `tasks.sam.load`; the model is loaded when the first picture comes.
         alpha: lowest predicted IoU that is stored: a higher one is a filter.
-        points: a side; where None 16 for nano, else 32.
-        stability: least stability score; where None .15 for nano, else .95.
+        points, stability: a side, and least stability score; where None `tasks.sam.POINTS` and `STABILITY`.
         points_per_batch: as in `tasks.sam.every_mask`.
 
     Raises:
-        FileNotFoundError: the weights are missing.
-        ImportError: the package segment_anything is not installed.
+        FileNotFoundError, ImportError: the weights, or the package segment_anything, are missing.
     """
     from icm_helpers import train
     from icm_helpers.tasks import sam
@@ -344,11 +315,8 @@ def stored(
 ) -> Path:
     """The folder of Segment Anything's masks of a data set by name, after making those that it lacks.
 
-    Args:
-        data, split, size, limit: as in `datasets.load`.
-        model: as in :func:`automatic`, which takes `how` too.
-        part: as in :func:`make`.
-        out: another folder than the one in data/cache.
+    Arguments are those of `datasets.load`, :func:`make` and, as `how`, :func:`automatic`; `out` is another folder than the one in
+    data/cache.
 
     Raises:
         DataError: no such data set; or the folder holds masks made otherwise.
@@ -376,14 +344,10 @@ def of_video(
     device: str = "auto",
     progress: bool = True,
 ) -> Tensor:
-    """The edges of every frame of a video, (T, 1, H, W); masks that data/cache lacks are made now.
+    """The edges of every frame of a `data.video.Video`, (T, 1, H, W), of masks above `alpha`; what data/cache lacks is made now.
 
-    Args:
-        clip: a `data.video.Video`.
-        segmenter: the name of a Segment Anything with the fingerprint of its weights, which ends the folder's name.
-        alpha: how sure it must be of a mask.
-        name: of the folder otherwise.
-        made: what video it is, so that masks of another are refused.
+    `segmenter` is named with the fingerprint of its weights, and ends the folder's name, which `name` begins; `made` says what
+    video it is, so that masks of another are refused.
     """
     from icm_helpers.tasks import models
 
@@ -396,11 +360,7 @@ def of_video(
 
 
 def require_stored(alpha: float) -> None:
-    """Make sure that the masks above alpha are among those in a folder, where the lowest predicted IoU is `LEAST`.
-
-    Raises:
-        ValueError: alpha is lower.
-    """
+    """Refuse, with a `ValueError`, an alpha below `LEAST`, from which masks are stored."""
     if alpha < LEAST:
         raise ValueError(f"alpha is {alpha:g}: masks are stored from {LEAST:g} on, take that or more")
 
@@ -418,12 +378,16 @@ def info(folder: Path | str, alphas: Iterable[float] = (0.98, 0.93, 0.48)) -> di
         raise DataError(f"{folder} is no folder of masks ({error}): correct the path") from error
     paths = sorted(folder.glob(f"[0-9]*{_SUFFIX}"))
     sets = [read(folder, int(path.name.removesuffix(_SUFFIX))) for path in paths]
+
+    def mean(values: Iterable[float]) -> float:
+        return float(np.mean([*values])) if sets else 0.0
+
     return {
         "recipe": recipe,
         "pictures": len(paths),
-        "bytes": float(np.mean([path.stat().st_size for path in paths])) if paths else 0.0,
-        "masks": {a: float(np.mean([len(found.above(a)) for found in sets])) if sets else 0.0 for a in alphas},
-        "edges": {a: float(np.mean([sam_edges(found, a).mean() for found in sets])) if sets else 0.0 for a in alphas},
+        "bytes": mean(path.stat().st_size for path in paths),
+        "masks": {a: mean(len(found.above(a)) for found in sets) for a in alphas},
+        "edges": {a: mean(sam_edges(found, a).mean() for found in sets) for a in alphas},
     }
 
 

@@ -13,24 +13,30 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from icm_helpers import files
+from icm_helpers.later import later
+from icm_helpers.tasks import models
+
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from icm_helpers.data.coco import CocoDataset, Sample
     from icm_helpers.data.video import Video
     from icm_helpers.ledger.recipe import Clip, Pictures
 
+    Region = Callable[[Sample], Tensor]
+    Objects = list[dict[str, Tensor]] | None
+    Levels = dict[str, Tensor]  # a teacher's maps (N, C, h, w) by level
+
+np, torch, container, losses, masks = later("numpy", "torch", ".codecs.container", ".losses", ".masks")
+coco, scenes, teaching = later(".data.coco", ".data.scenes", ".tasks.teacher")
+
 LOSSES: dict[str, type[Loss]] = {}
 """Every loss by its name."""
 
 
 def register(loss: type[Loss]) -> type[Loss]:
-    """Add a loss to the book's, under its name.
-
-    Raises:
-        ValueError: the name is taken.
-    """
+    """Add a loss to the book's, under its name; a ValueError if that is taken."""
     if LOSSES.setdefault(loss.name, loss) is not loss:
         raise ValueError(f"a loss is called {loss.name!r} already: give yours another name")
     return loss
@@ -42,11 +48,7 @@ def names(video: bool = False) -> tuple[str, ...]:
 
 
 def named(name: str) -> type[Loss]:
-    """The class of a loss.
-
-    Raises:
-        ValueError: no such loss.
-    """
+    """The class of a loss; a ValueError if there is none of this name."""
     if name not in LOSSES:
         raise ValueError(f"no loss is called {name!r}; there is {', '.join(LOSSES)}")
     return LOSSES[name]
@@ -60,9 +62,7 @@ class Loss:
     label: ClassVar[str]  # what a reader sees
     colour: ClassVar[str] = "#767c85"
     marker: ClassVar[str] = "o"
-    looks: ClassVar[
-        dict[str, tuple[str, str, str]]
-    ] = {}  # colour, marker and label of its curves, where one loss gives several
+    looks: ClassVar[dict[str, tuple[str, str, str]]] = {}  # colour, marker, label by method, where a loss gives several
     needs_objects: ClassVar[bool] = False  # of each picture, not only their masks' union
     refinable: ClassVar[bool] = False  # a picture alone brings what it asks for: latents can be refined under it
     costly: ClassVar[bool] = False  # so that only a study's first seed is trained with it
@@ -73,9 +73,7 @@ class Loss:
         """What its curves are called: the name, with a field where one loss gives several curves."""
         return self.name
 
-    def region(
-        self, images: CocoDataset, pictures: Pictures, device: str = "auto"
-    ) -> Callable[[Sample], Tensor] | None:
+    def region(self, images: CocoDataset, pictures: Pictures, device: str = "auto") -> Region | None:
         """What gives the mask of a training picture, (1, H, W) in {0, 1}; None: the union of its objects."""
         return None
 
@@ -86,7 +84,7 @@ class Loss:
     def check(self, images: CocoDataset) -> None:
         """Refuse a data set that the bound loss cannot be trained on, before any step."""
 
-    def clean(self, x: Tensor, mask: Tensor, objects: list[dict[str, Tensor]] | None = None) -> Any:
+    def clean(self, x: Tensor, mask: Tensor, objects: Objects = None) -> Any:
         """What the decoded picture is compared with and does not depend on the codec: by default the mask."""
         return mask
 
@@ -96,8 +94,6 @@ class Loss:
 
     def terms(self, out: dict[str, Any], x: Tensor, clean: Any, lmbda: float, scale: float) -> dict[str, Tensor]:
         """Loss, rate and distortion of a codec's answer."""
-        from icm_helpers import losses
-
         bpp = losses.rate(out["likelihoods"], x.shape[0] * x.shape[2] * x.shape[3])
         distortion = self.distortion(out["x_hat"], x, clean)
         return {"loss": bpp + lmbda * scale * distortion, "bpp": bpp, "distortion": distortion}
@@ -105,11 +101,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss at one weight, as `train.fit` takes it: on batches of (images, masks) and, where the loss needs them, objects.
-
-    Raises:
-        ValueError: lmbda or its scale is not positive.
-    """
+    """A loss at one weight, above zero, as `train.fit` takes it: on batches of (images, masks) and, if it needs them, objects."""
 
     loss: Loss
     lmbda: float
@@ -120,9 +112,8 @@ class Objective:
             raise ValueError(f"lmbda must be positive, not {self.lmbda * self.scale}")
 
     def __call__(self, model: Callable, batch: tuple) -> dict[str, Tensor]:
-        x, mask, *objects = batch
-        clean = self.loss.clean(x, mask, *objects)
-        return self.terms(model(x), x, clean)
+        clean = self.loss.clean(*batch)
+        return self.terms(model(batch[0]), batch[0], clean)
 
     def terms(self, out: dict[str, Any], x: Tensor, clean: Any) -> dict[str, Tensor]:
         """As :meth:`Loss.terms`, at this weight."""
@@ -137,12 +128,9 @@ class Objective:
 class MSE(Loss):
     r"""For people, eq. 1 of Shindo et al. (CCNC 2024): :math:`\mathcal R + \lambda\,255^2\,\mathrm{MSE}(x, \hat x)`."""
 
-    name, label, colour, marker = "mse", "MSE", "#0072b2", "o"
-    refinable = True
+    name, label, colour, marker, refinable = "mse", "MSE", "#0072b2", "o", True
 
     def distortion(self, x_hat: Tensor, x: Tensor, clean: Tensor) -> Tensor:
-        from icm_helpers import losses
-
         return losses.PEAK**2 * losses.masked_mse(x, x_hat, clean.new_ones(clean.shape))
 
 
@@ -151,12 +139,9 @@ class MSE(Loss):
 class ObjectRegion(Loss):
     r"""Shindo et al. (CCNC 2024), eq. 4: the MSE of the pictures masked by the union of their objects."""
 
-    name, label, colour, marker = "object-region", "object region", "#d55e00", "s"
-    refinable = True
+    name, label, colour, marker, refinable = "object-region", "object region", "#d55e00", "s", True
 
     def distortion(self, x_hat: Tensor, x: Tensor, clean: Tensor) -> Tensor:
-        from icm_helpers import losses
-
         return losses.PEAK**2 * losses.masked_mse(x, x_hat, clean)
 
 
@@ -166,9 +151,12 @@ class SAICM(ObjectRegion):
     r"""Shindo et al. (ICIP 2024), eq. 5: on the edges :math:`\mathrm{sam}_x(\alpha)` of Segment Anything's masks.
 
     Args:
-        segmenter: the name of a Segment Anything with the fingerprint of its weights.
-        alpha, drawing, canny_low, canny_high, dilate, shift: as in `masks.sam_edges`. Masks lie in data/cache; those that lack are
-            made when a training asks for them.
+        segmenter: a Segment Anything by name, in a recipe with the fingerprint of its weights; masks that are missing are made.
+        alpha: how sure it must be of a mask.
+        drawing: in which order masks are painted: largest-first, smallest-first or surest-last.
+        canny_low, canny_high: thresholds of Canny's detector.
+        dilate: pixels by which edges are widened on each side.
+        shift: pixels by which edges are moved to the right.
     """
 
     name, label, colour, marker, refinable = "sa-icm", "SA-ICM", "#009e73", "X", False
@@ -190,16 +178,12 @@ class SAICM(ObjectRegion):
     def method(self) -> str:
         return f"{self.name}-{self.alpha:g}"
 
-    def region(self, images: CocoDataset, pictures: Pictures, device: str = "auto") -> Callable[[Sample], Tensor]:
-        from icm_helpers import masks
-        from icm_helpers.tasks import models
-
+    def region(self, images: CocoDataset, pictures: Pictures, device: str = "auto") -> Region:
         masks.require_stored(self.alpha)
         asked = {"size": pictures.size, "limit": len(images), "model": models.segmenter(self.segmenter)}
         folder = masks.stored(pictures.data, **asked, device=device)
-        how = {"order": self.drawing, "low": self.canny_low, "high": self.canny_high}
-        how |= {"dilate": self.dilate, "shift": self.shift}
-        return lambda sample: masks.sam_edges(masks.read(folder, sample.image_id), self.alpha, **how)
+        how = {"low": self.canny_low, "high": self.canny_high, "dilate": self.dilate, "shift": self.shift}
+        return lambda s: masks.sam_edges(masks.read(folder, s.image_id), self.alpha, order=self.drawing, **how)
 
 
 @register
@@ -209,11 +193,7 @@ class TrueEdges(ObjectRegion):
 
     name, label, colour, marker, refinable = "true-edges", "edges of the annotation", "#8c6d31", "|", False
 
-    def region(self, images: CocoDataset, pictures: Pictures, device: str = "auto") -> Callable[[Sample], Tensor]:
-        import numpy as np
-        import torch
-
-        from icm_helpers import masks
+    def region(self, images: CocoDataset, pictures: Pictures, device: str = "auto") -> Region:
         from icm_helpers.data import DataError
 
         if images.panoptic is None:
@@ -221,10 +201,13 @@ class TrueEdges(ObjectRegion):
 
         def drawn(sample: Sample) -> Tensor:
             ids = images.panoptic[sample.image_id].ids
-            labels = np.unique(ids, return_inverse=True)[1].reshape(ids.shape)  # (H, W), from 0
-            return torch.from_numpy(masks.edges(labels))[None].float()
+            return _edges(np.unique(ids, return_inverse=True)[1].reshape(ids.shape))  # (H, W), from 0
 
         return drawn
+
+
+def _edges(labels: Any) -> Tensor:
+    return torch.from_numpy(masks.edges(labels))[None].float()  # (1, H, W)
 
 
 # --- through a frozen detector -------------------------------------------------------------------------------------------
@@ -232,8 +215,6 @@ class TrueEdges(ObjectRegion):
 
 @cache
 def _network(name: str, device: torch.device) -> Any:
-    from icm_helpers.tasks import models
-
     return models.load(name).to(device)
 
 
@@ -250,20 +231,15 @@ class Taught(Loss):
         return self.taught_by(_network(self.teacher, device))
 
     def taught_by(self, network: Any) -> Taught:
-        """The loss with its teacher at hand.
-
-        Raises:
-            ValueError: this detector cannot teach it.
-        """
+        """The loss with its teacher at hand; a ValueError if this detector cannot teach it."""
         if not hasattr(network, self.asks):
-            raise ValueError(
-                f"{self.teacher.partition('@')[0]} cannot teach --loss {self.name}: take mask-rcnn-small, or on photographs yolov5n"
-            )
+            who = f"{self.teacher.partition('@')[0]} cannot teach --loss {self.name}"
+            raise ValueError(f"{who}: take mask-rcnn-small, or on photographs yolov5n")
         bound = copy.copy(self)
         object.__setattr__(bound, "network", network)
         return bound
 
-    def clean(self, x: Tensor, mask: Tensor, objects: list[dict[str, Tensor]] | None = None) -> Any:
+    def clean(self, x: Tensor, mask: Tensor, objects: Objects = None) -> Any:
         if self.network is None:
             raise ValueError(f"the loss `{self.name}` needs a teacher: bind it first")
         return objects
@@ -276,22 +252,21 @@ class Task(Taught):
 
     :math:`\mathcal M` is the teacher's own training loss on the decoded picture and its true objects, and
     :math:`\lambda_2` is `task_weight` times lmbda, whatever the scale of the MSE.
+
+    Args:
+        teacher: a frozen detector by name, in a recipe with the fingerprint of its weights.
+        task_weight: of its loss, beside that of the MSE.
     """
 
     name, label, colour, marker = "task", "task loss", "#009e73", "D"
-    needs_objects, costly = True, True
-    asks = "task_loss"
+    needs_objects, costly, asks = True, True, "task_loss"
 
     task_weight: float = 0.0
 
     def check(self, images: CocoDataset) -> None:
-        from icm_helpers.data import coco
-
         coco.require_categories(images, self.network.categories, self.teacher.partition("@")[0])
 
     def terms(self, out: dict[str, Any], x: Tensor, clean: Any, lmbda: float, scale: float) -> dict[str, Tensor]:
-        from icm_helpers import losses
-
         found = losses.rate_distortion(out, x, lmbda * scale)
         task = self.network.task_loss(list(out["x_hat"].float()), clean)
         return {**found, "loss": found["loss"] + lmbda * self.task_weight * task, "task": task}
@@ -310,42 +285,33 @@ class Distill(Taught):
     """
 
     name, label, colour, marker = "distill", "distillation, equal weights", "#56b4e9", "v"
-    refinable = True
-    asks = "features_and_objectness"
+    refinable, asks = True, "features_and_objectness"
 
     levels: str = "all"
 
     def bind(self, device: torch.device, remember: bool = False) -> Loss:
-        from icm_helpers.files import RUNS
-        from icm_helpers.tasks.teacher import Remembered
-
         network = _network(self.teacher, device)
-        return self.taught_by(Remembered(network, RUNS / "teachers" / self.teacher) if remember else network)
+        return self.taught_by(
+            teaching.Remembered(network, files.RUNS / "teachers" / self.teacher) if remember else network
+        )
 
-    def clean(
-        self, x: Tensor, mask: Tensor, objects: list[dict[str, Tensor]] | None = None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+    def clean(self, x: Tensor, mask: Tensor, objects: Objects = None) -> tuple[Levels, Levels | None]:
         """The original pictures' features and weights, where these do not depend on the codec: one pass of the teacher."""
-        import torch
-
         super().clean(x, mask, objects)
         with torch.no_grad():
             return self._clean(_continued(x), objects)
 
-    def _clean(self, x: Tensor, objects: list[dict[str, Tensor]] | None) -> tuple[dict[str, Tensor], Any]:
+    def _clean(self, x: Tensor, objects: Objects) -> tuple[Levels, Any]:
         return self._chosen(self.network.features(x)), None
 
-    def distortion(self, x_hat: Tensor, x: Tensor, clean: tuple[dict[str, Tensor], Any]) -> Tensor:
-        from icm_helpers import losses
+    def distortion(self, x_hat: Tensor, x: Tensor, clean: tuple[Levels, Any]) -> Tensor:
+        feats_hat, weights = self._decoded(_continued(x_hat.float()), *clean)
+        return losses.feature_distillation(clean[0], self._chosen(feats_hat), weights)
 
-        feats, weights = clean
-        feats_hat, weights = self._decoded(_continued(x_hat.float()), feats, weights)
-        return losses.feature_distillation(feats, self._chosen(feats_hat), weights)
-
-    def _decoded(self, x_hat: Tensor, feats: dict[str, Tensor], weights: Any) -> tuple[dict[str, Tensor], Any]:
+    def _decoded(self, x_hat: Tensor, feats: Levels, weights: Any) -> tuple[Levels, Any]:
         return self.network.features(x_hat), weights
 
-    def _chosen(self, feats: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _chosen(self, feats: Levels) -> Levels:
         if self.levels == "all":
             return feats
         if missing := set(self.levels.split("+")) - feats.keys():
@@ -358,14 +324,10 @@ class Distill(Taught):
 class DistillBoxes(Distill):
     """Iino et al., eq. 3: features weighted by the true boxes."""
 
-    name, label, colour, marker = "distill-boxes", "distillation, true boxes", "#e69f00", "P"
-    needs_objects = True
+    name, label, colour, marker, needs_objects = "distill-boxes", "distillation, true boxes", "#e69f00", "P", True
 
-    def _clean(self, x: Tensor, objects: list[dict[str, Tensor]]) -> tuple[dict[str, Tensor], Any]:
-        from icm_helpers import losses
-
-        feats, _ = super()._clean(x, objects)
-        boxes = [picture["boxes"].to(x.device) for picture in objects]
+    def _clean(self, x: Tensor, objects: Objects) -> tuple[Levels, Any]:
+        feats, boxes = super()._clean(x, objects)[0], [picture["boxes"].to(x.device) for picture in objects]
         return feats, losses.box_weights(boxes, _sizes(feats), tuple(x.shape[2:]))
 
 
@@ -375,11 +337,9 @@ class DistillObjectness(Distill):
     """Iino et al., eq. 4: features weighted by the teacher's objectness.
 
     Args:
-        reduction, temperature: as in :func:`icm_helpers.losses.objectness_weights`.
+        reduction: of objectness over the anchors of a cell: max or mean.
+        temperature: of objectness; below 1 sharpens.
         objectness: seen in the `original` picture, as we read the paper, or in the `decoded` one.
-
-    Raises:
-        ValueError: `objectness` is neither.
     """
 
     name, label, colour, marker = "distill-objectness", "distillation, objectness", "#b22f5b", "*"
@@ -392,33 +352,28 @@ class DistillObjectness(Distill):
         if self.objectness not in ("original", "decoded"):
             raise ValueError(f"objectness must be of the original or the decoded picture, not {self.objectness!r}")
 
-    def _clean(self, x: Tensor, objects: Any) -> tuple[dict[str, Tensor], Any]:
+    def _clean(self, x: Tensor, objects: Objects) -> tuple[Levels, Any]:
         if self.objectness == "decoded":
             return super()._clean(x, objects)
         feats, logits = self.network.features_and_objectness(x)
-        feats = self._chosen(feats)
-        return feats, self._weights(logits, feats)
+        return self._chosen(feats), self._weights(logits, self._chosen(feats))
 
-    def _decoded(self, x_hat: Tensor, feats: dict[str, Tensor], weights: Any) -> tuple[dict[str, Tensor], Any]:
+    def _decoded(self, x_hat: Tensor, feats: Levels, weights: Any) -> tuple[Levels, Any]:
         if weights is not None:
             return super()._decoded(x_hat, feats, weights)
         feats_hat, logits = self.network.features_and_objectness(x_hat)
         return feats_hat, self._weights(logits, feats)
 
-    def _weights(self, logits: dict[str, Tensor], feats: dict[str, Tensor]) -> dict[str, Tensor]:
-        from icm_helpers import losses
-
+    def _weights(self, logits: Levels, feats: Levels) -> Levels:
         return losses.objectness_weights(logits, _sizes(feats), self.reduction, self.temperature)
 
 
 def _continued(x: Tensor) -> Tensor:
-    from icm_helpers.codecs import container
-    from icm_helpers.tasks.teacher import STRIDE
-
-    return container.pad(x, STRIDE) if x.shape[2] % STRIDE or x.shape[3] % STRIDE else x
+    stride = teaching.STRIDE
+    return container.pad(x, stride) if x.shape[2] % stride or x.shape[3] % stride else x
 
 
-def _sizes(feats: dict[str, Tensor]) -> dict[str, tuple[int, int]]:
+def _sizes(feats: Levels) -> dict[str, tuple[int, int]]:
     return {level: tuple(f.shape[2:]) for level, f in feats.items()}
 
 
@@ -436,8 +391,6 @@ class NeRVLoss(Loss):
 
     def frames_loss(self) -> Callable[..., Tensor]:
         """What `overfit` minimises: of frames, pictures and, where :meth:`frames_region` gives them, masks."""
-        from icm_helpers import losses
-
         return partial(losses.nerv_loss, beta=self.beta)
 
     def frames_region(self, clip: Video, source: Clip, device: str = "auto", progress: bool = True) -> Tensor | None:
@@ -455,19 +408,12 @@ class SANeRVTruth(NeRVLoss):
     mask_weight: float = 1.0
 
     def frames_loss(self) -> Callable[..., Tensor]:
-        from icm_helpers import losses
-
         return partial(losses.sa_nerv_loss, beta=self.beta, weight=self.mask_weight)
 
     def frames_region(self, clip: Video, source: Clip, device: str = "auto", progress: bool = True) -> Tensor:
-        import numpy as np
-        import torch
-
-        from icm_helpers import masks
-
         # In the order of the annotation, as the true masks are drawn.
         numbered = [(np.arange(1, len(m) + 1)[:, None, None] * m.numpy()).max(0, initial=0) for m in clip.masks]
-        return torch.stack([torch.from_numpy(masks.edges(labels))[None].float() for labels in numbered])
+        return torch.stack(list(map(_edges, numbered)))
 
 
 @register
@@ -486,9 +432,6 @@ class SANeRV(SANeRVTruth):
     alpha: float = 0.0
 
     def frames_region(self, clip: Video, source: Clip, device: str = "auto", progress: bool = True) -> Tensor:
-        from icm_helpers import masks
-        from icm_helpers.data import scenes
-
-        made = {"data": source.data, "clip": source.clip, "size": source.size, "scenes": scenes.VERSION}
         name = f"masks-{source.data}-{source.clip}-{source.size}"
+        made = {"data": source.data, "clip": source.clip, "size": source.size, "scenes": scenes.VERSION}
         return masks.of_video(clip, self.segmenter, self.alpha, name, made, device=device, progress=progress)

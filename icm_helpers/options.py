@@ -1,4 +1,4 @@
-"""Options of the command line: their types, the options of losses, and the range of each number.
+"""Options of the command line: their types, those of losses, those that commands share, and the range of each number.
 
 A command's annotations are evaluated when it is parsed, so choices are what the registries know by then.
 """
@@ -6,13 +6,21 @@ A command's annotations are evaluated when it is parsed, so choices are what the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, make_dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from icm_helpers import objectives
+from icm_helpers import files, objectives
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
+from icm_helpers.files import RUNS
+from icm_helpers.later import later
+from icm_helpers.ledger.recipe import Pictures
 from icm_helpers.tasks import models
+
+docstring_parser, tyro, torch, masks, train = later("docstring_parser", "tyro", "torch", ".masks", ".train")
+
+Precision = Literal["32-true", "bf16-mixed"]
 
 
 def one_of(names: Iterable[str]) -> Any:
@@ -22,32 +30,24 @@ def one_of(names: Iterable[str]) -> Any:
 
 def maybe(kind: Any, help: str | None = None) -> Any:
     """The type of an option that may be left out, and is None then."""
-    from tyro.conf import arg
-
     name = getattr(kind, "__args__", [kind])[0].__name__.upper()
     many = f"{name} [{name} ...]" if kind.__name__ == "tuple" else name
-    return Annotated[kind | None, arg(metavar=many, help=help, help_behavior_hint="")]
+    return Annotated[kind | None, tyro.conf.arg(metavar=many, help=help, help_behavior_hint="")]
 
 
 def positional(kind: Any) -> Any:
     """The type of an argument without a name."""
-    from tyro.conf import Positional
-
-    return Positional[kind]
+    return tyro.conf.Positional[kind]
 
 
 def coder(what: str, *, network: bool = False) -> Any:
     """The type of an option that names a codec of pictures."""
-    from tyro.conf import arg
-
     known = (c.name for c in zoo.CODECS.values() if (c.network if network else not c.video))
-    return Annotated[str, arg(help=f"{what}: {', '.join(known)}")]
+    return Annotated[str, tyro.conf.arg(help=f"{what}: {', '.join(known)}")]
 
 
 def options_of(losses: Iterable[str]) -> type:
     """A class of the options of some losses: the fields of all, each None where it is left out."""
-    import docstring_parser
-
     by_option: dict[str, list[type[objectives.Loss]]] = {}
     for loss in map(objectives.named, losses):
         for f in fields(loss):
@@ -71,16 +71,13 @@ def loss_of(name: str, options: Any, data: str) -> objectives.Loss:
     known, source = {f.name: f for f in fields(loss)}, datasets.DATASETS.get(data)
     if wrong := ", ".join(flag(option) for option in given if option not in known):
         raise ValueError(f"--loss {name} knows no {wrong}; it takes {', '.join(map(flag, known)) or 'no options'}")
-    usual = {"alpha": 0.93, "task_weight": 20.0, "teacher": source and source.detector}
-    usual["segmenter"] = source and source.segmenter
-    values = {k: usual[k] for k in known if k in usual} | given
+    usual = {"teacher": source and source.detector, "segmenter": source and source.segmenter}
+    values = {k: v for k, v in (usual | {"alpha": 0.93, "task_weight": 20.0}).items() if k in known} | given
     if "segmenter" in known and values["segmenter"] is None:
         raise ValueError(f"--loss {name} on {data} needs --segmenter, such as sam-vit-b: nano-sam has seen scenes only")
     if wrong := ", ".join(flag(k) for k, f in known.items() if k not in values and f.default is MISSING):
         raise ValueError(f"--loss {name} needs {wrong}")
     if "alpha" in known:
-        from icm_helpers import masks
-
         masks.require_stored(values["alpha"])
     return loss(**{k: models.fingerprinted(v) if k in ("teacher", "segmenter") else v for k, v in values.items()})
 
@@ -97,10 +94,12 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def flag(option: str) -> str:
+    """A field as it is written on a command line."""
     return "--" + option.replace("_", "-")
 
 
 def check(options: Any) -> None:
+    """Refuse, with a ValueError, numbers out of range."""
     for name, value in vars(options).items():
         if is_dataclass(value):
             check(value)
@@ -110,7 +109,82 @@ def check(options: Any) -> None:
 
 
 def share(text: str) -> tuple[int, int]:
+    """A share of the work: (1, 2), the first of two, from `1/2`; a ValueError if it names none."""
     k, _, n = text.partition("/")
     if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
         raise ValueError(f"--part {text!r} is no part: write 1/2 for the first of two")
     return int(k), int(n)
+
+
+# --- what commands share -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What most commands are told."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # where to compute
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coding(Command):
+    """A codec that is ready to code."""
+
+    codec: coder("a codec of the zoo") = "mean-scale-small"
+    quality: maybe(int) = None  # a CompressAI model's size, 1 to 8; a classical codec's quality or QP
+    weights: maybe(Path) = None  # weights file; the shipped ones where left out
+
+    def coder(self) -> Any:
+        """The codec."""
+        model = zoo.load(self.codec, self.quality, weights=self.weights or "default")
+        return model.to(train.fabric(self.device).device) if isinstance(model, torch.nn.Module) else model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lessons(Command):
+    """How a recognition model is trained."""
+
+    out: Path  # where the weights go (.safetensors)
+    images: maybe(int) = None  # the first so many training images; all where left out
+    steps: int = 1600  # of the optimiser
+    batch: int = 8  # images a step
+    lr: float = 1e-3  # Adam's learning rate after warm-up
+    seed: int = 0  # of what is random
+    precision: Precision = "32-true"  # arithmetic
+
+    def told(self) -> dict[str, Any]:
+        """What the training is told: where its checkpoint lies, seed, device, arithmetic, and what it trains."""
+        what = {k: v for k, v in vars(self).items() if k not in ("device", "judged", "out")}
+        if what.get("weights"):  # another file may come to lie there
+            what["weights"] = files.fingerprint(what["weights"])
+        if "detector" in what:
+            what["detector"] = models.fingerprinted(what["detector"])
+        how = {"seed": self.seed, "device": self.device, "precision": self.precision, "identity": f"{what}"}
+        return {"folder": RUNS / file_of(self.out).stem, **how}
+
+    def written(self) -> None:
+        """Forget the training's checkpoints, or another of this name would find itself done; say what was written."""
+        folder = RUNS / self.out.stem
+        for checkpoint in (folder / "training.ckpt", *folder.glob("[0-9]-*/training.ckpt")):
+            checkpoint.unlink(missing_ok=True)
+        print(f"wrote {self.out} (fingerprint {files.fingerprint(self.out)})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pupil(Lessons):
+    """On what a detector is trained."""
+
+    data: one_of(datasets.names()) = "scenes"  # data set
+    size: int = 192  # side of scenes, pixels
+
+
+def file_of(out: Path) -> Path:
+    """The file that is to be written; a ValueError if it is a folder."""
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder: name a file in it")
+    return out
+
+
+def pictures_of(data: str, images: int, size: int) -> Pictures:
+    """Those of a data set, which have a size where they are drawn."""
+    return Pictures(data, images, size if datasets.DATASETS[data].drawn else 0)

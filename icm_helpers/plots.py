@@ -12,7 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
+from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from icm_helpers.bd import Curve
@@ -74,13 +75,10 @@ def rate_accuracy(ax: Axes, curves: Mapping[str, Curve], *, ylabel: str, clean: 
         ax.axhline(clean, color=INK, linestyle=":", linewidth=1.3)
         place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
         ax.annotate("uncompressed", (1, clean), color=INK, fontsize=9, **place)
-    ax.set_xscale("log", base=2)  # a step to the right is twice the bits, wherever one stands
+    rate_axis(ax, ylabel)
     rates = np.concatenate([curve.bpp for curve in curves.values()]) if curves else np.ones(1)
     if rates.max() < 3 * rates.min():  # there may be no power of two in it to label
         ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.xaxis.set_major_formatter("{x:.3g}")
-    ax.set_xlabel("rate [bits per pixel, all bytes counted]")
-    ax.set_ylabel(ylabel)
     ax.legend(loc="lower right", fontsize=9)
 
 
@@ -98,6 +96,32 @@ def rate_accuracy_panels(panels: Sequence[tuple[str, Mapping[str, Curve], float 
     figure.legend(methods.values(), methods.keys(), loc="outside lower center", ncols=4, fontsize=9)
     figure.suptitle(title, color=INK)
     return figure
+
+
+def rate_axis(
+    ax: Axes, ylabel: str, xlabel: str = "rate [bits per pixel, all bytes counted]", ticks: int | None = None
+) -> None:
+    """Label the axes, rate on the first one: a step to the right is twice the bits, wherever one stands."""
+    ax.set_xscale("log", base=2)
+    if ticks:
+        ax.xaxis.set_major_locator(LogLocator(2, numticks=ticks))
+    ax.xaxis.set_major_formatter("{x:.3g}")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+
+
+Points = tuple[np.ndarray, np.ndarray]
+
+
+def between(ax: Axes, one: Points, other: Points, alpha: float) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Shade what BD-rate averages: the area between two codecs' (rate, quality), both rising, where both reach the same quality.
+
+    Returns:
+        the qualities, and at each of them the rate of either.
+    """
+    qualities = np.linspace(max(one[1][0], other[1][0]), min(one[1][-1], other[1][-1]), 200)
+    rates = [np.exp(PchipInterpolator(quality, np.log(rate))(qualities)) for rate, quality in (one, other)]
+    ax.fill_betweenx(qualities, *rates, color=INK, alpha=alpha, linewidth=0)
+    return qualities, rates
 
 
 def training_curve(curve: Sequence[Mapping[str, float]], title: str = "") -> Figure:
@@ -160,3 +184,32 @@ def intervals(ax: Axes, groups: Mapping[str, Any], across: str) -> None:
 def difference(a: Tensor, b: Tensor) -> Tensor:
     """Where two pictures (3, H, W) differ: (1, H, W), mean over colours, five times."""
     return 5 * (a - b).abs().mean(0, keepdim=True)
+
+
+def lines(ax: Axes, runs: Any, x: str, y: str) -> None:
+    """A line for each `method` of a frame, through its points by rising x."""
+    for method, points in runs.groupby("method", sort=False):
+        colour, marker, label = METHODS[method]
+        points = points.sort_values(x)
+        ax.plot(points[x], points[y], color=colour, marker=marker, label=label)
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.legend(fontsize=9)
+
+
+def price_maps(image: Tensor, boxes: Tensor, found: Tensor, prices: Sequence[Tensor], titles: Sequence[str]) -> Figure:
+    """A picture, and what codecs spend on each place of it, (1, H, W), in one grey scale; boxes (n, 4) are dashed if not found."""
+    figure, axes = plt.subplots(1, 1 + len(prices), figsize=(2.7 * (1 + len(prices)), 3.1), squeeze=False)
+    top = max((price.max().item() for price in prices), default=1.0)
+    axes[0, 0].imshow(image.permute(1, 2, 0).numpy())
+    for ax, price in zip(axes[0, 1:], prices, strict=True):
+        ax.imshow(price[0].numpy(), cmap="gray", vmin=0, vmax=top)
+    for ax, title in zip(axes[0], titles, strict=True):
+        ax.axis("off")
+        ax.set_title(title, fontsize=9.5)
+        for (x0, y0, x1, y1), known in zip(boxes.tolist(), found.tolist(), strict=True):
+            look = ("#e69f00", "-") if known else ("#56b4e9", "--")
+            look = {"edgecolor": look[0], "linestyle": look[1], "fill": False, "linewidth": 1.5}
+            ax.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, **look))
+    figure.tight_layout()
+    return figure

@@ -62,11 +62,10 @@ def patterned(dataset: CocoDataset) -> dict[int, list[dict[str, Any]]]:
 
 def network() -> nn.Module:
     """The probe: views (N, 3, 32, 32) -> a logit for each kind of object, (N, 2)."""
-    widths = (3, 24, 48, 64)
     layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
+    for before, after in pairwise((3, 24, 48, 64)):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(widths[-1] * 16, len(scenes.PATTERNED)))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * 16, len(scenes.PATTERNED)))
 
 
 def learn(objects: Objects, seed: int) -> nn.Module:
@@ -74,9 +73,8 @@ def learn(objects: Objects, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     probe, views = network(), torch.stack(objects.views)
     kind, pattern = torch.tensor(objects.kind), torch.tensor(objects.pattern).float()
-    common = torch.stack([pattern[kind == k].mean() for k in range(len(scenes.PATTERNED))])[
-        kind
-    ]  # how common a pattern is
+    # How common the pattern of its kind is, for each object.
+    common = torch.stack([pattern[kind == k].mean() for k in range(len(scenes.PATTERNED))])[kind]
     weight = torch.where(pattern > 0, 0.5 / common.clamp(min=1e-3), 0.5 / (1 - common).clamp(min=1e-3))
     optimiser = torch.optim.AdamW(probe.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, _STEPS)
@@ -106,10 +104,7 @@ def scores(probes: list[nn.Module], objects: Objects) -> np.ndarray:
 def auc(score: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Area under the ROC curve: how often an object with the pattern scores above one without it; 0.5 is a guess.
 
-    Args:
-        score: (n,).
-        truth: (n,) bool.
-        weights: (..., n), how often each object counts.
+    Of scores (n,) and truth (n,) bool, with weights (..., n) of how often each object counts.
 
     >>> auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]), np.ones(4)).item()
     0.75
@@ -121,20 +116,12 @@ def auc(score: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray
 
 
 def evaluate(
-    codec: Any,
-    train: CocoDataset,
-    dataset: CocoDataset,
-    detectors: dict[str, Detector],
-    *,
-    progress: bool = True,
+    codec: Any, train: CocoDataset, dataset: CocoDataset, detectors: dict[str, Detector], *, progress: bool = True
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """How well patterns can be read from coded pictures, and how well the same kinds of objects are detected there.
 
-    Args:
-        codec: anything `codecs.container.encode` takes.
-        train: pictures that the probes learn from, once coded: the first 1000 of them, as far as they show such objects.
-        dataset: the evaluation images.
-        detectors: judges, by name.
+    The probes learn from the first 1000 pictures of `train`, once coded, as far as they show such objects, and are asked about
+    those of `dataset`.
 
     Returns:
         `result`: images, bpp (all bytes), objects (with a known pattern), texture_auc (mean over the two kinds, of three probes
@@ -162,9 +149,8 @@ def evaluate(
             found[name] += [r for r in results if r["category_id"] in scenes.PATTERNED]
     for objects in (lessons, exam):
         if len(set(zip(objects.kind, objects.pattern, strict=True))) < 2 * len(scenes.PATTERNED):
-            raise ValueError(
-                f"{len(objects.kind)} objects are too few for a probe: of one kind all, or none, have the pattern. Take more"
-            )
+            told = f"{len(objects.kind)} objects are too few for a probe"
+            raise ValueError(f"{told}: of one kind all, or none, have the pattern. Take more")
     probes = [learn(lessons, seed) for seed in range(_PROBES)]
     score, truth, kind = scores(probes, exam), np.array(exam.pattern), np.array(exam.kind)
 
@@ -174,23 +160,15 @@ def evaluate(
 
     bits, count, samples = np.array(sizes, float), np.array(pixels, float), resamplings(dataset.ids)
     drawn = np.stack([np.bincount(s, minlength=len(dataset)) for s in samples])[:, exam.image]  # (replicates, objects)
-    result: dict[str, Any] = {
-        "images": len(dataset),
-        "bpp": bits.sum() / count.sum(),
-        "objects": len(truth),
-        "texture_auc": texture(np.ones(len(truth))).item(),
-    }
-    bootstrap: dict[str, Any] = {
-        "bpp": (bits[samples].sum(1) / count[samples].sum(1)).tolist(),
-        "texture_auc": texture(drawn).tolist(),
-    }
+    result: dict[str, Any] = {"images": len(dataset), "bpp": bits.sum() / count.sum(), "objects": len(truth)}
+    result["texture_auc"] = texture(np.ones(len(truth))).item()
+    bpp = (bits[samples].sum(1) / count[samples].sum(1)).tolist()
+    bootstrap: dict[str, Any] = {"bpp": bpp, "texture_auc": texture(drawn).tolist()}
     whole = dataset.ground_truth()
-    kept = {part: [item for item in whole[part] if item[key] in scenes.PATTERNED] for part, key in _OF_KINDS.items()}
+    of_kinds = {"categories": "id", "annotations": "category_id"}
+    kept = {part: [item for item in whole[part] if item[key] in scenes.PATTERNED] for part, key in of_kinds.items()}
     for name, results in found.items():
         summary, replicates = average_precision({**whole, **kept}, results, samples=samples)
         result.setdefault("shape_ap", {})[name] = summary["ap"]
         bootstrap.setdefault("shape_ap", {})[name] = replicates
     return result, bootstrap
-
-
-_OF_KINDS = {"categories": "id", "annotations": "category_id"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,28 @@ from icm_helpers.ledger.results import Record
 from icm_helpers.ledger.study import Study, VideoStudy
 from icm_helpers.objectives import MSE, Objective
 from icm_helpers.tasks import models, training
+
+
+@dataclass(frozen=True)
+class How:
+    """How runs are made, which decides nothing of what comes out: the options of most functions here."""
+
+    device: str = "auto"
+    keep: bool = True  # False: what has to be trained leaves no file behind
+    compiled: bool = False  # train with torch.compile
+    remember: bool = False  # keep what a distilling teacher has seen, in runs/teachers
+    progress: bool = True
+
+    @property
+    def place(self) -> torch.device:
+        """The device itself."""
+        return train.fabric(self.device).device
+
+    @property
+    def fitting(self) -> dict[str, Any]:
+        """What `train.fit` is told of it."""
+        return {"device": self.device, "compiled": self.compiled, "progress": self.progress}
+
 
 # --- what a recipe names -------------------------------------------------------------------------------------------------
 
@@ -136,96 +158,60 @@ def made(recipe: Recipe) -> bool:
     return not isinstance(recipe.codec, Trained | Overfitted) or any(path.exists() for path in places(recipe))
 
 
-def trained_codec(
-    recipe: Recipe,
-    *,
-    keep: bool = True,
-    device: str = "auto",
-    compiled: bool = False,
-    remember: bool = False,
-    progress: bool = True,
-) -> Any:
+def trained_codec(recipe: Recipe, **options: Any) -> Any:
     """The codec of a recipe: shipped in data/checkpoints, finished in runs/, or trained now (resuming where it was stopped).
 
-    With `keep=False` a codec that has to be trained leaves no file behind, and is trained once in a process. That of a video is its
-    file, in bytes.
+    That of a video is its file, in bytes. With `keep=False` it is trained once in a process. For `options` see :class:`How`.
     """
-    codec = recipe.codec
+    codec, keep = recipe.codec, How(**options).keep
     if isinstance(recipe.pictures, Clip):
-        return coded(recipe, keep=keep, device=device, compiled=compiled, progress=progress)
+        return coded(recipe, **options)
     if not isinstance(codec, Trained):
         return start(recipe)
     for path in places(recipe):
         if path.exists():
             return zoo.load(codec.codec, weights=path)
-    if not keep and recipe.codec_id in _FLEETING:
-        return _FLEETING[recipe.codec_id]
-    how = {"device": device, "compiled": compiled, "remember": remember, "progress": progress}
-    model = train_codec(recipe, places(recipe)[1] if keep else None, **how)
-    if not keep:
-        _FLEETING[recipe.codec_id] = model
-    return model
+    if keep:
+        return train_codec(recipe, places(recipe)[1], **options)
+    if recipe.codec_id not in _FLEETING:
+        _FLEETING[recipe.codec_id] = train_codec(recipe, None, **options)
+    return _FLEETING[recipe.codec_id]
 
 
 _FLEETING: dict[str, Any] = {}  # codecs of a few steps, which demonstrations train and nobody keeps
 
 
-def train_codec(
-    recipe: Recipe,
-    out: Path | None,
-    *,
-    device: str = "auto",
-    compiled: bool = False,
-    remember: bool = False,
-    progress: bool = True,
-) -> Any:
+def train_codec(recipe: Recipe, out: Path | None, **options: Any) -> Any:
     """The codec of a recipe, trained now, resuming in runs/ where it was stopped, and written to `out`; with None nowhere.
 
     Raises:
         ValueError: the pictures, the crops or the teacher are none that this codec and loss can be trained with.
     """
-    codec, model, place = recipe.codec, start(recipe), train.fabric(device).device
-    how, folder = codec.training, RUNS / recipe.codec_id
-    if how.patch % model.downsampling_factor:
-        raise ValueError(f"--patch {how.patch}: {codec.codec} takes multiples of {model.downsampling_factor}")
+    how, codec, plan, model = How(**options), recipe.codec, recipe.codec.training, start(recipe)
+    place, folder = how.place, RUNS / recipe.codec_id
+    if plan.patch % model.downsampling_factor:
+        raise ValueError(f"--patch {plan.patch}: {codec.codec} takes multiples of {model.downsampling_factor}")
     found = codec.scale or scale(recipe, device=place)
-    terms = objective(replace(recipe, codec=replace(codec, scale=found)), place, remember)
-    terms.loss.check(images(recipe, "train", how.train_images))
-    curve = train.fit(
-        model,
-        training_crops(recipe, how.steps * how.batch, device),
-        terms,
-        train.Schedule(steps=how.steps, batch=how.batch, lr=how.lr),
-        folder=folder if out else None,
-        seed=codec.seed,
-        device=device,
-        precision=how.precision,
-        compiled=compiled,
-        workers=0 if place.type == "cpu" else 4,  # so that a GPU need not wait for crops
-        collate=collate,
-        progress=progress,
-        describe=recipe.codec_id,
-        identity=recipe.codec_id if codec.scale else f"{recipe.codec_id}, scale {found:.6g}",
-    )
+    terms = objective(replace(recipe, codec=replace(codec, scale=found)), place, how.remember)
+    terms.loss.check(images(recipe, "train", plan.train_images))
+    told = {"folder": folder if out else None, "seed": codec.seed, "precision": plan.precision, "collate": collate}
+    told |= {"workers": 0 if place.type == "cpu" else 4, "describe": recipe.codec_id}  # a GPU need not wait for crops
+    told["identity"] = recipe.codec_id if codec.scale else f"{recipe.codec_id}, scale {found:.6g}"
+    crops = training_crops(recipe, plan.steps * plan.batch, how.device)
+    schedule = train.Schedule(steps=plan.steps, batch=plan.batch, lr=plan.lr)
+    curve = train.fit(model, crops, terms, schedule, **told, **how.fitting)
     model.cpu()
     if not out:
         networks.update_tables(model, force=True)
     elif not train.rank():  # of several processes the first writes
         # The loss curve travels with the weights, and so does a scale that was found at the start.
-        told = {"codec_id": recipe.codec_id, "scale": f"{found:.6g}", "curve": json.dumps(curve)}
-        networks.save(model, out, told)
+        networks.save(model, out, {"codec_id": recipe.codec_id, "scale": f"{found:.6g}", "curve": json.dumps(curve)})
         (folder / "training.ckpt").unlink(missing_ok=True)
     return model
 
 
-def coded(
-    recipe: Recipe, *, keep: bool = True, device: str = "auto", compiled: bool = False, progress: bool = True
-) -> bytes:
-    """The file of a recipe's video: HEVC's or VVC's; or a network's, shipped, finished in runs/, or trained now (resuming where it
-    was stopped).
-
-    With `keep=False` a network that has to be trained leaves no file behind.
-    """
+def coded(recipe: Recipe, **options: Any) -> bytes:
+    """The file of a recipe's video: HEVC's or VVC's; or a network's, as :func:`trained_codec` finds one."""
     codec = recipe.codec
     if isinstance(codec, Classical):
         coder, frames = start(recipe), clip(recipe).frames
@@ -235,40 +221,17 @@ def coded(
     for path in places(recipe):
         if path.exists():
             return path.read_bytes()
-    how = {"device": device, "compiled": compiled, "progress": progress}
-    return overfitted(recipe, clip(recipe), places(recipe)[1] if keep else None, **how)
+    return overfitted(recipe, clip(recipe), places(recipe)[1] if How(**options).keep else None, **options)
 
 
-def overfitted(
-    recipe: Recipe,
-    video: Video,
-    out: Path | None,
-    *,
-    device: str = "auto",
-    compiled: bool = False,
-    progress: bool = True,
-) -> bytes:
-    """The file of a recipe's video: a network trained to be it, resuming in runs/ where it was stopped, and written to `out`; with
-    None nowhere."""
-    codec, folder = recipe.codec, RUNS / recipe.codec_id
-    data = overfit.file_of(
-        start(recipe, video),
-        video.frames,
-        codec.loss.frames_loss(),
-        masks=codec.loss.frames_region(video, recipe.pictures, device, progress),
-        epochs=tuple(round(steps * codec.batch / len(video)) for steps in (codec.steps, codec.tune_steps)),
-        density=codec.density,
-        bits=codec.bits,
-        folder=folder if out else None,
-        batch=codec.batch,
-        lr=codec.lr,
-        seed=codec.seed,
-        device=device,
-        precision=codec.precision,
-        compiled=compiled,
-        progress=progress,
-        name=recipe.codec_id,
-    )
+def overfitted(recipe: Recipe, video: Video, out: Path | None, **options: Any) -> bytes:
+    """The file of a recipe's video: a network trained to be it, as :func:`train_codec` trains one, and written to `out`."""
+    how, codec, folder, network = How(**options), recipe.codec, RUNS / recipe.codec_id, start(recipe, video)
+    epochs = tuple(round(steps * codec.batch / len(video)) for steps in (codec.steps, codec.tune_steps))
+    told = {"masks": codec.loss.frames_region(video, recipe.pictures, how.device, how.progress), "epochs": epochs}
+    told |= {name: getattr(codec, name) for name in ("density", "bits", "batch", "lr", "seed", "precision")}
+    told |= {"folder": folder if out else None, "name": recipe.codec_id}
+    data = overfit.file_of(network, video.frames, codec.loss.frames_loss(), **told, **how.fitting)
     if out:
         with files.atomically(out, hint="the training is kept: the same command goes on") as temporary:
             temporary.write_bytes(data)
@@ -305,50 +268,34 @@ def refined_bytes(recipe: Recipe, model: Any, sample: Sample) -> bytes:
 # --- what is measured ----------------------------------------------------------------------------------------------------
 
 
-def measure(
-    recipe: Recipe,
-    *,
-    ledger: bool = True,
-    device: str = "auto",
-    compiled: bool = False,
-    remember: bool = False,
-    progress: bool = True,
-) -> Record:
+def measure(recipe: Recipe, *, ledger: bool = True, **options: Any) -> Record:
     """Train or load a recipe's codec, code, judge, and write the record to the ledger (with `ledger=False`, nowhere)."""
-    how = {"keep": ledger, "device": device, "progress": progress}
-    model = trained_codec(recipe, **how, compiled=compiled, remember=remember)
-    begun, place = time.monotonic(), train.fabric(device).device
-    result, bootstrap = measured(recipe, model, **how)
-    where = torch.cuda.get_device_name() if place.type == "cuda" else "cpu"
+    options = {"keep": ledger, **options}
+    model = trained_codec(recipe, **options)
+    begun = time.monotonic()
+    result, bootstrap = measured(recipe, model, **options)
+    where = torch.cuda.get_device_name() if How(**options).place.type == "cuda" else "cpu"
     return results.write(recipe, result, bootstrap, device=where, seconds=time.monotonic() - begun, ledger=ledger)
 
 
-def measured(
-    recipe: Recipe, model: Any, *, keep: bool = True, device: str = "auto", progress: bool = True
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def measured(recipe: Recipe, model: Any, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Code with a recipe's codec, or its file of a video, and judge: result and bootstrap of a record."""
-    place = train.fabric(device).device
-    panel = {name.partition("@")[0]: models.load(name).to(place) for name in recipe.measured.detectors}
+    how, wanted = How(**options), recipe.measured
+    place, progress = how.place, how.progress
+    panel = {name.partition("@")[0]: models.load(name).to(place) for name in wanted.detectors}
     if isinstance(recipe.pictures, Clip):
         return _measured_video(recipe, model, panel)
-    return _measured_pictures(recipe, model, panel, place, {"keep": keep, "device": device, "progress": progress})
-
-
-def _measured_pictures(
-    recipe: Recipe, model: Any, panel: dict[str, Any], place: torch.device, how: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    measured, progress = recipe.measured, how["progress"]
     if isinstance(model, torch.nn.Module):
         model = model.to(place).eval()
     dataset = images(recipe, "val", recipe.pictures.images)
-    found = {name: clean(recipe.pictures, full, place) for name, full in zip(panel, measured.detectors, strict=True)}
-    if isinstance(measured, BitAllocation):
+    found = {name: clean(recipe.pictures, full, place) for name, full in zip(panel, wanted.detectors, strict=True)}
+    if isinstance(wanted, BitAllocation):
         return bit_allocation.spending(model, dataset, found, progress=progress)
-    if isinstance(measured, Probe):
-        lessons = images(recipe, "train", measured.train_images)
+    if isinstance(wanted, Probe):
+        lessons = images(recipe, "train", wanted.train_images)
         return probe.evaluate(model, lessons, dataset, panel, progress=progress)
-    if measured.finetuned != "none":
-        panel[measured.finetuned.partition("@")[0] + FINETUNED] = finetuned(recipe, model, **how).to(place)
+    if wanted.finetuned != "none":
+        panel[wanted.finetuned.partition("@")[0] + FINETUNED] = finetuned(recipe, model, how).to(place)
     encode = partial(refined_bytes, recipe) if isinstance(recipe.codec, Refined) else None
     return evaluate.evaluate(model, dataset, panel, found, encode=encode, progress=progress)
 
@@ -374,27 +321,18 @@ def _measured_video(recipe: Recipe, data: bytes, panel: dict[str, Any]) -> tuple
     return result, bootstrap
 
 
-def finetuned(recipe: Recipe, codec: Any, *, keep: bool = True, device: str = "auto", progress: bool = True) -> Any:
+def finetuned(recipe: Recipe, codec: Any, how: How) -> Any:
     """The detector that a recipe asks for, trained further on what its codec decodes: finished in runs/, or trained now."""
-    who, how, folder = recipe.measured, recipe.codec.training, RUNS / recipe.codec_id
-    base = models.load(who.finetuned)
-    name = who.finetuned.replace("@", "-")  # other weights to begin with make another detector
+    who, learnt, folder = recipe.measured, recipe.codec.training, RUNS / recipe.codec_id
+    base, name = models.load(who.finetuned), who.finetuned.replace("@", "-")  # other weights make another detector
     path = folder / f"{name}-{who.finetune_steps}.safetensors"
     if not path.exists():
-        model = training.finetune(
-            base,
-            codec,
-            images(recipe, "train", min(how.train_images, training.FINETUNE_IMAGES)),
-            replace(training.FINETUNE, steps=who.finetune_steps),
-            folder=folder / name if keep else None,
-            seed=recipe.seed,
-            device=device,
-            precision=how.precision,
-            progress=progress,
-            describe=f"{name} on {recipe.codec_id}",
-            identity=f"{who.finetuned} on {recipe.codec_id}",
-        ).cpu()
-        if not keep:
+        lessons = images(recipe, "train", min(learnt.train_images, training.FINETUNE_IMAGES))
+        plan = replace(training.FINETUNE, steps=who.finetune_steps)
+        told = {"folder": folder / name if how.keep else None, "seed": recipe.seed, "precision": learnt.precision}
+        told |= {"describe": f"{name} on {recipe.codec_id}", "identity": f"{who.finetuned} on {recipe.codec_id}"}
+        model = training.finetune(base, codec, lessons, plan, **told, device=how.device, progress=how.progress).cpu()
+        if not how.keep:
             return model
         model.save(path)
         (folder / name / "training.ckpt").unlink(missing_ok=True)

@@ -21,7 +21,7 @@ def elsewhere() -> ForkServerContext:
     """Starts processes that share nothing with this one, from one that has imported the package, which takes seconds, and done
     nothing else."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["icm_helpers.__main__", "icm_helpers.notebooks"])
+    context.set_forkserver_preload(["icm_helpers.run", "icm_helpers.cli", "icm_helpers.notebooks"])
     return context
 
 

@@ -16,10 +16,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from icm_helpers import __main__ as icm
-from icm_helpers import files, plots, run
+from icm_helpers import cli, files, plots, run
 from icm_helpers.codecs import container, networks, zoo
-from icm_helpers.ledger.results import Recipe
+from icm_helpers.ledger.recipe import Accuracy, Classical, Pictures, Recipe, Trained, Training
+from icm_helpers.objectives import MSE
 
 NETWORKS = [codec for codec in zoo.CODECS.values() if codec.network]
 
@@ -88,14 +88,12 @@ def test_codecs_from_outside_code_pictures_and_are_saved_like_those_of_the_book(
 
 def test_codecs_from_outside_serve_the_command_line_recipes_and_figures(registered, tmp_path, monkeypatch, capsys):
     Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(tmp_path / "dark.png")
-    icm.main(["code", str(tmp_path / "dark.png"), "--codec", "halved", "--quality", "3", "--out", str(tmp_path)])
+    cli.main(["code", str(tmp_path / "dark.png"), "--codec", "halved", "--quality", "3", "--out", str(tmp_path)])
     assert "74 bytes" in capsys.readouterr().out and (tmp_path / "dark.coded.hlv").stat().st_size == 74
-    recipe = Recipe("chapter", "scenes", 2, 64, "halved", "classical", (), loss="none", lmbda=3.0)
-    assert run.codec(recipe).quality == 3
-    assert (
-        run.codec(Recipe("chapter", "scenes", 2, 64, "outside", "trained", (), loss="mse", start="none")).name
-        == "outside"
-    )
+    how = Training("none", 1, 1, 64, 1e-3, "none", "32-true", 1)
+    codecs = Classical("halved", quality=3), Trained("outside", MSE(), 0.01, how)
+    halved, outside = (run.start(Recipe("chapter", Pictures("scenes", 2, 64), c, Accuracy(()))) for c in codecs)
+    assert halved.quality == 3 and outside.name == "outside"
     assert plots.METHODS["halved"][2] == "half a picture"
 
 

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from icm_helpers import __main__ as icm
-from icm_helpers import run, train
+from icm_helpers import cli, run, train
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
 from icm_helpers.data.crops import Crops
@@ -75,9 +74,9 @@ def main(folder: Path) -> dict:
     except ValueError as error:
         found["refused"] = str(error)
     run.RUNS, run.datasets.load = folder / "runs", partial(datasets.load, root=folder)
-    small = ["--images", "2", "--size", "64", "--patch", "64", "--steps", "2", "--batch", "2", "--device", "cpu"]
+    small = ["--train-images", "2", "--size", "64", "--patch", "64", "--steps", "2", "--batch", "2", "--device", "cpu"]
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        icm.main(["codec", *small, "--out", str(folder / "mine.safetensors")])
+        cli.main(["codec", *small, "--out", str(folder / "mine.safetensors")])
     return found | {"said": said.getvalue()}
 
 

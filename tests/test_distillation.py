@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from icm_helpers import chapters, run
+from icm_helpers import chapters, cli, files, run
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
 from icm_helpers.data.crops import Crops
@@ -171,14 +171,13 @@ def test_a_scale_makes_the_distortion_that_of_mse_at_the_start(loss, data, reque
 
 def test_distillation_trains_a_codec_from_the_command_line(monkeypatch, tmp_path):
     scenes = datasets.load("scenes", "train", size=64, limit=2, root=tmp_path)
-    monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
+    for module in (run, files):
+        monkeypatch.setattr(module, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(run.datasets, "load", lambda *_, **__: scenes)
     monkeypatch.setattr(run.train, "Schedule", lambda **found: train_schedule(**found, aux_steps=1))
     out = tmp_path / "mine.safetensors"
     how = ["--loss", "distill-boxes", "--lmbda", "20", "--steps", "2", "--patch", "64", "--batch", "2", "--remember"]
-    from icm_helpers import cli as icm
-
-    icm.main(["codec", *how, "--device", "cpu", "--out", str(out)])
+    cli.main(["codec", *how, "--device", "cpu", "--out", str(out)])
     assert isinstance(zoo.load(weights=out), nn.Module)
     assert any((tmp_path / "runs" / "teachers" / models.fingerprinted("mask-rcnn-small")).glob("*.safetensors"))
 

@@ -1,5 +1,7 @@
 """The measures: AP and its bootstrap against their definitions, BD-rates known by hand, and whole evaluations."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -146,12 +148,12 @@ def test_an_interval_reads_as_value_and_bounds():
 
 
 def test_a_curve_averages_seeds_and_names_what_a_record_lacks():
-    def record(lmbda: float, seed: int, bpp: float) -> dict:
+    def record(lmbda: float, bpp: float) -> SimpleNamespace:
         values = {"bpp": bpp, "box_ap": {"judge": bpp / 2}}
         bootstrap = {"bpp": [bpp] * 3, "box_ap": {"judge": [bpp / 2] * 3}}
-        return {"recipe": {"lmbda": lmbda, "seed": seed}, "result": values, "bootstrap": bootstrap}
+        return SimpleNamespace(recipe=SimpleNamespace(setting=lmbda), result=values, bootstrap=bootstrap)
 
-    records = [record(0.02, 0, 0.8), record(0.01, 0, 0.3), record(0.01, 1, 0.5)]
+    records = [record(0.02, 0.8), record(0.01, 0.3), record(0.01, 0.5)]
     found = curve(records, "box_ap", "judge")
     assert found.bpp == pytest.approx([0.4, 0.8]) and found.metric == pytest.approx([0.2, 0.4])
     assert found.metric_replicates.shape == (3, 2)

@@ -17,20 +17,20 @@ import torch
 from test_notebooks import CHAPTER
 from test_train import codec, equal, fit
 
-from icm_helpers import __main__ as icm
-from icm_helpers import run, train
+from icm_helpers import cli, run, train
 from icm_helpers.data import datasets
 from icm_helpers.data.crops import Crops
+from icm_helpers.ledger import recipe as recipes
 from icm_helpers.ledger import results
-from icm_helpers.ledger.results import Recipe
+from icm_helpers.ledger.recipe import Accuracy, Classical, Pictures, Recipe
 
 build = test_build.build  # the fixture: book/build.py as a module
-RECIPE = Recipe("chapter", "scenes", 4, 64, "codec", "trained", (), loss="mse", lmbda=0.01, steps=3)
+RECIPE = Recipe("chapter", Pictures("scenes", 4, 64), Classical("png"), Accuracy(()))
 
 
 @pytest.fixture(autouse=True)
 def ledger(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "LEDGER", tmp_path / "ledger")
+    monkeypatch.setattr(recipes, "LEDGER", tmp_path / "ledger")
 
 
 def write_record(recipe: Recipe) -> None:
@@ -130,28 +130,29 @@ def stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(run.datasets, "load", partial(datasets.load, root=tmp_path))
     monkeypatch.setattr(run.train, "Schedule", partial(train.Schedule, aux_steps=5))
     save, words = run.networks.save, ["codec", "--out", str(tmp_path / "mine.safetensors"), "--device", "cpu"]
-    words += ["--images", "2", "--size", "64", "--patch", "64", "--steps", "2", "--batch", "1"]
+    words += ["--train-images", "2", "--size", "64", "--patch", "64", "--steps", "2", "--batch", "1"]
 
     def interrupt(*_) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run.networks, "save", interrupt)
     with pytest.raises(SystemExit, match="the same command goes on from the last checkpoint"):
-        icm.main(words)
+        cli.main(words)
     monkeypatch.setattr(run.networks, "save", save)
     return words
 
 
-@pytest.mark.parametrize("other", ["--lmbda 0.02", "--loss object-region", "--augment heavy", "--images 3"])
-def test_another_command_never_goes_on_with_a_stopped_training_of_the_same_name(other, stopped, tmp_path):
-    with pytest.raises(SystemExit, match=r"written by another recipe .*give another folder or name, or delete it"):
-        icm.main([*stopped, *other.split()])
+@pytest.mark.parametrize("other", ["--lmbda 0.02", "--loss object-region", "--augment heavy", "--train-images 3"])
+def test_another_command_never_goes_on_with_a_stopped_training_of_the_same_name(other, stopped, tmp_path, monkeypatch):
+    monkeypatch.setattr(Crops, "__getitem__", None)  # what it would train on
+    with pytest.raises(TypeError, match="NoneType"):
+        cli.main([*stopped, *other.split()])
     assert not (tmp_path / "mine.safetensors").exists()
 
 
 def test_the_same_command_goes_on_with_a_stopped_training(stopped, tmp_path, monkeypatch):
     monkeypatch.setattr(Crops, "__getitem__", None)  # nothing is left to train
-    icm.main(stopped)
+    cli.main(stopped)
     assert (tmp_path / "mine.safetensors").exists()
 
 

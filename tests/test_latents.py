@@ -1,7 +1,5 @@
 """The loss microscope: refined latents cost less in real bytes, and the codec stays as it was."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from compressai.models import JointAutoregressiveHierarchicalPriors
@@ -11,8 +9,11 @@ from icm_helpers.codecs import container, zoo
 from icm_helpers.codecs.classical import Jpeg
 from icm_helpers.data import datasets
 from icm_helpers.latents import latents, refine
+from icm_helpers.ledger.recipe import Accuracy, Pictures, Recipe, Refined
+from icm_helpers.objectives import MSE, SAICM, Loss, ObjectRegion, Task, TrueEdges
 
 LMBDA = 0.01
+PLAIN = MSE()
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +26,10 @@ def scene(tmp_path_factory):
     return datasets.load("scenes", "val", size=64, limit=1, root=tmp_path_factory.mktemp("scenes"))[0]
 
 
-def refined_bytes(codec, scene, loss: str, **how) -> bytes:
-    scale = 5.0 if loss == "object-region" else 1.0
-    recipe = run.Recipe("c", "scenes", 1, 64, "mean-scale-small", "refined", (), loss, LMBDA, scale, steps=25, lr=0.1)
-    return run.refined_bytes(replace(recipe, **how), codec, scene)
+def refined_bytes(codec, scene, loss: Loss = PLAIN, steps: int = 25, precision: str = "32-true") -> bytes:
+    scale = 5.0 if loss == ObjectRegion() else 1.0
+    how = Refined("mean-scale-small", loss, LMBDA, "none", steps, 0.1, scale, precision)
+    return run.refined_bytes(Recipe("c", Pictures("scenes", 1, 64), how, Accuracy(())), codec, scene)
 
 
 def errors(codec, scene, data: bytes) -> tuple[float, float, float]:
@@ -42,7 +43,7 @@ def errors(codec, scene, data: bytes) -> tuple[float, float, float]:
 def test_refined_latents_lower_the_loss_in_real_bytes(codec, scene, precision):
     costs = []
     for steps in (0, 25):
-        data = refined_bytes(codec, scene, "mse", steps=steps, precision=precision)
+        data = refined_bytes(codec, scene, steps=steps, precision=precision)
         costs.append(8 * len(data) / scene.image[0].numel() + LMBDA * losses.PEAK**2 * errors(codec, scene, data)[0])
     assert costs[1] < costs[0]
 
@@ -59,26 +60,26 @@ def test_the_loss_falls(codec, scene):
 
 
 def test_the_object_region_loss_moves_error_out_of_the_objects(codec, scene):
-    _, inside, outside = errors(codec, scene, refined_bytes(codec, scene, "mse"))
-    _, object_inside, object_outside = errors(codec, scene, refined_bytes(codec, scene, "object-region"))
+    _, inside, outside = errors(codec, scene, refined_bytes(codec, scene))
+    _, object_inside, object_outside = errors(codec, scene, refined_bytes(codec, scene, ObjectRegion()))
     assert object_inside < inside
     assert object_outside > outside
 
 
-@pytest.mark.parametrize("loss", ["sa-icm", "true-edges", "task"])
+@pytest.mark.parametrize("loss", [SAICM("sam", 0.9), TrueEdges(), Task("teacher")], ids=lambda loss: loss.name)
 def test_a_loss_that_needs_more_than_a_picture_is_refused(loss, codec, scene):
-    with pytest.raises(ValueError, match=f"latents are refined under mse, object-region, .*; not under {loss}"):
+    with pytest.raises(ValueError, match=f"latents cannot be refined under {loss.name}"):
         refined_bytes(codec, scene, loss)
 
 
 def test_no_steps_give_the_bytes_of_the_encoder(codec, scene):
-    assert refined_bytes(codec, scene, "mse", steps=0) == container.encode(codec, scene.image)
+    assert refined_bytes(codec, scene, steps=0) == container.encode(codec, scene.image)
 
 
 def test_refining_leaves_codec_and_random_state_as_they_were(codec, scene):
     weights, noise = {k: v.clone() for k, v in codec.state_dict().items()}, torch.get_rng_state()
     before = container.encode(codec, scene.image)
-    refined = refined_bytes(codec, scene, "mse", steps=3)
+    refined = refined_bytes(codec, scene, steps=3)
     with pytest.raises(KeyError), latents(codec, torch.zeros(1), torch.zeros(1)):
         raise KeyError
     assert refined != before == container.encode(codec, scene.image)

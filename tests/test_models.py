@@ -59,7 +59,7 @@ def test_fine_tuning_refuses_categories_that_the_detector_does_not_know(scenes):
 def test_fine_tuning_learns_the_decoded_pictures_and_leaves_the_original_alone(scenes):
     base = YOLO(scenes.used_categories(), size=64).eval().requires_grad_(False)
     before = {k: v.clone() for k, v in base.state_dict().items()}
-    plan = dataclasses.replace(training.FINETUNE, steps=25, batch=3, lr=2e-3, warmup=1)
+    plan = dataclasses.replace(training.FINETUNE, steps=15, batch=3, lr=3e-3, warmup=1)
     tuned = training.finetune(base, Jpeg(30), scenes, plan, progress=False)
     assert all(torch.equal(v, before[k]) for k, v in base.state_dict().items())
     assert not tuned.training and not any(p.requires_grad for p in tuned.parameters())
@@ -154,6 +154,6 @@ def test_a_detector_that_was_not_fetched_says_how_to_get_it(name, file, monkeypa
     ("name", "least"), [("mask-rcnn-small", 0.7), ("faster-rcnn-small", 0.7), ("yolov5n-scenes", 0.5)]
 )
 def test_a_shipped_detector_finds_what_scenes_show(name, least):
-    dataset = datasets.load("scenes", "val", limit=40)
+    dataset = datasets.load("scenes", "val", limit=20)
     found = evaluate.clean_detections(dataset, models.load(models.fingerprinted(name)), progress=False)
     assert evaluate.average_precision(dataset.ground_truth(), found)[0]["ap"] > least

@@ -243,7 +243,7 @@ def test_a_picture_without_a_panoptic_map_is_named(scenes, tmp_path):
 
 
 def test_the_shipped_panoptic_deeplab_sees_what_scenes_show():
-    dataset = datasets.load("scenes", "val", limit=40)
+    dataset = datasets.load("scenes", "val", limit=20)
     judge = models.load(models.fingerprinted("panoptic-deeplab-scenes"))
     tallies = [evaluate.panoptic_tally(dataset.panoptic, s.image_id, judge.panoptic([s.image])[0]) for s in dataset]
     assert quality(np.sum(tallies, 0))[0] > 0.75

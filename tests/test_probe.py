@@ -56,7 +56,7 @@ def stripes(n: int, seed: int, visible: bool) -> probe.Objects:
 
 @pytest.mark.parametrize(("visible", "low", "high"), [(True, 0.95, 1.0), (False, 0.3, 0.7)])
 def test_a_probe_reads_a_visible_pattern_and_guesses_an_invisible_one(visible, low, high, monkeypatch):
-    monkeypatch.setattr(probe, "_STEPS", 60)
+    monkeypatch.setattr(probe, "_STEPS", 25)
     lessons, exam = stripes(200, 0, visible), stripes(100, 1, visible)
     score = probe.scores([probe.learn(lessons, 0)], exam)
     assert low <= probe.auc(score, np.array(exam.pattern), np.ones(100)) <= high

@@ -11,9 +11,8 @@ pytest.importorskip("segment_anything", reason="needs the extra `sam`")
 
 from icm_helpers import masks, train
 from icm_helpers.data import datasets, scenes
+from icm_helpers.files import CHECKPOINTS
 from icm_helpers.tasks import sam
-
-CHECKPOINTS = sam.NANO.parent
 
 
 def picture(seed: int, size: int = 96) -> torch.Tensor:
@@ -165,10 +164,10 @@ def test_wrong_weights_are_refused_with_the_cure(tmp_path):
     with pytest.raises(ValueError, match=r"holds vit_l, not vit_b"):
         sam.load("vit_b", large)
     large.write_bytes(large.read_bytes()[:5000])
-    with pytest.raises(ValueError, match=r"sam_vit_b_01ec64\.pth cannot be read .* fetch sam-vit-b again"):
+    with pytest.raises(ValueError, match=r"sam_vit_b_01ec64\.pth is no file of weights .* fetch it again"):
         sam.load("vit_b", large)
     torch.save({"model": torch.zeros(3)}, large)
-    with pytest.raises(ValueError, match=r"holds no Segment Anything"):
+    with pytest.raises(ValueError, match=r"does not hold a Segment Anything"):
         sam.load("vit_b", large)
 
 

@@ -15,102 +15,8 @@ NAME = "object_region_mse"
 
 def judges(*models: str, finetuned: str = "none", steps: int = 0) -> Accuracy:
     """Recognition models by name, and one that is trained for so many steps on what each codec decodes."""
-    return Accuracy(
-        tuple(map(fingerprinted, models)), finetuned if finetuned == "none" else fingerprinted(finetuned), steps
-    )
-
-
-SCENES = Study(
-    chapter=NAME,
-    name="scenes",
-    pictures=Pictures("scenes", images=200, size=192),
-    codec="mean-scale-small",
-    training=Training(
-        start="start-scenes@aa2ff663",
-        steps=4000,
-        batch=2,
-        patch=128,
-        lr=5e-4,
-        augment="none",
-        precision="bf16-mixed",
-        train_images=3000,
-    ),
-    losses=(
-        (MSE(), 1.0),
-        (ObjectRegion(), 5.0),
-        # At the common start the task loss's gradient on the decoded picture is as strong as that of the whole MSE.
-        (Task(fingerprinted("mask-rcnn-small"), task_weight=8.0), 0.5),
-    ),
-    lmbdas=(0.001, 0.002, 0.004, 0.008),
-    seeds=(0, 1),
-    measured=judges("mask-rcnn-small", "yolov5n-scenes", finetuned="yolov5n-scenes", steps=150),
-    anchors=(
-        ("jpeg", (10, 25, 50, 80)),
-        ("webp", (5, 30, 75)),
-        ("avif", (15, 35, 60)),
-        ("hevc", (42, 37, 32)),
-        ("vvc", (47, 42, 37)),
-    ),
-    hours=3.0,
-)
-
-_PHOTO_TASK = Task(fingerprinted("yolov5n"), task_weight=26.0)  # as on scenes: as strong as the whole MSE
-
-COCO_MINI = replace(
-    SCENES,
-    name="coco-mini",
-    pictures=Pictures("coco-mini", images=127),
-    training=replace(SCENES.training, start="start-coco-mini@edbb1b8d", steps=5000, augment="heavy", train_images=180),
-    losses=((MSE(), 1.0), (ObjectRegion(), 2.5), (_PHOTO_TASK, 0.5)),  # objects cover twice as much here as on scenes
-    lmbdas=(0.002, 0.005, 0.01, 0.02),
-    seeds=(0,),
-    measured=judges("yolov5n", "yolox-nano"),
-    anchors=(("jpeg", (10, 20, 40, 70)), *SCENES.anchors[1:]),
-    microscope=Microscope(lmbdas=(0.01,), steps=15),
-    hours=2.0,
-)
-
-# A detector's loss has a noisier gradient than a distance of pixels: does it suffer from the learning rate?
-TASK_LOW_LR = replace(
-    SCENES,
-    name="task loss, slower",
-    role="slower",
-    training=replace(SCENES.training, lr=1e-4),
-    losses=SCENES.losses[-1:],
-    lmbdas=(0.001, 0.004),
-    seeds=(0,),
-    measured=Accuracy(SCENES.measured.detectors),
-    anchors=(),
-    hours=0.2,
-)
-
-# The paper codes with LIC-TCM and states neither steps, batch nor learning rate: these are what a few GPU days allow. Its lambdas
-# are {.05, .02, .01, .005} for object-region and {.01, .005, .002, .001} for MSE, five times apart but for one rung (ours: .025).
-PAPER = replace(
-    SCENES,
-    name="coco2017",
-    pictures=Pictures("coco2017", images=5000),
-    codec="mbt2018-mean-q5",
-    training=replace(SCENES.training, start="none", steps=500_000, batch=16, patch=256, lr=1e-4, train_images=118_287),
-    losses=((MSE(), 1.0), (ObjectRegion(), 5.0), (_PHOTO_TASK, 0.5)),
-    lmbdas=(0.001, 0.002, 0.005, 0.01),
-    seeds=(0,),
-    measured=judges("yolov5n", "mask-rcnn-r50"),
-    hours=800.0,
-)
-
-SMOKE = replace(
-    SCENES,
-    name="smoke",
-    pictures=Pictures("scenes", images=4, size=128),
-    training=replace(SCENES.training, train_images=4, steps=3, patch=64, precision="32-true"),
-    lmbdas=(0.002, 0.008),
-    seeds=(0,),
-    measured=replace(SCENES.measured, finetune_steps=2),
-    anchors=(("jpeg", (20, 60)), ("hevc", (40, 30))),
-    ledger=False,
-    hours=0.01,
-)
+    marked = finetuned if finetuned == "none" else fingerprinted(finetuned)
+    return Accuracy(tuple(map(fingerprinted, models)), marked, steps)
 
 
 def beside(study: Study) -> tuple[Recipe, ...]:
@@ -119,92 +25,88 @@ def beside(study: Study) -> tuple[Recipe, ...]:
     return tuple(r for r in study.recipes() if r.kind == "classical" or (r.kind == "trained" and r.loss.name in kept))
 
 
-_BEST = (
-    "the best coding performances are obtained when the proposed NIC model is used for the compression and the "
-    "fine-tuned model is used for the image recognition"
-)
-_CLEAN = (
-    "The coded images of the proposed NIC model are clean in the object region and unclear in the non-object region."
-)
-_BEST_1 = Claim(
-    id="object-region/1a",
-    quote=_BEST,
-    where="section IV-B",
+# fmt: off
+# In what follows, fields that belong together share a line.
+SCENES = Study(
+    chapter=NAME, name="scenes", pictures=Pictures("scenes", images=200, size=192), codec="mean-scale-small",
+    training=Training(
+        start="start-scenes@aa2ff663", steps=4000, batch=2, patch=128, lr=5e-4,
+        augment="none", precision="bf16-mixed", train_images=3000),
+    # At the common start the task loss's gradient on the decoded picture is as strong as that of the whole MSE.
+    losses=((MSE(), 1.0), (ObjectRegion(), 5.0), (Task(fingerprinted("mask-rcnn-small"), task_weight=8.0), 0.5)),
+    lmbdas=(0.001, 0.002, 0.004, 0.008), seeds=(0, 1),
+    measured=judges("mask-rcnn-small", "yolov5n-scenes", finetuned="yolov5n-scenes", steps=150),
+    anchors=(
+        ("jpeg", (10, 25, 50, 80)), ("webp", (5, 30, 75)), ("avif", (15, 35, 60)),
+        ("hevc", (42, 37, 32)), ("vvc", (47, 42, 37))),
+    hours=3.0)
+
+_PHOTO_TASK = Task(fingerprinted("yolov5n"), task_weight=26.0)  # as on scenes: as strong as the whole MSE
+
+COCO_MINI = replace(
+    SCENES, name="coco-mini", pictures=Pictures("coco-mini", images=127),
+    training=replace(SCENES.training, start="start-coco-mini@edbb1b8d", steps=5000, augment="heavy", train_images=180),
+    losses=((MSE(), 1.0), (ObjectRegion(), 2.5), (_PHOTO_TASK, 0.5)),  # objects cover twice as much here as on scenes
+    lmbdas=(0.002, 0.005, 0.01, 0.02), seeds=(0,), measured=judges("yolov5n", "yolox-nano"),
+    anchors=(("jpeg", (10, 20, 40, 70)), *SCENES.anchors[1:]), microscope=Microscope(lmbdas=(0.01,), steps=15),
+    hours=2.0)
+
+# A detector's loss has a noisier gradient than a distance of pixels: does it suffer from the learning rate?
+TASK_LOW_LR = replace(
+    SCENES, name="task loss, slower", role="slower", training=replace(SCENES.training, lr=1e-4),
+    losses=SCENES.losses[-1:], lmbdas=(0.001, 0.004), seeds=(0,), measured=Accuracy(SCENES.measured.detectors),
+    anchors=(), hours=0.2)
+
+# The paper codes with LIC-TCM and states neither steps, batch nor learning rate: these are what a few GPU days allow. Its lambdas
+# are {.05, .02, .01, .005} for object-region and {.01, .005, .002, .001} for MSE, five times apart but for one rung (ours: .025).
+PAPER = replace(
+    SCENES, name="coco2017", pictures=Pictures("coco2017", images=5000), codec="mbt2018-mean-q5",
+    training=replace(SCENES.training, start="none", steps=500_000, batch=16, patch=256, lr=1e-4, train_images=118_287),
+    losses=((MSE(), 1.0), (ObjectRegion(), 5.0), (_PHOTO_TASK, 0.5)), lmbdas=(0.001, 0.002, 0.005, 0.01), seeds=(0,),
+    measured=judges("yolov5n", "mask-rcnn-r50"), hours=800.0)
+
+SMOKE = replace(
+    SCENES, name="smoke", pictures=Pictures("scenes", images=4, size=128),
+    training=replace(SCENES.training, train_images=4, steps=3, patch=64, precision="32-true"),
+    lmbdas=(0.002, 0.008), seeds=(0,), measured=replace(SCENES.measured, finetune_steps=2),
+    anchors=(("jpeg", (20, 60)), ("hevc", (40, 30))), ledger=False, hours=0.01)
+
+_BEST = Claim(
+    id="object-region/1a", where="section IV-B",
+    quote="the best coding performances are obtained when the proposed NIC model is used for the compression and the "
+    "fine-tuned model is used for the image recognition",
     test="object-region against MSE, the same detector as it is: BD-rate below zero",
-    sign=-1,
-    measure="bd_rate",
-    metrics=("box_ap", "mask_ap", "agreement"),
-    anchor="mse",
-    method="object-region",
-)
+    sign=-1, measure="bd_rate", metrics=("box_ap", "mask_ap", "agreement"), anchor="mse", method="object-region")
+_CLEAN = Claim(
+    id="object-region/2a", where="section IV-A",
+    quote="The coded images of the proposed NIC model are clean in the object region and unclear in the non-object region.",
+    test="at equal rate, PSNR inside objects above that of MSE",
+    sign=+1, measure="bd_metric", metrics=("psnr_inside",), anchor="mse", method="object-region")
 
 CLAIMS = (
-    _BEST_1,
+    _BEST,
     replace(
-        _BEST_1,
-        id="object-region/1b",
-        test="object-region against MSE, each with the detector fine-tuned on its own coded pictures: BD-rate below zero",
-        metrics=("box_ap",),
-        judged="fine-tuned",
-    ),
+        _BEST, id="object-region/1b", metrics=("box_ap",), judged="fine-tuned",
+        test="object-region against MSE, each with the detector fine-tuned on its own coded pictures: BD-rate below zero"),
     replace(
-        _BEST_1,
-        id="object-region/1c",
-        test="object-region with the fine-tuned detector against object-region with it as it is: BD-rate below zero",
-        metrics=("box_ap",),
-        anchor="object-region",
+        _BEST, id="object-region/1c", metrics=("box_ap",), anchor="object-region",
         judged="fine-tuned against as they are",
-    ),
+        test="object-region with the fine-tuned detector against object-region with it as it is: BD-rate below zero"),
+    _CLEAN,
+    replace(
+        _CLEAN, id="object-region/2b", sign=-1, metrics=("psnr_outside",),
+        test="at equal rate, PSNR outside objects below that of MSE"),
     Claim(
-        id="object-region/2a",
-        quote=_CLEAN,
-        where="section IV-A",
-        test="at equal rate, PSNR inside objects above that of MSE",
-        sign=+1,
-        measure="bd_metric",
-        metrics=("psnr_inside",),
-        anchor="mse",
-        method="object-region",
-    ),
-    Claim(
-        id="object-region/2b",
-        quote=_CLEAN,
-        where="section IV-A",
-        test="at equal rate, PSNR outside objects below that of MSE",
-        sign=-1,
-        measure="bd_metric",
-        metrics=("psnr_outside",),
-        anchor="mse",
-        method="object-region",
-    ),
-    Claim(
-        id="object-region/3",
+        id="object-region/3", where="section III",
         quote="The problem with the task-loss-based approach is that the NIC model is difficult to train.",
-        where="section III",
         test="object-region against the task loss (eq. 2), trained for as many steps: BD-rate below zero",
-        sign=-1,
-        measure="bd_rate",
-        metrics=("box_ap",),
-        anchor="task",
-        method="object-region",
-    ),
+        sign=-1, measure="bd_rate", metrics=("box_ap",), anchor="task", method="object-region"),
     Claim(
-        id="object-region/4",
+        id="object-region/4", where="our own question, which the paper does not ask",
         quote="The less of a picture its objects cover, the more bits object-region saves.",
-        where="our own question, which the paper does not ask",
         test="BD-rate of object-region against MSE on the third of the pictures with the least object cover, minus that on the "
         "third with the most: below zero",
-        sign=-1,
-        measure="cover",
-        metrics=("box_ap",),
-        anchor="mse",
-        method="object-region",
-    ),
-)
+        sign=-1, measure="cover", metrics=("box_ap",), anchor="mse", method="object-region"))
 
 CHAPTER = Chapter(
-    NAME,
-    "Object-region MSE",
-    CLAIMS,
-    {"smoke": (SMOKE,), "book": (SCENES, COCO_MINI, TASK_LOW_LR), "paper": (PAPER,)},
-)
+    NAME, "Object-region MSE", CLAIMS, {"smoke": (SMOKE,), "book": (SCENES, COCO_MINI, TASK_LOW_LR), "paper": (PAPER,)})

@@ -21,231 +21,123 @@ def taught_by(detector: str, *scales: float) -> Scaled:
     return tuple(zip(losses, scales, strict=True))
 
 
+# fmt: off
+# In what follows, fields that belong together share a line.
+
 # Steps, batch, crops and start are those of the runs beside. The learning rate is the paper's, a fifth of theirs, which would
 # change them little (the chapter on SA-ICM asks). The scales are what `run.scale` finds: they make each distortion
 # equal that of MSE, in the mean over 200 training crops, on the codec that all runs start from.
 DISTILL_SCENES = replace(
-    SCENES,
-    chapter=NAME,
-    name="scenes",
-    training=replace(SCENES.training, lr=1e-4),
-    losses=taught_by("mask-rcnn-small", 180.0, 580.0, 5100.0),
-    seeds=(0, 1, 2),
-    seed_lmbdas=(0.001, 0.004),
-    measured=Accuracy(SCENES.measured.detectors),
-    anchors=(),
-    bit_allocation=True,
-    beside=beside(SCENES),
-    hours=1.2,
-)
+    SCENES, chapter=NAME, name="scenes", training=replace(SCENES.training, lr=1e-4),
+    losses=taught_by("mask-rcnn-small", 180.0, 580.0, 5100.0), seeds=(0, 1, 2), seed_lmbdas=(0.001, 0.004),
+    measured=Accuracy(SCENES.measured.detectors), anchors=(), bit_allocation=True, beside=beside(SCENES), hours=1.2)
 
 # A Faster R-CNN as the teacher, as the paper has for boxes, and our Mask R-CNN as the stranger; the runs beside are judged by both.
 _FASTER = judges("faster-rcnn-small", "mask-rcnn-small")
 DISTILL_FASTER = replace(
-    DISTILL_SCENES,
-    name="scenes, Faster R-CNN",
-    losses=taught_by("faster-rcnn-small", 220.0, 690.0, 6300.0),
-    measured=_FASTER,
-    bit_allocation=False,
-    beside=beside(replace(SCENES, seeds=(0,), measured=_FASTER, anchors=(("hevc", (42, 37, 32)),))),
-    hours=1.8,
-)
+    DISTILL_SCENES, name="scenes, Faster R-CNN", losses=taught_by("faster-rcnn-small", 220.0, 690.0, 6300.0),
+    measured=_FASTER, bit_allocation=False, hours=1.8,
+    beside=beside(replace(SCENES, seeds=(0,), measured=_FASTER, anchors=(("hevc", (42, 37, 32)),))))
 
 # The same grid at the learning rate of the runs beside: better for equal weights and true boxes, worse for objectness. A study for
 # each of the losses, since no claim is tested on them.
 DISTILL_HIGH_LR = tuple(
     replace(
-        DISTILL_SCENES,
-        name=f"{loss.name}, faster",
-        role="slower",
-        training=SCENES.training,
-        losses=((loss, scale),),
-        bit_allocation=False,
-        beside=(),
-        hours=0.4,
-    )
-    for loss, scale in DISTILL_SCENES.losses
-)
+        DISTILL_SCENES, name=f"{loss.name}, faster", role="slower", training=SCENES.training, losses=((loss, scale),),
+        bit_allocation=False, beside=(), hours=0.4)
+    for loss, scale in DISTILL_SCENES.losses)
 
 # One change each, against objectness of DISTILL_HIGH_LR, at two lambdas, then some at the paper's learning rate. Scales as above.
 _OBJECTNESS = DISTILL_SCENES.losses[-1][0]
 ABLATIONS = tuple(
     replace(
-        DISTILL_HIGH_LR[-1],
-        name=", ".join(f"{k} {v}" for k, v in change.items()),
-        role="ablation",
-        losses=((replace(_OBJECTNESS, **change), scale),),
-        lmbdas=DISTILL_SCENES.seed_lmbdas,
-        seeds=(0,),
-        seed_lmbdas=(),
-        hours=0.12,
-    )
+        DISTILL_HIGH_LR[-1], name=", ".join(f"{k} {v}" for k, v in change.items()), role="ablation",
+        losses=((replace(_OBJECTNESS, **change), scale),), lmbdas=DISTILL_SCENES.seed_lmbdas, seeds=(0,),
+        seed_lmbdas=(), hours=0.12)
     for scale, change in (
-        (5600.0, {"temperature": 0.5}),
-        (3600.0, {"temperature": 2.0}),
-        (6100.0, {"levels": "p2"}),
-        (13000.0, {"levels": "p5"}),
-        (7900.0, {"reduction": "mean"}),
-        (5500.0, {"objectness": "decoded"}),
-    )
-)
+        (5600.0, {"temperature": 0.5}), (3600.0, {"temperature": 2.0}), (6100.0, {"levels": "p2"}),
+        (13000.0, {"levels": "p5"}), (7900.0, {"reduction": "mean"}), (5500.0, {"objectness": "decoded"})))
 ABLATIONS += tuple(
-    replace(study, name=f"{study.name}, slower", training=DISTILL_SCENES.training) for study in ABLATIONS[:3]
-)
+    replace(study, name=f"{study.name}, slower", training=DISTILL_SCENES.training) for study in ABLATIONS[:3])
 
 # Features of YOLOv5n in crops of photographs give a noisy gradient: at the learning rate of the runs beside the loss grows. This
 # one was chosen by the training loss of equal weights and of objectness, before anything was judged; with it rates move less far.
 DISTILL_COCO_MINI = replace(
-    COCO_MINI,
-    chapter=NAME,
-    training=replace(COCO_MINI.training, lr=5e-5),
-    losses=taught_by("yolov5n", 150.0, 240.0, 2500.0),
-    lmbdas=(0.001, 0.002, 0.005, 0.01),
-    anchors=(),
-    bit_allocation=True,
-    microscope=None,
-    beside=beside(COCO_MINI),
-    hours=2.5,
-)
+    COCO_MINI, chapter=NAME, training=replace(COCO_MINI.training, lr=5e-5),
+    losses=taught_by("yolov5n", 150.0, 240.0, 2500.0), lmbdas=(0.001, 0.002, 0.005, 0.01), anchors=(),
+    bit_allocation=True, microscope=None, beside=beside(COCO_MINI), hours=2.5)
 
 # MSE at that learning rate, or nobody could tell the loss from its pace.
 COCO_MINI_MSE_LOW_LR = replace(
-    DISTILL_COCO_MINI,
-    name="coco-mini, MSE, slower",
-    role="slower",
-    losses=((MSE(), 1.0),),
-    lmbdas=(0.002, 0.005),
-    bit_allocation=False,
-    beside=(),
-    hours=0.2,
-)
+    DISTILL_COCO_MINI, name="coco-mini, MSE, slower", role="slower", losses=((MSE(), 1.0),), lmbdas=(0.002, 0.005),
+    bit_allocation=False, beside=(), hours=0.2)
 
 # The loss microscope: latents of the common start, refined picture by picture, judged by the teacher and by a stranger.
 MICROSCOPE = replace(
-    DISTILL_COCO_MINI,
-    name="coco-mini, microscope",
-    lmbdas=(),
-    bit_allocation=False,
+    DISTILL_COCO_MINI, name="coco-mini, microscope", role="microscope", lmbdas=(), bit_allocation=False, beside=(), hours=1.0,
     microscope=Microscope(
-        lmbdas=(0.002, 0.005, 0.01, 0.02),
-        steps=15,
-        losses=((MSE(), 1.0), *DISTILL_COCO_MINI.losses),
-        precision="bf16-mixed",
-        judges=2,
-    ),
-    beside=(),
-    hours=1.0,
-)
+        lmbdas=(0.002, 0.005, 0.01, 0.02), steps=15, losses=((MSE(), 1.0), *DISTILL_COCO_MINI.losses),
+        precision="bf16-mixed", judges=2))
 
 # The paper's codec in this pipeline: from random weights, as the published ones ask for a network, and so far too short to judge.
 DISTILL_CHENG = replace(
-    DISTILL_SCENES,
-    name="scenes, cheng2020-attn",
-    role="demonstration",
-    pictures=replace(SCENES.pictures, images=30),
-    codec="cheng2020-attn-q1",
-    training=replace(DISTILL_SCENES.training, start="none", steps=400),
-    losses=((MSE(), 1.0), DISTILL_SCENES.losses[-1]),
-    lmbdas=(0.008,),
-    seeds=(0,),
-    seed_lmbdas=(),
-    bit_allocation=False,
-    beside=(),
-    hours=0.4,
-)
+    DISTILL_SCENES, name="scenes, cheng2020-attn", role="demonstration", pictures=replace(SCENES.pictures, images=30),
+    codec="cheng2020-attn-q1", training=replace(DISTILL_SCENES.training, start="none", steps=400),
+    losses=((MSE(), 1.0), DISTILL_SCENES.losses[-1]), lmbdas=(0.008,), seeds=(0,), seed_lmbdas=(), bit_allocation=False,
+    beside=(), hours=0.4)
 
 # The paper: cheng2020-attn as CompressAI publishes it, 50 epochs of COCO 2017, Adam at 1e-4, from the 40th epoch at a tenth of it
 # (as train.Schedule does after 80 % of the steps), and for each task one detector, which is teacher and judge. It gives neither
 # batch nor crop nor lambdas, nor which of the six published codecs: 16 crops of 256 pixels from the fourth are ours.
 DISTILL_PAPER = tuple(
     replace(
-        base.PAPER,
-        chapter=NAME,
-        name=f"coco2017, {detector}",
-        codec="cheng2020-attn-q4",
+        base.PAPER, chapter=NAME, name=f"coco2017, {detector}", codec="cheng2020-attn-q4",
         training=replace(
-            base.PAPER.training, start="published@f7b0ccf2", steps=50 * 118_287 // 16, precision="32-true"
-        ),
-        losses=((MSE(), 1.0), *taught_by(detector, 0.0, 0.0, 0.0)),
-        measured=judges(detector, "yolov5n"),
-        hours=1500.0,
-    )
-    for detector in ("faster-rcnn-d2", "mask-rcnn-d2")
-)
+            base.PAPER.training, start="published@f7b0ccf2", steps=50 * 118_287 // 16, precision="32-true"),
+        losses=((MSE(), 1.0), *taught_by(detector, 0.0, 0.0, 0.0)), measured=judges(detector, "yolov5n"), hours=1500.0)
+    for detector in ("faster-rcnn-d2", "mask-rcnn-d2"))
 
 _SMOKE_LOSSES = ((MSE(), 1.0), *DISTILL_SCENES.losses)
 DISTILL_SMOKE = replace(
-    base.SMOKE,
-    chapter=NAME,
-    losses=_SMOKE_LOSSES,
-    measured=Accuracy(SCENES.measured.detectors),
-    anchors=(("jpeg", (20, 60)),),
-    bit_allocation=True,
-    microscope=Microscope(lmbdas=(0.002, 0.008), steps=2, losses=_SMOKE_LOSSES),
-)
+    base.SMOKE, chapter=NAME, losses=_SMOKE_LOSSES, measured=Accuracy(SCENES.measured.detectors),
+    anchors=(("jpeg", (20, 60)),), bit_allocation=True,
+    microscope=Microscope(lmbdas=(0.002, 0.008), steps=2, losses=_SMOKE_LOSSES))
 
 _IMPROVED = Claim(
-    id="objectness/1",
+    id="objectness/1", where="section 4",
     quote="it is clear that the R-D performance is improved by using the proposed method",
-    where="section 4",
     test="weights of objectness against equal weights, judged by the teacher: BD-rate below zero",
-    sign=-1,
-    measure="bd_rate",
-    metrics=("box_ap", "mask_ap", "agreement"),
-    anchor="distill",
-    method="distill-objectness",
-    judged="teacher",
-)
+    sign=-1, measure="bd_rate", metrics=("box_ap", "mask_ap", "agreement"),
+    anchor="distill", method="distill-objectness", judged="teacher")
 
 CLAIMS = (
     _IMPROVED,
     replace(
-        _IMPROVED,
-        id="objectness/2",
+        _IMPROVED, id="objectness/2", anchor="distill-boxes",
         quote="This confirms that weighting using objectness is superior to using GT labels.",
-        test="weights of objectness against those of the true boxes, judged by the teacher: BD-rate below zero",
-        anchor="distill-boxes",
-    ),
+        test="weights of objectness against those of the true boxes, judged by the teacher: BD-rate below zero"),
     Claim(
-        id="objectness/3",
+        id="objectness/3", where="section 3",
         quote="by employing objectness instead of GT labels, the compression model is trained to disregard objects that are "
         "difficult to detect, and it leads to bit rate reduction",
-        where="section 3",
         test="bits per pixel on objects that the teacher misses in the original pictures, over bits per pixel on those that it "
         "finds: at equal rate, under objectness below that under true boxes",
-        sign=-1,
-        measure="bd_metric",
-        metrics=("missed_to_found",),
-        anchor="spent-distill-boxes",
-        method="spent-distill-objectness",
-        judged="teacher",
-    ),
+        sign=-1, measure="bd_metric", metrics=("missed_to_found",),
+        anchor="spent-distill-boxes", method="spent-distill-objectness", judged="teacher"),
     Claim(
         id="objectness/4",
+        where="Shindo et al., ICIP 2024, section 1, of all codecs that are trained with a recognition model",
         quote="the LIC model is vulnerable to changes in image recognition models because it learns image compression methods "
         "for a particular image recognition model",
-        where="Shindo et al., ICIP 2024, section 1, of all codecs that are trained with a recognition model",
         test="BD-rate of objectness against MSE, judged by a detector that did not teach these codecs, minus that judged by "
         "the teacher: above zero",
-        sign=+1,
-        measure="transfer",
-        metrics=("box_ap",),
-        anchor="mse",
-        method="distill-objectness",
-        judged="strangers",
-    ),
-)
+        sign=+1, measure="transfer", metrics=("box_ap",),
+        anchor="mse", method="distill-objectness", judged="strangers"))
 
 CHAPTER = Chapter(
-    NAME,
-    "Objectness distillation",
-    CLAIMS,
-    {
+    NAME, "Objectness distillation", CLAIMS, {
         "smoke": (DISTILL_SMOKE,),
         "book": (
-            *(DISTILL_SCENES, DISTILL_FASTER, DISTILL_COCO_MINI, MICROSCOPE),
-            *(*DISTILL_HIGH_LR, COCO_MINI_MSE_LOW_LR, *ABLATIONS, DISTILL_CHENG),
-        ),
-        "paper": DISTILL_PAPER,
-    },
-)
+            DISTILL_SCENES, DISTILL_FASTER, DISTILL_COCO_MINI, MICROSCOPE,
+            *DISTILL_HIGH_LR, COCO_MINI_MSE_LOW_LR, *ABLATIONS, DISTILL_CHENG),
+        "paper": DISTILL_PAPER})

@@ -8,7 +8,8 @@ from icm_helpers.chapters import object_region_mse as base
 from icm_helpers.chapters.object_region_mse import COCO_MINI, SCENES, beside, judges
 from icm_helpers.ledger.chapter import Chapter, Claim
 from icm_helpers.ledger.recipe import Accuracy
-from icm_helpers.objectives import MSE, SAICM, Loss, ObjectRegion, TrueEdges
+from icm_helpers.ledger.study import Scaled
+from icm_helpers.objectives import MSE, SAICM, ObjectRegion, TrueEdges
 from icm_helpers.tasks.models import fingerprinted
 
 NAME = "sa_icm"
@@ -16,24 +17,22 @@ ALPHAS = (0.98, 0.93, 0.48)
 NANO = SAICM(fingerprinted("nano-sam"), alpha=0.93)
 
 
-def at_alphas(segmenter: str, scale: float) -> tuple[tuple[Loss, float], ...]:
+def at_alphas(segmenter: str, scale: float) -> Scaled:
     """SA-ICM at the paper's alphas. One scale for all of them, or they would not share a lambda, which is what the paper changes
     them at."""
     return tuple((SAICM(fingerprinted(segmenter), alpha), scale) for alpha in ALPHAS)
 
 
+# fmt: off
+# In what follows, fields that belong together share a line.
+
 # The scale is the one of the middle alpha.
 _RIVALS = ((MSE(), 1.0), (ObjectRegion(), 5.0))
 _JUDGES = ("mask-rcnn-small", "yolov5n-scenes", "panoptic-deeplab-scenes")
 SA_SCENES = replace(
-    SCENES,
-    chapter=NAME,
-    losses=(*_RIVALS, *at_alphas("nano-sam", 10.0)),
-    seeds=(0,),
+    SCENES, chapter=NAME, losses=(*_RIVALS, *at_alphas("nano-sam", 10.0)), seeds=(0,),
     measured=judges(*_JUDGES, finetuned="yolov5n-scenes", steps=150),
-    probed=("mse", "object-region", "sa-icm", "hevc", "png"),
-    hours=3.5,
-)
+    probed=("mse", "object-region", "sa-icm", "hevc", "png"), hours=3.5)
 _BY_ALL = replace(SA_SCENES, measured=judges(*_JUDGES), anchors=(), probed=())
 
 # What the paper leaves open, a change each, at two lambdas and the middle alpha; and in the place of SAM's edges the true ones, or
@@ -41,210 +40,103 @@ _BY_ALL = replace(SA_SCENES, measured=judges(*_JUDGES), anchors=(), probed=())
 SA_ABLATIONS = tuple(
     replace(_BY_ALL, name=name, role="ablation", losses=((loss, scale),), lmbdas=(0.002, 0.008), hours=0.15)
     for name, loss, scale in (
-        ("true edges", TrueEdges(), 8.0),
-        ("dilated", replace(NANO, dilate=1), 3.5),
+        ("true edges", TrueEdges(), 8.0), ("dilated", replace(NANO, dilate=1), 3.5),
         ("smallest first", replace(NANO, drawing="smallest-first"), 10.0),
         ("higher thresholds", replace(NANO, canny_low=100.0, canny_high=200.0), 10.0),
-        ("moved by 8", replace(NANO, shift=8), 18.0),
-        ("moved by 96", replace(NANO, shift=96), 25.0),
-    )
-)
+        ("moved by 8", replace(NANO, shift=8), 18.0), ("moved by 96", replace(NANO, shift=96), 25.0)))
 
 # And the learning rate: is it too high for a distortion that counts on few pixels? A fifth of it, for three losses.
 SA_LOW_LR = tuple(
     replace(
-        SA_ABLATIONS[0],
-        name=f"{loss.name}, slower",
-        role="slower",
-        losses=((loss, scale),),
-        training=replace(SCENES.training, lr=1e-4),
-    )
-    for loss, scale in (*_RIVALS, (NANO, 10.0))
-)
+        SA_ABLATIONS[0], name=f"{loss.name}, slower", role="slower", losses=((loss, scale),),
+        training=replace(SCENES.training, lr=1e-4))
+    for loss, scale in (*_RIVALS, (NANO, 10.0)))
 
 # Two more trainings of each, a study each, since every model judges a study's first seed: would the same claims be decided?
 SA_SEEDS = tuple(
-    replace(
-        _BY_ALL,
-        name=f"seed {seed}",
-        role="replicate",
-        losses=(*_RIVALS, (NANO, 10.0)),
-        seeds=(seed,),
-        hours=0.8,
-    )
-    for seed in (1, 2)
-)
+    replace(_BY_ALL, name=f"seed {seed}", role="replicate", losses=(*_RIVALS, (NANO, 10.0)), seeds=(seed,), hours=0.8)
+    for seed in (1, 2))
 
 # Photographs: Segment Anything's weights cannot be shipped, and COCO annotates things and stuff of a hundred of these pictures.
 SA_COCO_MINI = replace(
-    COCO_MINI,
-    chapter=NAME,
-    losses=((TrueEdges(), 18.0),),
-    training=replace(COCO_MINI.training, train_images=100),
-    anchors=(),
-    microscope=None,
-    beside=beside(COCO_MINI),
-    hours=0.7,
-)
+    COCO_MINI, chapter=NAME, losses=((TrueEdges(), 18.0),), training=replace(COCO_MINI.training, train_images=100),
+    anchors=(), microscope=None, beside=beside(COCO_MINI), hours=0.7)
 
 # The same with Segment Anything itself, which needs no annotation, for those who have its weights.
-SA_COCO_SAM = replace(
-    SA_COCO_MINI,
-    losses=at_alphas("sam-vit-b", 18.0),
-    training=COCO_MINI.training,
-    hours=2.0,
-)
+SA_COCO_SAM = replace(SA_COCO_MINI, losses=at_alphas("sam-vit-b", 18.0), training=COCO_MINI.training, hours=2.0)
 
 # The paper's codec in this pipeline, from random weights and far too short to judge.
 SA_TCM = replace(
-    SA_SCENES,
-    name="scenes, LIC-TCM",
-    role="demonstration",
-    pictures=replace(SCENES.pictures, images=10),
-    codec="tcm",
-    training=replace(SCENES.training, start="none", steps=100, batch=1, lr=1e-4),
-    losses=((NANO, 10.0),),
-    lmbdas=(0.008,),
-    measured=judges("mask-rcnn-small"),
-    anchors=(),
-    probed=(),
-    hours=0.5,
-)
+    SA_SCENES, name="scenes, LIC-TCM", role="demonstration", pictures=replace(SCENES.pictures, images=10), codec="tcm",
+    training=replace(SCENES.training, start="none", steps=100, batch=1, lr=1e-4), losses=((NANO, 10.0),),
+    lmbdas=(0.008,), measured=judges("mask-rcnn-small"), anchors=(), probed=(), hours=0.5)
 
 # The paper: one lambda, .05, three alphas, LIC-TCM, COCO. It states neither steps, batch and learning rate nor SAM's backbone.
 SA_PAPER = replace(
-    base.PAPER,
-    chapter=NAME,
-    codec="tcm",
-    losses=((MSE(), 0.2), (ObjectRegion(), 1.0), *at_alphas("sam-vit-h", 1.0)),
-    lmbdas=(0.02, 0.03, 0.05),
-    hours=4000.0,
-)
+    base.PAPER, chapter=NAME, codec="tcm", lmbdas=(0.02, 0.03, 0.05), hours=4000.0,
+    losses=((MSE(), 0.2), (ObjectRegion(), 1.0), *at_alphas("sam-vit-h", 1.0)))
 
 SA_SMOKE = replace(
-    base.SMOKE,
-    chapter=NAME,
-    losses=(*SA_SCENES.losses, (TrueEdges(), 8.0)),
-    measured=Accuracy(SCENES.measured.detectors[:1]),
-    anchors=(("jpeg", (20, 60)),),
-)
+    base.SMOKE, chapter=NAME, losses=(*SA_SCENES.losses, (TrueEdges(), 8.0)),
+    measured=Accuracy(SCENES.measured.detectors[:1]), anchors=(("jpeg", (20, 60)),))
 
 # The paper draws one curve through three alphas; where a claim needs one, we take the middle.
 _MIDDLE = NANO.method
-_SHAPES = "It can be seen that the decoded image loses its texture but the information of object shape is retained."
-_PANOPTIC = (
-    "Unlike the original RL-based ICM method, SA-ICM has good image compression performance for panoptic segmentation tasks "
-    "that require background information in the image."
-)
 _BETTER = Claim(
-    id="sa-icm/1a",
+    id="sa-icm/1a", where="section 4.2",
     quote="It can be seen that the proposed method has better compression performance than conventional RL-based methods in the "
     "object detection and instance segmentation tasks.",
-    where="section 4.2",
     test="SA-ICM (alpha .93) against object-region MSE, by every model as it is: BD-rate below zero",
-    sign=-1,
-    measure="bd_rate",
-    metrics=("box_ap", "mask_ap"),
-    anchor="object-region",
-    method=_MIDDLE,
-)
+    sign=-1, measure="bd_rate", metrics=("box_ap", "mask_ap"), anchor="object-region", method=_MIDDLE)
+_PANOPTIC = replace(
+    _BETTER, id="sa-icm/2b", metrics=("pq",),
+    quote="Unlike the original RL-based ICM method, SA-ICM has good image compression performance for panoptic segmentation tasks "
+    "that require background information in the image.",
+    test="SA-ICM (alpha .93) against object-region MSE, by PQ: BD-rate below zero")
 _TEXTURE = Claim(
-    id="sa-icm/4a",
-    quote=_SHAPES,
-    where="section 4.1",
+    id="sa-icm/4a", where="section 4.1",
+    quote="It can be seen that the decoded image loses its texture but the information of object shape is retained.",
     test="at equal rate, what a probe reads of patterns (area under its ROC curve) from SA-ICM's pictures (alpha .93), "
     "minus what it reads from those of MSE: below zero",
-    sign=-1,
-    measure="bd_metric",
-    metrics=("texture_auc",),
-    anchor="probed-mse",
-    method=f"probed-{_MIDDLE}",
-)
+    sign=-1, measure="bd_metric", metrics=("texture_auc",), anchor="probed-mse", method=f"probed-{_MIDDLE}")
 
 CLAIMS = (
     _BETTER,
     replace(
-        _BETTER,
-        id="sa-icm/1b",
-        test="the same, by a detector fine-tuned on what each codec decodes: BD-rate below zero",
-        metrics=("box_ap",),
-        judged="fine-tuned",
-    ),
+        _BETTER, id="sa-icm/1b", metrics=("box_ap",), judged="fine-tuned",
+        test="the same, by a detector fine-tuned on what each codec decodes: BD-rate below zero"),
     Claim(
-        id="sa-icm/2a",
+        id="sa-icm/2a", where="section 2.1, of codecs trained on object regions",
         quote="the decoded images are not suitable for semantic and panoptic segmentation tasks because this LIC model does "
         "not learn how to encode and decode the background parts in the image",
-        where="section 2.1, of codecs trained on object regions",
         test="object-region MSE against MSE, by PQ: BD-rate above zero",
-        sign=+1,
-        measure="bd_rate",
-        metrics=("pq",),
-        anchor="mse",
-        method="object-region",
-    ),
-    replace(
-        _BETTER,
-        id="sa-icm/2b",
-        quote=_PANOPTIC,
-        test="SA-ICM (alpha .93) against object-region MSE, by PQ: BD-rate below zero",
-        metrics=("pq",),
-    ),
-    replace(
-        _BETTER,
-        id="sa-icm/2c",
-        quote=_PANOPTIC,
-        test="SA-ICM (alpha .93) against MSE, by PQ: BD-rate below zero",
-        metrics=("pq",),
-        anchor="mse",
-    ),
+        sign=+1, measure="bd_rate", metrics=("pq",), anchor="mse", method="object-region"),
+    _PANOPTIC,
+    replace(_PANOPTIC, id="sa-icm/2c", anchor="mse", test="SA-ICM (alpha .93) against MSE, by PQ: BD-rate below zero"),
     Claim(
-        id="sa-icm/3",
+        id="sa-icm/3", where="section 4.2",
         quote="the compression performance at multiple points is calculated by changing $\\alpha$ instead of $\\lambda$",
-        where="section 4.2",
         test="rate at alpha .48 over the rate at alpha .98, at the same lambdas: more",
-        sign=+1,
-        measure="rate",
-        metrics=("bpp",),
-        anchor="sa-icm-0.98",
-        method="sa-icm-0.48",
-    ),
+        sign=+1, measure="rate", metrics=("bpp",), anchor="sa-icm-0.98", method="sa-icm-0.48"),
     _TEXTURE,
     replace(
-        _TEXTURE,
-        id="sa-icm/4b",
+        _TEXTURE, id="sa-icm/4b", sign=+1, metrics=("shape_ap",),
         test="at equal rate, box AP of the same kinds of objects in SA-ICM's pictures (alpha .93), minus that in those of MSE: "
-        "above zero",
-        sign=+1,
-        metrics=("shape_ap",),
-    ),
+        "above zero"),
     replace(
-        _TEXTURE,
-        id="sa-icm/4c",
+        _TEXTURE, id="sa-icm/4c", where="section 1", anchor="probed-object-region",
         quote="The proposed method reduces more textures than existing RL-based approaches",
-        where="section 1",
         test="at equal rate, what the probe reads of patterns from SA-ICM's pictures (alpha .93), minus what it reads from "
-        "those of object region: below zero",
-        anchor="probed-object-region",
-    ),
+        "those of object region: below zero"),
     replace(
-        _BETTER,
-        id="sa-icm/5",
+        _BETTER, id="sa-icm/5", metrics=("box_ap", "mask_ap", "pq"), anchor="mse",
         quote="SA-ICM is an effective image compression method for image recognition models of various tasks, robust to "
         "changes in use cases.",
-        test="SA-ICM (alpha .93) against MSE, by every model and every measure of it: BD-rate below zero",
-        metrics=("box_ap", "mask_ap", "pq"),
-        anchor="mse",
-    ),
-)
+        test="SA-ICM (alpha .93) against MSE, by every model and every measure of it: BD-rate below zero"))
 
 CHAPTER = Chapter(
-    NAME,
-    "SA-ICM",
-    CLAIMS,
-    {
+    NAME, "SA-ICM", CLAIMS, {
         "smoke": (SA_SMOKE,),
         "book": (SA_SCENES, SA_COCO_MINI, *SA_SEEDS, *SA_ABLATIONS, *SA_LOW_LR, SA_TCM),
         "pending": (SA_COCO_SAM,),
-        "paper": (SA_PAPER,),
-    },
-)
+        "paper": (SA_PAPER,)})

@@ -13,183 +13,87 @@ from icm_helpers.tasks.models import fingerprinted
 NAME = "sa_nerv"
 PLAIN, TRUTH, EDGES = NeRVLoss(), SANeRVTruth(), SANeRV(segmenter=fingerprinted("nano-sam"), alpha=0.93)
 
+# fmt: off
+# In what follows, fields that belong together share a line.
+
 # Six moving scenes of five objects or more, from one that hardly moves (0.3 pixels a frame) to one that does (1.8). What was tried
 # first, on scene 3000100 alone and with NeRV's loss: 16 frames, network m, 2400 steps at a rate of 5e-4 gave 25.7 dB, at 2e-3 28.4;
 # 900 steps at 5e-3 27.8, in a third of the time, and there detectors lost nothing (AP .66, .65 uncompressed). 12 frames, 600 steps:
 # xs 23.9 dB and AP .57, m 27.2 dB and .65, of .67 uncompressed, in about 20 s on one core. So the ladder is xs, s, m.
 VIDEOS = VideoStudy(
-    chapter=NAME,
-    name="scenes-video",
-    data="scenes-video",
+    chapter=NAME, name="scenes-video", data="scenes-video", frames=12, size=192,
     clips=("3000006", "3000021", "3000009", "3000016", "3000002", "3000023"),
-    frames=12,
-    size=192,
-    networks=(("scenes-xs", 5), ("scenes-s", 8), ("scenes-m", 12)),
-    losses=(PLAIN, EDGES),
-    seeds=(0, 1),
-    epochs=50,
-    tune_epochs=8,
-    density=0.6,
-    bits=6,
-    lr=5e-3,
-    measured=judges("mask-rcnn-small", "yolov5n-scenes"),
+    networks=(("scenes-xs", 5), ("scenes-s", 8), ("scenes-m", 12)), losses=(PLAIN, EDGES), seeds=(0, 1),
+    epochs=50, tune_epochs=8, density=0.6, bits=6, lr=5e-3, measured=judges("mask-rcnn-small", "yolov5n-scenes"),
     anchors=(("hevc-inter", (48, 43, 38)), ("vvc-inter", (50, 45, 40))),  # of PSNR like the networks'
-    hours=0.8,
-)
+    hours=0.8)
 
 # What a perfect segmenter of objects would bring: half of the clips, slow, middle and fast, one seed.
 VIDEOS_TRUTH = replace(
-    VIDEOS,
-    name="true outlines",
-    clips=("3000006", "3000016", "3000023"),
-    losses=(PLAIN, TRUTH),
-    seeds=(0,),
-    anchors=(),
-    hours=0.2,
-)
+    VIDEOS, name="true outlines", clips=("3000006", "3000016", "3000023"), losses=(PLAIN, TRUTH), seeds=(0,),
+    anchors=(), hours=0.2)
 
 # One change each, on one clip and one size.
 VIDEO_ABLATIONS = tuple(
     replace(
-        VIDEOS_TRUTH,
-        name=name,
-        role="ablation",
-        clips=("3000016",),
-        networks=VIDEOS.networks[1:2],
-        losses=(loss,),
-        hours=0.01,
-    )
+        VIDEOS_TRUTH, name=name, role="ablation", clips=("3000016",), networks=VIDEOS.networks[1:2], losses=(loss,),
+        hours=0.01)
     for name, loss in (
-        ("beta 1", NeRVLoss(beta=1.0)),
-        ("beta 0.3", NeRVLoss(beta=0.3)),
-        ("mask weight 4", SANeRVTruth(mask_weight=4.0)),
-        ("mask weight 16", SANeRVTruth(mask_weight=16.0)),
-        ("alpha 0.98", replace(EDGES, alpha=0.98)),
-        ("alpha 0.48", replace(EDGES, alpha=0.48)),
-    )
-)
+        ("beta 1", NeRVLoss(beta=1.0)), ("beta 0.3", NeRVLoss(beta=0.3)),
+        ("mask weight 4", SANeRVTruth(mask_weight=4.0)), ("mask weight 16", SANeRVTruth(mask_weight=16.0)),
+        ("alpha 0.98", replace(EDGES, alpha=0.98)), ("alpha 0.48", replace(EDGES, alpha=0.48))))
 
 # Real videos at half their size, with a real detector; every frame shows one dog, or one car. Their masks, one object a frame, are
 # the true outlines; nano SAM, which has seen nothing but scenes, is out of its depth here, and is tried all the same.
 VIDEOS_DAVIS = replace(
-    VIDEOS,
-    name="davis",
-    data="davis",
-    clips=("dog", "car-shadow"),
-    frames=24,
-    size=0,
-    networks=(("davis-half-s", 8), ("davis-half-m", 12)),
-    losses=(PLAIN, EDGES, TRUTH),
-    seeds=(0,),
-    measured=judges("yolov5n"),
-    hours=0.5,
-)
+    VIDEOS, name="davis", data="davis", clips=("dog", "car-shadow"), frames=24, size=0,
+    networks=(("davis-half-s", 8), ("davis-half-m", 12)), losses=(PLAIN, EDGES, TRUTH), seeds=(0,),
+    measured=judges("yolov5n"), hours=0.5)
 
 # The paper states the sequences and YOLOv7; beta, 300 epochs, 50 after pruning, and 8 bits are NeRV's own. It states neither the
 # network's size, nor the rate, nor which Segment Anything and alpha: these are ours, as YOLOv5n is, and 65 frames, which all have.
 _CLASS_C = replace(
-    VIDEOS,
-    name="sfu, class C",
-    data="sfu",
+    VIDEOS, name="sfu, class C", data="sfu", frames=65, size=0,
     clips=("BQMall_832x480_60", "BasketballDrill_832x480_50", "PartyScene_832x480_50", "RaceHorses_832x480_30"),
-    frames=65,
-    size=0,
-    networks=(("sfu-c-s", 6), ("sfu-c", 12)),
-    losses=(PLAIN, replace(EDGES, segmenter=fingerprinted("sam-vit-h"))),
-    epochs=300,
-    tune_epochs=50,
-    bits=8,
-    lr=5e-4,
-    seeds=(0,),
-    measured=judges("yolov5n"),
-    anchors=(("hevc-inter", (37, 32, 27)), ("vvc-inter", (42, 37, 32))),
-    hours=10.0,
-)
-VIDEOS_PAPER = (
-    _CLASS_C,
-    replace(
-        _CLASS_C,
-        name="sfu, class D",
-        clips=(
-            "BQSquare_416x240_60",
-            "BasketballPass_416x240_50",
-            "BlowingBubbles_416x240_50",
-            "RaceHorses_416x240_30",
-        ),
-        networks=(("sfu-d-s", 6), ("sfu-d", 12)),
-        hours=4.0,
-    ),
-)
+    networks=(("sfu-c-s", 6), ("sfu-c", 12)), losses=(PLAIN, replace(EDGES, segmenter=fingerprinted("sam-vit-h"))),
+    epochs=300, tune_epochs=50, bits=8, lr=5e-4, seeds=(0,), measured=judges("yolov5n"),
+    anchors=(("hevc-inter", (37, 32, 27)), ("vvc-inter", (42, 37, 32))), hours=10.0)
+_CLASS_D = replace(
+    _CLASS_C, name="sfu, class D", networks=(("sfu-d-s", 6), ("sfu-d", 12)), hours=4.0,
+    clips=("BQSquare_416x240_60", "BasketballPass_416x240_50", "BlowingBubbles_416x240_50", "RaceHorses_416x240_30"))
+VIDEOS_PAPER = (_CLASS_C, _CLASS_D)
 
 SMOKE = replace(
-    VIDEOS,
-    name="smoke",
-    clips=("3000016",),
-    frames=2,
-    size=64,
-    losses=(PLAIN, EDGES, TRUTH),
-    seeds=(0,),
-    epochs=2,
-    tune_epochs=1,
-    anchors=(("hevc-inter", (40, 30)),),
-    ledger=False,
-    hours=0.01,
-)
+    VIDEOS, name="smoke", clips=("3000016",), frames=2, size=64, losses=(PLAIN, EDGES, TRUTH), seeds=(0,),
+    epochs=2, tune_epochs=1, anchors=(("hevc-inter", (40, 30)),), ledger=False, hours=0.01)
 
 _DETECTION = Claim(
-    id="sa-nerv/1b",
+    id="sa-nerv/1b", where="abstract",
     quote="SA-NeRV is superior to ordinary NeRV in video compression for machines.",
-    where="abstract",
     test="at equal file size, SA-NeRV's box AP minus NeRV's, mean over the videos: above zero",
-    sign=+1,
-    measure="bd_metric",
-    metrics=("box_ap",),
-    anchor="nerv",
-    method="sa-nerv",
-)
+    sign=+1, measure="bd_metric", metrics=("box_ap",), anchor="nerv", method="sa-nerv")
 
 CLAIMS = (
     replace(
-        _DETECTION,
-        id="sa-nerv/1a",
+        _DETECTION, id="sa-nerv/1a", where="section 4.4", measure="majority",
         quote="It can be seen that for most sequences, the detection accuracy in the SA-NeRV decoded image is higher than that in "
         "the NeRV decoded image.",
-        where="section 4.4",
-        test="the share of the videos on which SA-NeRV's box AP is above NeRV's at equal file size, minus one half: above 0",
-        measure="majority",
-    ),
+        test="the share of the videos on which SA-NeRV's box AP is above NeRV's at equal file size, minus one half: above 0"),
     _DETECTION,
     replace(
-        _DETECTION,
-        id="sa-nerv/2",
-        quote="The decoded image of SA-NeRV has a more correct decoded object shape than the decoded image of the original "
-        "NeRV.",
-        where="section 4.4",
-        test="at equal file size, the boundary F-score of edges on objects, SA-NeRV's minus NeRV's: above zero",
-        metrics=("boundary_f",),
-    ),
+        _DETECTION, id="sa-nerv/2", where="section 4.4", metrics=("boundary_f",),
+        quote="The decoded image of SA-NeRV has a more correct decoded object shape than the decoded image of the original NeRV.",
+        test="at equal file size, the boundary F-score of edges on objects, SA-NeRV's minus NeRV's: above zero"),
     replace(
-        _DETECTION,
-        id="sa-nerv/3",
+        _DETECTION, id="sa-nerv/3", where="our own question, which the paper does not ask", sign=-1, metrics=("psnr",),
         quote="What SA-NeRV gains on edges it pays for in PSNR.",
-        where="our own question, which the paper does not ask",
-        test="at equal file size, SA-NeRV's PSNR minus NeRV's: below zero",
-        sign=-1,
-        metrics=("psnr",),
-    ),
+        test="at equal file size, SA-NeRV's PSNR minus NeRV's: below zero"),
     replace(
-        _DETECTION,
-        id="sa-nerv/4",
+        _DETECTION, id="sa-nerv/4", where="our own question: what perfect masks of the objects would bring",
         quote="With the outlines of the true objects in the place of Segment Anything's edges, the detector finds more.",
-        where="our own question: what perfect masks of the objects would bring",
         test="at equal file size, box AP under the true outlines minus NeRV's, mean over the videos: above zero",
-        method="sa-nerv-truth",
-    ),
-)
+        method="sa-nerv-truth"))
 
 CHAPTER = Chapter(
-    NAME,
-    "SA-NeRV",
-    CLAIMS,
-    {"smoke": (SMOKE,), "book": (VIDEOS, VIDEOS_TRUTH, VIDEOS_DAVIS, *VIDEO_ABLATIONS), "paper": VIDEOS_PAPER},
-)
+    NAME, "SA-NeRV", CLAIMS,
+    {"smoke": (SMOKE,), "book": (VIDEOS, VIDEOS_TRUTH, VIDEOS_DAVIS, *VIDEO_ABLATIONS), "paper": VIDEOS_PAPER})

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from icm_helpers.files import RUNS
 from icm_helpers.ledger.recipe import Recipe
 
-LOCKS = RUNS / "claims"
+LOCKS = RUNS / "locks"
 LOGS = RUNS / "logs"
 
 
@@ -109,16 +109,11 @@ class Here:
 
 @dataclass(frozen=True)
 class Processes:
-    """Each in a new process, with its share of the cores: a crash takes no other run with it, and no process is forked from one that
-    has used torch, whose threads do not survive that.
+    """Each in a new process, with its share of the cores: a crash takes no other run with it, and no process is forked from one
+    that has used torch, whose threads do not survive that."""
 
-    Args:
-        jobs: how many the cores are shared by.
-        gpus: names for CUDA_VISIBLE_DEVICES; each process sees the one that is least in use.
-    """
-
-    jobs: int
-    gpus: Sequence[str] = ()
+    jobs: int  # that share the cores
+    gpus: Sequence[str] = ()  # names for CUDA_VISIBLE_DEVICES; each process sees the one that is least in use
     every: ClassVar[float] = 0.2
     _on: dict[BaseProcess, str] = field(default_factory=dict, init=False)
 
@@ -149,6 +144,14 @@ class Processes:
                 task.join(max(0, deadline - time.monotonic()))
 
 
+def gpus() -> tuple[str, ...]:
+    """Names of this machine's GPUs for CUDA_VISIBLE_DEVICES."""
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    return tuple(filter(None, visible.split(",")))
+
+
 def _process(job: Job, recipe: Recipe, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     os.setsid()  # so that Ctrl-C reaches it once, from `stop`,
@@ -157,11 +160,7 @@ def _process(job: Job, recipe: Recipe, environment: dict[str, str]) -> None:
 
 
 class Cluster:
-    """Each as a job of its own of Slurm, or of what else submitit knows: its `local` tries the same without a cluster.
-
-    Raises:
-        RuntimeError: there is no Slurm here.
-    """
+    """Each as a job of its own of Slurm (a RuntimeError: there is none), or of submitit's `local`, which tries the same without."""
 
     every = 2.0
 
@@ -194,12 +193,9 @@ def sweep(
 ) -> None:
     """Do the runs, `jobs` at a time, but for those that other processes finish or are busy with.
 
-    A run that fails is tried `retries` times more, after the others. Ctrl-C, SIGTERM and a lost terminal stop whatever is going.
-    Where only runs of other processes are left, it waits for them, to take over what they leave undone.
-
-    Raises:
-        GridError: a run failed each time; all others are done.
-        ValueError: fewer jobs than one.
+    A run that fails is tried `retries` times more, after the others; a GridError names those that failed each time. Ctrl-C, SIGTERM
+    and a lost terminal stop whatever is going. Where only runs of other processes are left, it waits for them, to take over what
+    they leave undone.
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, not {jobs}")
@@ -251,18 +247,6 @@ def sweep(
     if failed:
         logs = ", ".join(str(job.log(recipe)) for recipe in failed)
         raise GridError(f"{len(failed)} of {total} runs failed, the others are done: see {logs}")
-
-
-def part(text: str) -> tuple[int, int]:
-    """A share of the work from a command line: (1, 2), the first of two, from `1/2`.
-
-    Raises:
-        ValueError: it names none.
-    """
-    k, _, n = text.partition("/")
-    if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
-        raise ValueError(f"{text!r} is no part: write 1/2 for the first of two")
-    return int(k), int(n)
 
 
 def _last_line(log: Path) -> str:

@@ -17,27 +17,14 @@ from icm_helpers.ledger.results import Record
 
 FINETUNED = "-finetuned"
 """Ends the name, in a record, of a detector that was trained further on what the record's codec decodes."""
-UNITS = {  # of a metric's mean difference
-    **dict.fromkeys(("psnr", "psnr_inside", "psnr_outside"), "dB"),
-    **dict.fromkeys(
-        ("box_ap", "boundary_f", "missed_to_found", "texture_auc", "shape_ap", "pq", "pq_things", "pq_stuff"), ""
-    ),
-}
 NAMES = {
-    "box_ap": "box AP",
-    "mask_ap": "mask AP",
-    "agreement": "agreement AP",
-    "missed_to_found": "missed over found",
-    "texture_auc": "texture",
-    "shape_ap": "AP of shapes",
-    "boundary_f": "boundary F-score",
-    "psnr": "PSNR",
-    "psnr_inside": "PSNR inside objects",
-    "psnr_outside": "PSNR outside objects",
-    "pq": "PQ",
-    "pq_things": "PQ of things",
-    "pq_stuff": "PQ of stuff",
+    **{"box_ap": "box AP", "mask_ap": "mask AP", "agreement": "agreement AP", "missed_to_found": "missed over found"},
+    **{"texture_auc": "texture", "shape_ap": "AP of shapes", "boundary_f": "boundary F-score", "psnr": "PSNR"},
+    **{"psnr_inside": "PSNR inside objects", "psnr_outside": "PSNR outside objects"},
+    **{"pq": "PQ", "pq_things": "PQ of things", "pq_stuff": "PQ of stuff"},
 }
+UNITS = {name: "dB" if name.startswith("psnr") else "" for name in NAMES}
+"""Of a metric's mean difference."""
 
 
 def methods(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -61,22 +48,15 @@ def facts(record: Record) -> dict[str, Any]:
 
 
 def select(records: Iterable[Record], **wanted: Any) -> list[Record]:
-    """The records whose :func:`facts` are these; a tuple, list or set of values lets each of them pass.
-
-    Raises:
-        KeyError: there is no such fact.
-    """
+    """The records whose :func:`facts` are these (a KeyError: no such fact); a tuple, list or set lets each of its values pass."""
     several = {name: value if isinstance(value, list | tuple | set) else (value,) for name, value in wanted.items()}
     told = ((record, facts(record)) for record in records)
     return [record for record, fact in told if all(fact[name] in values for name, values in several.items())]
 
 
 def judges(records: Sequence[Record], metric: str, *, finetuned: bool = True) -> list[str | None]:
-    """The detectors that a metric was measured with; [None] for a metric of the picture alone; [] where it was not measured.
-
-    Args:
-        finetuned: also those that were trained further on what a codec decodes.
-    """
+    """The detectors that a metric was measured with, or only those not `finetuned`; [None] for a metric of the picture alone; []
+    where it was not measured."""
     measured = [r.result[metric] for r in records if metric in r.result]
     if not measured or not isinstance(measured[0], dict):
         return [None] * bool(measured)
@@ -86,11 +66,8 @@ def judges(records: Sequence[Record], metric: str, *, finetuned: bool = True) ->
 def curves(
     records: Sequence[Record], metric: str, judge: str | None = None, names: Sequence[str] | None = None
 ) -> dict[str, Curve]:
-    """One curve for each method that was measured so, with at least two points; of videos, one over all clips (:func:`pooled`).
-
-    Args:
-        names: of the methods that are wanted; all where None.
-    """
+    """One curve for each method, or each of these `names`, that was measured so, with at least two points; of videos, one over all
+    clips (:func:`pooled`)."""
     measured = pooled([r for r in records if judge in judges([r], metric)])
     return {
         name: curve(group, metric, judge, name)
@@ -120,10 +97,7 @@ def pooled(records: Sequence[Record]) -> list[Record]:
     """The records of videos as if all clips were one: what differs in nothing but its clip becomes one record of means.
 
     In each replicate the clips are drawn anew, the same draw for every method, and each brings its own replicate, in which its
-    frames were drawn anew. Records of pictures stay as they are.
-
-    Raises:
-        ValueError: some runs were made on fewer clips than others.
+    frames were drawn anew. Records of pictures stay as they are. A ValueError says that some runs were made on fewer clips.
     """
     names = clips(records)
     if not names:
@@ -174,15 +148,7 @@ def within(records: Sequence[Record], third: str) -> list[Record]:
 
 
 def measured_alike(data: str, size: int, pictures: Sequence[int]) -> list[list[Record]]:
-    """What the book measured of codecs on just these pictures: the records of each main study.
-
-    Args:
-        data, size: as in `datasets.load`.
-        pictures: their ids, in order.
-
-    Raises:
-        LedgerError: a record of the book is missing or damaged.
-    """
+    """What the book measured of codecs on just these pictures, ids in order: the records of each main study."""
     groups = []
     for chapter in map(chapters.named, chapters.NAMES):
         for study in chapter.studies():

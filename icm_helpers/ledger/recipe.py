@@ -20,7 +20,6 @@ from icm_helpers.objectives import Loss
 
 LEDGER = ROOT / "data" / "results"
 
-
 # --- what is coded -------------------------------------------------------------------------------------------------------
 
 
@@ -48,11 +47,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Classical:
-    """A codec that nobody trains, at one setting: a quality, or a quantisation parameter (smaller is better), or none.
-
-    Raises:
-        ValueError: the codec takes another setting.
-    """
+    """A codec that nobody trains, at the one setting that it takes: a quality, or a quantisation parameter (smaller is better)."""
 
     codec: str  # a name in codecs.zoo
     quality: int | None = None
@@ -74,9 +69,7 @@ class Classical:
 class Training:
     """How a codec is trained, the same for all losses that are compared."""
 
-    start: (
-        str  # weights to start from: a file in data/checkpoints with its fingerprint, published (CompressAI's), or none
-    )
+    start: str  # weights: a file in data/checkpoints with its fingerprint, or published (CompressAI's), or none
     steps: int  # of the optimiser
     batch: int  # crops a step
     patch: int  # side of a crop in pixels
@@ -232,19 +225,8 @@ def _name(content: dict[str, Any]) -> str:
 # The first records had these fields, whatever they coded, so they stay in every name; others only where not at their default.
 _ALWAYS = {
     **dict.fromkeys(("chapter", "data", "images", "codec", "method", "detectors")),
-    "size": 0,
-    **{
-        "loss": "none",
-        "lmbda": 0.0,
-        "scale": 1.0,
-        "seed": 0,
-        "start": "none",
-        "steps": 0,
-        "batch": 0,
-        "patch": 0,
-        "lr": 0.0,
-    },
-    **{"augment": "none", "precision": "32-true", "train_images": 0},
+    **{"size": 0, "loss": "none", "lmbda": 0.0, "scale": 1.0, "seed": 0, "start": "none", "steps": 0, "batch": 0},
+    **{"patch": 0, "lr": 0.0, "augment": "none", "precision": "32-true", "train_images": 0},
 }
 # One key for what decides the rate, and two that are older than their fields' names.
 _KEYS = {"quality": "lmbda", "qp": "lmbda", "channels": "lmbda", "frames": "images", "segmenter": "edges"}
@@ -271,11 +253,7 @@ def _entries(part: Any) -> Iterator[tuple[str, Any]]:
 
 
 def nested(content: dict[str, Any]) -> Recipe:
-    """The recipe that :func:`flat` wrote.
-
-    Raises:
-        ValueError, KeyError: it holds no recipe.
-    """
+    """The recipe that :func:`flat` wrote; a ValueError or KeyError where it is none."""
     content = _ALWAYS | content
     loss = None if content["loss"] == "none" else _part(objectives.named(content["loss"]), content)
     pictures = _part(Clip if content.get("clip", "none") != "none" else Pictures, content)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import subprocess
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -41,11 +42,7 @@ class Record:
 
 
 def read(recipe: Recipe) -> Record:
-    """The record of a recipe.
-
-    Raises:
-        LedgerError: there is none, it cannot be read, it was edited by hand, or it holds another recipe than its name says.
-    """
+    """The record of a recipe; a LedgerError where there is none, or :func:`load` finds fault with it."""
     try:
         return load(recipe.path, recipe)
     except FileNotFoundError:
@@ -77,27 +74,15 @@ def load(path: Path, recipe: Recipe | None = None) -> Record:
     if recipe is not None and found != recipe:
         here, there = flat(found), flat(recipe)
         differing = [k for k in sorted(here.keys() | there.keys()) if here.get(k) != there.get(k)]
-        raise LedgerError(
-            f"{path} holds another recipe than its name says: {', '.join(differing)} differ. "
-            f"It was edited by hand or renamed: {cure}"
-        )
-    if content["checksum"] != _checksum(content):
-        raise LedgerError(
-            f"checksum differs in {path} (expected {content['checksum']}, found {_checksum(content)}): it was edited by hand: "
-            f"{cure}"
-        )
+        told = f"{path} holds another recipe than its name says: {', '.join(differing)} differ"
+        raise LedgerError(f"{told}. It was edited by hand or renamed: {cure}")
+    if content["checksum"] != (found_sum := _checksum(content)):
+        told = f"checksum differs in {path} (expected {content['checksum']}, found {found_sum})"
+        raise LedgerError(f"{told}: it was edited by hand: {cure}")
     return Record(found, content["result"], content["bootstrap"], content["provenance"])
 
 
-def write(
-    recipe: Recipe,
-    result: dict[str, Any],
-    bootstrap: dict[str, Any],
-    *,
-    device: str,
-    seconds: float,
-    ledger: bool = True,
-) -> Record:
+def write(recipe: Recipe, result: dict, bootstrap: dict, *, device: str, seconds: float, ledger: bool = True) -> Record:
     """Add a record to the ledger, atomically; with `ledger=False` write nothing, and only give it.
 
     `seconds` are those of coding and judging, without any training of the codec.
@@ -116,9 +101,8 @@ def write(
     if not ledger:
         return Record(recipe, content["result"], content["bootstrap"], content["provenance"])
     if broken := [name for kind in ("result", "bootstrap") for name in _not_finite(content[kind], kind)]:
-        raise LedgerError(
-            f"{recipe.run_id} has {', '.join(broken[:3])} that are not finite: too few evaluation images hold what they measure"
-        )
+        told = f"{recipe.run_id} has {', '.join(broken[:3])} that are not finite"
+        raise LedgerError(f"{told}: too few evaluation images hold what they measure")
     try:
         with files.atomically(recipe.path, replace=False, hint="measure again") as temporary:
             temporary.write_text(_inline_lists(json.dumps(content, indent=1)), encoding="utf-8")
@@ -190,14 +174,4 @@ def rounded(value: Any) -> Any:
 
 def _inline_lists(text: str) -> str:
     """Indented JSON with each list of numbers on one line, so that a record can be read and diffed."""
-    lines: list[str] = []
-    inside = False
-    for line in text.splitlines():
-        stripped = line.strip()
-        if inside:
-            lines[-1] += (" " if not stripped.startswith("]") and not lines[-1].endswith("[") else "") + stripped
-            inside = not stripped.startswith("]")
-        else:
-            lines.append(line)
-            inside = stripped.endswith("[")
-    return "\n".join(lines) + "\n"
+    return re.sub(r"\[\n[^][{}]*\]", lambda found: "[" + " ".join(found[0][1:-1].split()) + "]", text) + "\n"

@@ -23,9 +23,9 @@ from icm_helpers.ledger.recipe import (
 )
 from icm_helpers.objectives import Distill, Loss
 
-ROLES = ("main", "replicate", "ablation", "slower", "demonstration")
+ROLES = ("main", "replicate", "ablation", "slower", "microscope", "demonstration")
 """What a study is for: the chapter's comparison on a data set; the same trained again; one thing changed; only the learning rate
-changed; or too short to judge."""
+changed; latents refined, nothing trained; or too short to judge."""
 Anchors = tuple[tuple[str, tuple[int, ...]], ...]
 Scaled = tuple[tuple[Loss, float], ...]
 
@@ -42,8 +42,25 @@ class Microscope:
     judges: int = 1
 
 
+class _Runs:
+    """What studies of pictures and of videos have in common."""
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ValueError(f"no role of a study is called {self.role!r}; there is {', '.join(ROLES)}")
+
+    def recipes(self) -> list[Recipe]:
+        """Every run: trained codecs, where they spend their bits, what they give away, refined latents, classical codecs,
+        uncompressed pictures, and the runs beside."""
+        return list(self._recipes)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides it, for a reader: one entry a field, parts unpacked, without what is empty."""
+        return _settings(self)
+
+
 @dataclass(frozen=True)
-class Study:
+class Study(_Runs):
     """Which runs are made on one data set of pictures, how codecs are trained, and what judges them."""
 
     chapter: str
@@ -58,17 +75,12 @@ class Study:
     seed_lmbdas: tuple[float, ...] = ()  # those of the other seeds; all where empty
     anchors: Anchors = ()  # classical codecs and their qualities or QPs
     bit_allocation: bool = False  # whether it is measured where the first seed's distilled codecs spend their bits
-    probed: tuple[
-        str, ...
-    ] = ()  # losses (of the first seed) and classical codecs that are asked what textures they give away
+    probed: tuple[str, ...] = ()  # losses, of the first seed, and classical codecs: what textures do they give away?
     microscope: Microscope | None = None
     beside: tuple[Recipe, ...] = ()  # runs of another chapter that this one's are compared with
     role: str = "main"
     ledger: bool = True  # False: measured on the spot and written nowhere
     hours: float = 0.0  # estimated cost of the whole grid on the hardware the preset is meant for
-
-    def __post_init__(self) -> None:
-        _check_role(self.role)
 
     @property
     def data(self) -> str:
@@ -85,8 +97,7 @@ class Study:
 
         trained = [
             recipe(
-                Trained(self.codec, loss, lmbda, self.training, scale, seed),
-                self.measured if seed == first else alone,
+                Trained(self.codec, loss, lmbda, self.training, scale, seed), self.measured if seed == first else alone
             )
             for seed in self.seeds
             for lmbda in (self.lmbdas if seed == first else self.seed_lmbdas or self.lmbdas)
@@ -116,18 +127,9 @@ class Study:
                     codec = Refined(self.codec, loss, lmbda, start, m.steps, m.lr, scale, m.precision)
                     yield codec, Accuracy(self.measured.detectors[: m.judges])
 
-    def recipes(self) -> list[Recipe]:
-        """Every run of the study: trained codecs, where they spend their bits, what they give away, refined latents, classical
-        codecs, uncompressed images, and the runs beside."""
-        return list(self._recipes)
-
-    def settings(self) -> dict[str, Any]:
-        """What decides it, for a reader: one entry a field, parts unpacked, without what is empty."""
-        return _settings(self)
-
 
 @dataclass(frozen=True)
-class VideoStudy:
+class VideoStudy(_Runs):
     """Some videos' part of a chapter: networks of several sizes trained to each clip with each loss, HEVC and VVC, and what judges.
 
     A network's file is its clip; what a NeRV is trained with decides its rate only a little, so that the ladder is one of sizes.
@@ -156,9 +158,6 @@ class VideoStudy:
     hours: float = 0.0  # estimated cost, on the hardware the preset is meant for
     beside: ClassVar[tuple[Recipe, ...]] = ()
 
-    def __post_init__(self) -> None:
-        _check_role(self.role)
-
     @cached_property
     def _recipes(self) -> tuple[Recipe, ...]:
         steps, tune_steps = (epochs * self.frames // self.batch for epochs in (self.epochs, self.tune_epochs))
@@ -179,24 +178,11 @@ class VideoStudy:
             for clip, codec in (*networks, *coded, *uncompressed)
         )
 
-    def recipes(self) -> list[Recipe]:
-        """Every run of the study: networks, classical codecs, and with these the uncompressed clips."""
-        return list(self._recipes)
-
-    def settings(self) -> dict[str, Any]:
-        """What decides it, for a reader."""
-        return _settings(self)
-
 
 def classical(anchors: Anchors) -> list[Classical]:
     """Classical codecs at each of their settings, and with any of them the uncompressed picture."""
     coded = [Classical(name, **{zoo.find(name)[0].setting: value}) for name, values in anchors for value in values]
     return [*coded, Classical("png")] if coded else []
-
-
-def _check_role(role: str) -> None:
-    if role not in ROLES:
-        raise ValueError(f"no role of a study is called {role!r}; there is {', '.join(ROLES)}")
 
 
 def _settings(part: Any) -> dict[str, Any]:

@@ -74,7 +74,6 @@ def overall(verdicts: Sequence[str]) -> str:
 
 def findings(claims: Sequence[Claim], data: str, records: Sequence[Record]) -> list[Finding]:
     """Every one of the claims, judged on the records of one data set."""
-
     measured = []
     for claim in claims:
         for metric in claim.metrics:
@@ -85,22 +84,15 @@ def findings(claims: Sequence[Claim], data: str, records: Sequence[Record]) -> l
 
 
 def of_studies(claims: Sequence[Claim], measured: Sequence[tuple[Study | VideoStudy, list[Record]]]) -> list[Finding]:
-    """Every claim of a chapter, judged main study by main study; of codecs that were trained again, the mean over the trainings.
-
-    Args:
-        measured: studies, the chapter's first one at the front, and the records of each.
-    """
+    """Every claim of a chapter, judged main study by main study, the chapter's first one at the front; of codecs that were trained
+    again, the mean over the trainings."""
     again = [r for study, records in measured if study.role == "replicate" for r in records]
     main = [(study.data, records) for study, records in measured if study.role == "main"]
     return [f for k, (data, records) in enumerate(main) for f in findings(claims, data, records + again * (k == 0))]
 
 
 def scoreboard() -> dict[str, list[Finding]]:
-    """Every claim of every chapter, from the ledger.
-
-    Raises:
-        LedgerError: a record is missing.
-    """
+    """Every claim of every chapter, from the ledger, which must be complete (else a LedgerError)."""
 
     board = {}
     for chapter in map(chapters.named, chapters.NAMES):
@@ -111,7 +103,6 @@ def scoreboard() -> dict[str, list[Finding]]:
 
 def _speaks_of(claim: Claim, records: Sequence[Record], judge: str) -> bool:
     """Whether a detector is among those that a claim is about."""
-
     if judge.endswith(FINETUNED):
         return claim.judged in ("fine-tuned", "fine-tuned against as they are")
     return claim.judged in ("as they are", "teacher" if judge == _teacher(records) else "strangers")
@@ -119,7 +110,6 @@ def _speaks_of(claim: Claim, records: Sequence[Record], judge: str) -> bool:
 
 def _teacher(records: Sequence[Record]) -> str | None:
     """The detector whose features the codecs were trained to keep."""
-
     taught = (r.recipe.loss.teacher for r in records if isinstance(r.recipe.loss, Distill))
     return next((name.partition("@")[0] for name in taught), None)
 
@@ -179,7 +169,6 @@ def cards(claims: Sequence[Claim], measured: Sequence[Finding]) -> str:
 
 def rows(claims: Sequence[Claim], measured: Sequence[Finding]) -> list[dict[str, Any]]:
     """The rows of a table of findings, claim by claim; a claim that nothing tests has a row that says so."""
-
     table = []
     for claim, mine in by_claim(claims, measured).items():
         if not mine:
@@ -202,7 +191,6 @@ def unreproduced(claims: Sequence[Claim], measured: Sequence[Finding]) -> str:
 
 def describe(finding: Finding) -> str:
     """One finding as a line of text: `scenes, mask-rcnn-small box AP: -17 % rate [-24, -9], reproduced`."""
-
     interval = finding.interval
     judge = "" if finding.judge == "none" else f"{finding.judge} "
     what = f"{finding.data}, {judge}{NAMES[finding.metric]}" if finding.metric in NAMES else finding.data

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 
 class Detector(nn.Module):
@@ -36,6 +37,15 @@ class Detector(nn.Module):
     def device(self) -> torch.device:
         """Where its weights are."""
         return next(self.parameters()).device
+
+
+def resized_to(image: Tensor, size: int) -> tuple[Tensor, float]:
+    """(3, H, W) -> (1, 3, h, w) whose longer side is `size`, and what its sides were multiplied by."""
+    scale = size / max(image.shape[1:])
+    inner = [max(round(n * scale), 1) for n in image.shape[1:]]
+    if list(image.shape[1:]) == inner:
+        return image[None], scale
+    return interpolate(image[None], inner, mode="bilinear", antialias=scale < 1).clamp(0, 1), scale
 
 
 def reported(boxes: Tensor, scores: Tensor, labels: Tensor, image: Tensor) -> dict[str, Tensor]:

@@ -33,16 +33,11 @@ ABSENT = "this detector needs detectron2, which has no packages: make the enviro
 class Detectron2(Detector, RCNNTeacher):
     """A detector of detectron2's zoo that takes RGB in [0, 1], as all of the book's do, and is differentiable in it.
 
-    Inside, the network sees what it was trained on: for the zoo's, BGR from 0 to 255 less its mean. `model` is detectron2's
-    `GeneralizedRCNN`, asked with the zoo's settings: scores above 0.05, at most 100 boxes. Its class k is the k-th of COCO's ids
+    `model` is what `detectron2.modeling.build_model` gives, asked with the zoo's settings: scores above 0.05, at most 100 boxes. It
+    sees what it was trained on: BGR (or not) from 0 to 255 less its mean, pictures resized so that the shorter side has `min_size`
+    pixels, or where that would make the longer one exceed `max_size`, so that it has these. Its class k is the k-th of COCO's ids
     in rising order. `scale` is the magnification at which it sees COCO's usual pictures, 480 pixels high: :meth:`features`
     keeps it for crops.
-
-    Args:
-        model: what `detectron2.modeling.build_model` gives, with a feature pyramid.
-        min_size, max_size: `detect` resizes pictures so that the shorter side has `min_size` pixels, or where that would make the
-            longer one exceed `max_size`, so that it has these.
-        bgr: the network takes its channels in this order.
     """
 
     def __init__(self, model: nn.Module, min_size: int = 800, max_size: int = 1333, bgr: bool = True) -> None:
@@ -64,7 +59,7 @@ class Detectron2(Detector, RCNNTeacher):
         config = next((config for start, config in CONFIGS.items() if path.name.startswith(start)), None)
         if config is None:
             raise ValueError(
-                f"the name of {path} must begin with one of {', '.join(CONFIGS)}, to say which network it is"
+                f"the name of {path} must begin with one of {', '.join(CONFIGS)}: it says which network it is"
             )
         try:
             from detectron2 import model_zoo
@@ -103,12 +98,8 @@ class CityscapesPanopticDeepLab(nn.Module):
     """Panoptic-DeepLab (Cheng et al., CVPR 2020) with a ResNet-52, of detectron2's project, for Cityscapes' street scenes.
 
     `categories` maps Cityscapes' own ids to names. The network pools its context over as much of a picture as its training crops
-    showed, 512 x 1024 pixels, so that sides must be multiples of these: a picture is resized to `size`, and must be twice as wide
-    as high.
-
-    Args:
-        model: what `detectron2.modeling.build_model` gives for :meth:`settings`.
-        size: height and width at which it sees pictures, Cityscapes' own.
+    showed, 512 x 1024 pixels, so that sides must be multiples of these: a picture is resized to `size`, Cityscapes' own, and must
+    be twice as wide as high.
     """
 
     def __init__(self, model: nn.Module, size: tuple[int, int] = (1024, 2048)) -> None:
@@ -156,25 +147,16 @@ class CityscapesPanopticDeepLab(nn.Module):
 
     @classmethod
     def from_weights(cls, path: Path | str) -> CityscapesPanopticDeepLab:
-        """Load the project's weight file, frozen.
-
-        Raises:
-            ImportError: detectron2 is not installed.
-            FileNotFoundError: there is no such file.
-            ValueError: it is damaged, or holds another network.
-        """
+        """Load the project's weight file, frozen; errors as of :meth:`Detectron2.from_weights`."""
         path = models.present(path)
         network = _filled(cls.settings(), path, "Panoptic-DeepLab with a ResNet-52")
         return cls(network).float().eval().requires_grad_(False)
 
     @torch.no_grad()
     def panoptic(self, images: list[Tensor]) -> list[Panoptic]:
-        """The panoptic map of each image, RGB (3, H, 2 H) in [0, 1].
+        """The panoptic map of each image, RGB (3, H, 2 H) in [0, 1]; a `ValueError` where one has another shape, or is not finite.
 
         The score of a segment is its mean probability, of a thing times the heat at its centre.
-
-        Raises:
-            ValueError: an image is not (3, H, 2 H), or holds values that are not finite.
         """
         self.eval()
         return [self._one(image.to(self.model.device)) for image in images]
@@ -186,9 +168,8 @@ class CityscapesPanopticDeepLab(nn.Module):
     def _one(self, image: Tensor) -> Panoptic:
         require_picture(image)
         if image.shape[2] != 2 * image.shape[1]:
-            raise ValueError(
-                f"image of shape {tuple(image.shape)}: this Panoptic-DeepLab takes (3, H, 2 H), as Cityscapes has"
-            )
+            told = f"image of shape {tuple(image.shape)}"
+            raise ValueError(f"{told}: this Panoptic-DeepLab takes (3, H, 2 H), as Cityscapes has")
         height, width = image.shape[1:]
         if image.shape[1:] != self.size:
             image = interpolate(image[None], self.size, mode="bilinear", antialias=self.size[0] < height)[0]

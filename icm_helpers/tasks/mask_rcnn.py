@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.resnet import BasicBlock
@@ -23,14 +23,9 @@ from icm_helpers.tasks.weights import Own
 class SmallMaskRCNN(Own, RCNNTeacher):
     """A Mask R-CNN of four million parameters: a half-width ResNet, a 64-channel pyramid p2..p5, light heads.
 
-    He et al., "Mask R-CNN", ICCV 2017; the classes are torchvision's. Labels are the data set's own category ids.
-
-    Args:
-        categories: id -> name of the things it knows.
-        size: the shorter side that images are resized to inside, in pixels.
-
-    `scale` is the magnification at which it sees the scenes that it is trained on, 192 pixels wide: :meth:`task_loss` and
-    :meth:`features` keep it.
+    He et al., "Mask R-CNN", ICCV 2017; the classes are torchvision's. Labels are the data set's own category ids. Inside, the
+    shorter side of images is resized to `size` pixels; `scale` is the magnification at which it sees the scenes that it is
+    trained on, 192 pixels wide: :meth:`task_loss` and :meth:`features` keep it.
     """
 
     name = "mask-rcnn-small"
@@ -46,35 +41,30 @@ class SmallMaskRCNN(Own, RCNNTeacher):
         body = _backbone(self.widths)
         pyramid = BackboneWithFPN(body, {f"layer{i}": f"p{i + 1}" for i in (1, 2, 3, 4)}, list(self.widths), width)
         pyramid.fpn.extra_blocks = None  # p2..p5, as the papers use; no pooled fifth level
+        levels, classes = ["p2", "p3", "p4", "p5"], len(categories) + 1
+        parts: dict[str, nn.Module] = {
+            "rpn_head": RPNHead(width, 3),
+            "box_roi_pool": MultiScaleRoIAlign(levels, 7, 2),
+            "box_head": TwoMLPHead(width * 7 * 7, self.hidden),
+            "box_predictor": FastRCNNPredictor(self.hidden, classes),
+        }
+        if self.masks:
+            parts["mask_roi_pool"] = MultiScaleRoIAlign(levels, 14, 2)
+            parts["mask_head"] = MaskRCNNHeads(width, (width, width), 1)
+            parts["mask_predictor"] = MaskRCNNPredictor(width, width, classes)
+        limits = {"rpn_pre_nms_top_n_train": 800, "rpn_pre_nms_top_n_test": 500, "rpn_post_nms_top_n_train": 300}
+        limits |= {"rpn_post_nms_top_n_test": 200, "rpn_batch_size_per_image": 128, "box_batch_size_per_image": 64}
         anchors = AnchorGenerator(((16,), (32,), (64,), (128,)), ((0.5, 1.0, 2.0),) * 4)
-        levels = ["p2", "p3", "p4", "p5"]
-        self.model = (MaskRCNN if self.masks else FasterRCNN)(
-            pyramid,
-            min_size=size,
-            max_size=2 * size,
-            rpn_anchor_generator=anchors,
-            rpn_head=RPNHead(width, 3),
-            rpn_pre_nms_top_n_train=800,
-            rpn_pre_nms_top_n_test=500,
-            rpn_post_nms_top_n_train=300,
-            rpn_post_nms_top_n_test=200,
-            rpn_batch_size_per_image=128,
-            box_roi_pool=MultiScaleRoIAlign(levels, 7, 2),
-            box_head=TwoMLPHead(width * 7 * 7, self.hidden),
-            box_predictor=_BoxPredictor(self.hidden, len(categories) + 1),
-            box_batch_size_per_image=64,
-            box_score_thresh=0.01,
-            **(_mask_branch(levels, width, len(categories) + 1) if self.masks else {}),
-        )
+        sizes = {"min_size": size, "max_size": 2 * size}
+        kind = MaskRCNN if self.masks else FasterRCNN
+        self.model = kind(pyramid, rpn_anchor_generator=anchors, box_score_thresh=0.01, **sizes, **limits, **parts)
         # torchvision counts classes 1..K; the data set has ids of its own.
         self._ids = sorted(self.categories)
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The training losses of a batch: RPN objectness and box, head class and box, mask.
 
-        Args:
-            images: each (3, H, W) in [0, 1].
-            targets: each `boxes` (n, 4) in pixels, `labels` (n,) category ids, `masks` (n, H, W).
+        Images are each (3, H, W) in [0, 1]; targets `boxes` (n, 4) in pixels, `labels` (n,) category ids, `masks` (n, H, W).
         """
         lookup = {category: i + 1 for i, category in enumerate(self._ids)}
         mapped = [{**t, "labels": t["labels"].new_tensor([lookup[c] for c in t["labels"].tolist()])} for t in targets]
@@ -83,14 +73,9 @@ class SmallMaskRCNN(Own, RCNNTeacher):
     def task_loss(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> Tensor:
         r"""The frozen detector's own training loss on images, :math:`\mathcal M(\hat x)` in eq. 2 of Shindo et al. (CCNC 2024).
 
-        The sum of RPN objectness and box, head class and box, and mask loss (He et al., ICCV 2017), each a mean over what is
-        sampled in the batch, by torch's global generator. Differentiable in the images; batch normalisation keeps its
-        statistics, and every module its mode. Crops are magnified by `scale`: resized to `size`, as whole scenes
-        are, their objects would be larger than any that the detector was trained on.
-
-        Args:
-            images: each (3, H, W), of one size, about [0, 1].
-            targets: each `boxes` (n, 4) x1 y1 x2 y2 in pixels, `labels` (n,) category ids, `masks` (n, H, W); n may be 0.
+        The sum of what :meth:`forward` gives, each a mean over what is sampled in the batch, by torch's global generator.
+        Differentiable in the images; batch normalisation keeps its statistics, and every module its mode. Crops are magnified by
+        `scale`: resized to `size`, as whole scenes are, their objects would be larger than any that the detector was trained on.
 
         Raises:
             ValueError: images differ in size, or hold values that are not finite.
@@ -117,9 +102,8 @@ class SmallMaskRCNN(Own, RCNNTeacher):
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Find objects: for each image `boxes` (n, 4) in pixels, `scores` (n,), `labels` (n,) ids, and `masks` (n, H, W) bool."""
         self.eval()
-        device = next(self.parameters()).device
-        ids = torch.tensor([0, *self._ids], device=device)
-        found = self.model([image.to(device) for image in images])
+        ids = torch.tensor([0, *self._ids], device=next(self.parameters()).device)
+        found = self.model([image.to(ids.device) for image in images])
         masks = [{"masks": d["masks"][:, 0] > 0.5} if self.masks else {} for d in found]
         return [{**d, "labels": ids[d["labels"]], **m} for d, m in zip(found, masks, strict=True)]
 
@@ -133,26 +117,6 @@ class SmallFasterRCNN(SmallMaskRCNN):
     hidden = 64
 
 
-class _BoxPredictor(nn.Module):
-    """torchvision's FastRCNNPredictor, without its assertion on the input's shape."""
-
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
-        self.cls_score = nn.Linear(channels, classes)
-        self.bbox_pred = nn.Linear(channels, classes * 4)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.cls_score(x), self.bbox_pred(x)
-
-
-def _mask_branch(levels: list[str], width: int, classes: int) -> dict[str, nn.Module]:
-    return {
-        "mask_roi_pool": MultiScaleRoIAlign(levels, 14, 2),
-        "mask_head": MaskRCNNHeads(width, (width, width), 1),
-        "mask_predictor": MaskRCNNPredictor(width, width, classes),
-    }
-
-
 def _backbone(widths: tuple[int, ...]) -> nn.Sequential:
     """Two basic blocks a stage, strides 4, 8, 16, 32; the names are ResNet's."""
     stages: dict[str, nn.Module] = {
@@ -160,8 +124,7 @@ def _backbone(widths: tuple[int, ...]) -> nn.Sequential:
     }
     channels = 32
     for i, width in enumerate(widths, start=1):
-        stride = 1 if i == 1 else 2
-        shortcut = None
+        stride, shortcut = (1 if i == 1 else 2), None
         if stride != 1 or channels != width:
             shortcut = Conv2dNormActivation(channels, width, 1, stride=stride, activation_layer=None)
         stages[f"layer{i}"] = nn.Sequential(BasicBlock(channels, width, stride, shortcut), BasicBlock(width, width))

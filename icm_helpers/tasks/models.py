@@ -1,7 +1,6 @@
-"""The registry of recognition models: find, load and name one, here, in a recipe and on the command line.
+"""The registry of recognition models by name, here, in a recipe and on the command line; :func:`register` adds one of yours.
 
-An entry says where a model's weights lie, what reads them and what the model can do; :func:`register` adds one of yours. The class
-that reads them is imported when one is loaded, so this module needs neither torch nor the models' own packages.
+What reads a model's weights is imported when it is loaded, so this module needs neither torch nor the models' own packages.
 """
 
 from __future__ import annotations
@@ -126,18 +125,22 @@ def fingerprinted(model: str) -> str:
     return f"{model}@{MODELS[model].fingerprint or files.fingerprint(present(MODELS[model].file()))}"
 
 
-def present(path: Path | str) -> Path:
+def present(path: Path | str, asset: str = "") -> Path:
     """The path of a file of published weights that is there.
 
     Raises:
-        FileNotFoundError: it is not; the message says what fetches a file of that name.
+        FileNotFoundError: it is not; the message says what fetches an asset, or a file of that name.
     """
     from icm_helpers.data import downloads
 
     path = Path(path)
     if not path.is_file():
-        known = [asset.name for asset in downloads.assets().values() for file in asset.files if file.name == path.name]
-        fetch = f"`icm datasets fetch {known[0]}`" if known else "a name of `icm datasets list`"
+        known = [
+            name for name, listed in downloads.assets().items() if path.name in {file.name for file in listed.files}
+        ]
+        fetch = next(
+            (f"`icm datasets fetch {name}`" for name in [asset, *known] if name), "a name of `icm datasets list`"
+        )
         raise FileNotFoundError(f"weight file {path} is missing: fetch it with {fetch}, or correct the path")
     return path
 

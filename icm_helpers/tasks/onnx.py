@@ -23,13 +23,8 @@ class YOLOX:
     """YOLOX of any size (nano, tiny, s, m, ...) as its repository exports it: one image, fixed size, boxes not decoded.
 
     Ge et al., "YOLOX: Exceeding YOLO Series in 2021", arXiv:2107.08430. A network of release 0.1.1 or later, which takes BGR
-    in 0..255. It runs on one thread of the CPU wherever the caller computes, so that its numbers hang on no device.
-
-    Args:
-        session: an `onnxruntime.InferenceSession`.
-        size: side of the square that the network takes, in pixels.
-
-    `categories` maps COCO's category ids (1..90 with gaps) to names, in the order of the network's 80 classes.
+    in 0..255. `session` is an `onnxruntime.InferenceSession`, and takes squares of `size` pixels; it runs on one thread of the CPU
+    wherever the caller computes, so that its numbers hang on no device.
     """
 
     def __init__(self, session: Any, size: int) -> None:

@@ -24,13 +24,11 @@ WIDTH = 64  # channels of the context
 class PanopticDeepLab(Own):
     """About 0.8 million parameters: an encoder to stride 16, a little atrous pyramid, two decoders to stride 2, three heads.
 
-    The paper's lengths and areas are those of street scenes of 1024 rows; pictures of `size` rows count as these made smaller. Only
-    a centre's Gaussian, of 8 pixels there, would become too narrow to learn: here it has 4.
+    The paper's lengths and areas are those of street scenes of 1024 rows; pictures of `size` rows, never resized inside, count as
+    these made smaller. Only a centre's Gaussian, of 8 pixels there, would become too narrow to learn: here it has 4.
 
-    Args:
-        categories: id -> name of all that it knows, from 1 on: 0 is void.
-        things: the ids of those that can be counted, which are among the weights too.
-        size: side of the pictures that it is trained on, in pixels. Pictures are never resized inside.
+    `categories` are all that it knows, ids from 1 on, as 0 is void; `things` the ids of those that can be counted, which are
+    among the weights too.
 
     Raises:
         ValueError: no category, an id below 1, or a thing that is not a category.
@@ -67,10 +65,8 @@ class PanopticDeepLab(Own):
         self.to(memory_format=torch.channels_last)  # a fifth faster on a CPU
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the three heads say: logits (N, K, H, W), heat (N, 1, H, W), and offsets to the centre (N, 2, H, W), y x in pixels.
-
-        Args:
-            images: (N, 3, H, W) in [0, 1].
+        """What the three heads say of images (N, 3, H, W) in [0, 1]: logits (N, K, H, W), heat (N, 1, H, W), and offsets to the
+        centre (N, 2, H, W), y x in pixels.
         """
         height, width = images.shape[2:]
         x = functional.pad(images, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate") - 0.5
@@ -90,11 +86,8 @@ class PanopticDeepLab(Own):
         """The training losses of a batch: `semantic`, `centre` and `offset`, weighted.
 
         Cross-entropy over the hardest fifth of the pixels, small things three times; squared error of the heat, over all
-        pixels; absolute error of the offsets, over the pixels of things.
-
-        Args:
-            images: each (3, H, W) in [0, 1], all of one size.
-            targets: each `semantic` (H, W) category ids, 0 void, and of the things `masks` (n, H, W), disjoint.
+        pixels; absolute error of the offsets, over the pixels of things. Targets have `semantic` (H, W) category ids, 0 void,
+        and of the things `masks` (n, H, W), disjoint.
 
         Raises:
             ValueError: images differ in size, or a label is not among the categories.

@@ -29,13 +29,8 @@ class COCORCNN(Detector, RCNNTeacher):
     """torchvision's Faster R-CNN (Ren et al., NeurIPS 2015) or, with `masks`, Mask R-CNN (He et al., ICCV 2017) for COCO.
 
     `model` is torchvision's own network, differentiable in the images; its labels are COCO's category ids. It is asked with
-    torchvision's settings: scores above 0.05, at most 100 boxes, of one class none overlapping by 0.5.
-
-    Args:
-        masks: Mask R-CNN.
-        min_size, max_size: images are resized inside, so that the shorter side has `min_size` pixels, or where that would make the
-            longer one exceed `max_size`, so that it has these.
-
+    torchvision's settings: scores above 0.05, at most 100 boxes, of one class none overlapping by 0.5. Images are resized inside so
+    that the shorter side has `min_size` pixels, or where that would make the longer one exceed `max_size`, so that it has these.
     `scale` is the magnification at which it sees COCO's usual pictures, 480 pixels high: :meth:`features` keeps it for crops.
     """
 
@@ -52,9 +47,7 @@ class COCORCNN(Detector, RCNNTeacher):
 
     @classmethod
     def from_weights(cls, path: Path | str, min_size: int = 800, max_size: int = 1333) -> COCORCNN:
-        """Load a state dict, `.pth` or `.safetensors`, ready for inference.
-
-        Whether it is Faster or Mask R-CNN follows from the weights. Parameters are frozen; gradients still reach the image.
+        """Load a state dict, `.pth` or `.safetensors`, frozen: whether it is Faster or Mask R-CNN follows from the weights.
 
         Raises:
             FileNotFoundError: there is no such file.

@@ -6,7 +6,6 @@ generation are the package's, unchanged; how the nano model is trained is writte
 
 from __future__ import annotations
 
-import pickle
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,23 +23,21 @@ from torch.utils.data import Dataset, Subset
 
 from icm_helpers import train
 from icm_helpers.data import scenes
-from icm_helpers.files import CHECKPOINTS
 from icm_helpers.tasks import models, weights
 
-NANO = CHECKPOINTS / "nano-sam.safetensors"
 LEGS = (128, 192, 256, 256, 320)  # sides of the pictures that nano SAM sees in the parts of its training
 # And after it: the generator enlarges scenes of 192 pixels to it, as eight pixels, a token's side, are little to see much in.
 SIZE = LEGS[-1]
 UNSEEN = (
-    2_000_000  # first seed of nano SAM's training scenes: those that codecs are trained and judged on start elsewhere
+    2_000_000  # first seed of nano SAM's training scenes; those that codecs are trained and judged on start elsewhere
 )
 _WIDTHS = {"vit_b": 768, "vit_l": 1024, "vit_h": 1280}
 POINTS = {"nano": 16, **dict.fromkeys(_WIDTHS, 32)}
 STABILITY = {"nano": 0.15, **dict.fromkeys(_WIDTHS, 0.95)}
 """Points a side, and least stability score, of the automatic pass: the package's defaults, and what a small model can reach.
 
-Its .15 was chosen from .5, .3 and .15 on eight of the codecs' training scenes, where objects' best masks had a mean IoU of .65, .69
-and .73 (at 192 pixels, before the longer training).
+Its .15 was chosen from .5, .3 and .15 on eight of the codecs' training scenes, where objects' best masks had a mean IoU of .65,
+.69 and .73 (at 192 pixels, before the longer training).
 """
 
 
@@ -60,10 +57,8 @@ def _package() -> Any:
 
 
 def nano(size: int = SIZE) -> nn.Module:
-    """A Segment Anything of 2 million parameters with random weights.
-
-    Args:
-        size: side of its pictures, a multiple of 8: 320 pixels give 40 x 40 tokens and masks of 160 x 160.
+    """A Segment Anything of 2 million parameters with random weights, for pictures of `size` pixels a side, a multiple of 8: 320
+    pixels give 40 x 40 tokens and masks of 160 x 160.
 
     Raises:
         ImportError: the package segment_anything is not installed.
@@ -73,11 +68,7 @@ def nano(size: int = SIZE) -> nn.Module:
     tokens = size // patch
     sam = classes.Sam(
         image_encoder=classes.ImageEncoderViT(
-            img_size=size,
-            patch_size=patch,
-            embed_dim=width,
-            depth=6,
-            num_heads=heads,
+            **{"img_size": size, "patch_size": patch, "embed_dim": width, "depth": 6, "num_heads": heads},
             out_chans=width,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
         ),
@@ -105,42 +96,22 @@ def enlarged(sam: nn.Module, size: int = SIZE) -> nn.Module:
     return larger
 
 
-def weights_path(name: str) -> Path:
-    """Where a model's weights belong: shipped with the book, or fetched by `icm datasets fetch sam-vit-b`.
-
-    Raises:
-        ValueError: unknown name.
-    """
+def present(name: str, path: Path | str | None = None) -> Path:
+    """The file of a model's weights, by default where the registry says; a `FileNotFoundError` says how to come by it."""
     if name not in POINTS:
         raise ValueError(f"no Segment Anything is called {name!r}; there is {', '.join(POINTS)}")
-    return models.MODELS["nano-sam" if name == "nano" else _asset(name)].file()
-
-
-def present(name: str, path: Path | str | None = None) -> Path:
-    """The file of a model's weights, by default where :func:`weights_path` says.
-
-    Raises:
-        ValueError: unknown name.
-        FileNotFoundError: there is none; the message says how to come by it.
-    """
-    path = weights_path(name) if path is None else Path(path)
-    if not path.is_file():
-        cure = (
-            f"train it with `icm sam --out {path}`"
-            if name == "nano"
-            else f"fetch it with `icm datasets fetch {_asset(name)}`, or correct the path"
-        )
-        raise FileNotFoundError(f"the weights {path} of Segment Anything's {name} are missing: {cure}")
-    return path
+    registered = "nano-sam" if name == "nano" else f"sam-{name.replace('_', '-')}"
+    path = models.MODELS[registered].file() if path is None else Path(path)
+    if name == "nano" and not path.is_file():
+        raise FileNotFoundError(f"the weights {path} of nano SAM are missing: train it with `icm sam --out {path}`")
+    return models.present(path, registered)
 
 
 def load(name: str = "nano", path: Path | str | None = None, *, bf16: bool = False) -> nn.Module:
-    """A frozen Segment Anything: `nano`, `vit_b`, `vit_l` or `vit_h`.
+    """A frozen Segment Anything: `nano`, `vit_b`, `vit_l` or `vit_h`, from the file `path`, or that of the registry.
 
-    Args:
-        path: of the weights, else where :func:`weights_path` says. Only tensors are read from it, nothing is run.
-        bf16: the image encoder computes in bfloat16, the decoder does not: its scores are compared with thresholds as close
-            to 1 as bfloat16's last bit is.
+    With `bf16` the image encoder computes in bfloat16; the decoder does not: its scores are compared with thresholds as close
+    to 1 as bfloat16's last bit is.
 
     Raises:
         ImportError: the package segment_anything is not installed.
@@ -152,11 +123,14 @@ def load(name: str = "nano", path: Path | str | None = None, *, bf16: bool = Fal
         state, _, size = weights.read(path, "nano-sam")
         sam = nano(size)
     else:
-        state, sam = _published(name, path), _package().sam_model_registry[name]()
-    try:
+        state, sam = weights.published(path), _package().sam_model_registry[name]()
+        with weights.fitting(path, "a Segment Anything"):
+            width = state["image_encoder.patch_embed.proj.weight"].shape[0]
+        if width != _WIDTHS[name]:
+            other = {v: k for k, v in _WIDTHS.items()}.get(width, "another model")
+            raise ValueError(f"{path} holds {other}, not {name}: take the other name, or file")
+    with weights.fitting(path, f"Segment Anything's {name}"):
         sam.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit Segment Anything's {name}: {str(error)[:300]}") from error
     if bf16:
         sam.image_encoder = _BF16(sam.image_encoder)
     return sam.eval().requires_grad_(False)
@@ -165,28 +139,6 @@ def load(name: str = "nano", path: Path | str | None = None, *, bf16: bool = Fal
 def save_nano(sam: nn.Module, path: Path | str) -> None:
     """Write a nano model's weights in half precision to a safetensors file."""
     weights.save(path, "nano-sam", sam.state_dict(), {}, sam.image_encoder.img_size)
-
-
-def _asset(name: str) -> str:
-    return f"sam-{name.replace('_', '-')}"
-
-
-def _published(name: str, path: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        width = state["image_encoder.patch_embed.proj.weight"].shape[0]
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({str(error)[:200]}): it is damaged, delete it and fetch {_asset(name)} again"
-        ) from error
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(
-            f"{path} holds no Segment Anything ({type(error).__name__}: {error}): correct the path"
-        ) from error
-    if width != _WIDTHS[name]:
-        others = {v: k for k, v in _WIDTHS.items()}
-        raise ValueError(f"{path} holds {others.get(width, 'another model')}, not {name}: take the other name, or file")
-    return state
 
 
 class _BF16(nn.Module):
@@ -216,9 +168,8 @@ def every_mask(
 ) -> list[dict[str, Any]]:
     """One automatic pass of Segment Anything over a picture: a grid of points, three masks a point, duplicates suppressed.
 
-    Without crops of the picture and without cleaning of small regions (`crop_n_layers=0`, `min_mask_region_area=0`): greedy
-    suppression goes from the highest predicted IoU down, so the masks above any higher threshold are those that a pass at that
-    threshold gives.
+    Without crops of the picture and without cleaning of small regions: greedy suppression goes from the highest predicted IoU
+    down, so the masks above any higher threshold are those that a pass at that threshold gives.
 
     Args:
         sam: of :func:`load`, on any device.
@@ -227,8 +178,7 @@ def every_mask(
         points_per_side: of the grid; see `POINTS`.
         stability_score_thresh: least IoU of the masks that logits above +1 and above -1 give; see `STABILITY`. In (0, 1].
         box_nms_thresh: of two masks whose boxes overlap by more, the one with the higher predicted IoU stays.
-        points_per_batch: decoded at once: more is faster on a GPU and takes more memory, on a CPU they leave its caches. 64 and 8
-            where None.
+        points_per_batch: decoded at once; where None 64 on a GPU, and 8 on a CPU, whose caches more would leave.
 
     Returns:
         For each mask, the highest predicted IoU first, `rle` (COCO's compressed run lengths: `size` [H, W], `counts`),
@@ -256,19 +206,12 @@ def every_mask(
         output_mode="uncompressed_rle",  # the package's compressed one asks for pycocotools
     )
     pixels = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
-    return [
-        {
-            "rle": _compressed(found["segmentation"]),
-            "predicted_iou": found["predicted_iou"],
-            "stability_score": found["stability_score"],
-        }
-        for found in generator.generate(pixels)
-    ]
+    told = ("predicted_iou", "stability_score")
+    return [{"rle": _compressed(f["segmentation"])} | {k: f[k] for k in told} for f in generator.generate(pixels)]
 
 
 def _compressed(rle: dict[str, Any]) -> dict[str, Any]:
-    packed = coco_mask.frPyObjects(rle, *rle["size"])
-    return {"size": list(rle["size"]), "counts": packed["counts"].decode("ascii")}
+    return {"size": list(rle["size"]), "counts": coco_mask.frPyObjects(rle, *rle["size"])["counts"].decode("ascii")}
 
 
 # --- training the nano model ---------------------------------------------------------------------------------------------
@@ -281,12 +224,8 @@ class Prompts(Dataset):
     segment, thing or stuff, that holds the point, and the part of it, which where a segment has no parts is the same).
     Scenes are drawn at 192 pixels and resized as the mask generator does; half are mirrored, and their colours shift a little.
 
-    Args:
-        seed: of all choices.
-        length: items.
-        scenes: how many scenes they come from, drawn as they are needed and kept (180 kB each).
-        points: P, of which about 60 % lie on things, each thing as likely as another.
-        size: S.
+    They come from so many `scenes`, drawn as they are needed and kept (180 kB each). About 60 % of the points lie on things,
+    each thing as likely as another.
     """
 
     def __init__(self, seed: int, length: int, scenes: int = 5000, points: int = 12, size: int = SIZE) -> None:
@@ -320,9 +259,8 @@ class Prompts(Dataset):
         if index not in self._kept:
             drawn = scenes.scene(UNSEEN + index)
             resize = _package().utils.transforms.ResizeLongestSide(self.size)
-            parts = cv2.resize(
-                drawn.parts.astype(np.int16), (self.size, self.size), interpolation=cv2.INTER_NEAREST_EXACT
-            )
+            parts, side = drawn.parts.astype(np.int16), (self.size, self.size)
+            parts = cv2.resize(parts, side, interpolation=cv2.INTER_NEAREST_EXACT)
             self._kept[index] = resize.apply_image(drawn.image), parts
         return self._kept[index]
 
@@ -340,9 +278,7 @@ class Prompted(nn.Module):
     def forward(self, images: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, P, 4, S/2, S/2) of the one mask and the three alternatives, and their predicted IoU (N, P, 4).
 
-        Args:
-            images: (N, 3, S, S) in [0, 1].
-            points: (N, P, 2), x and y in pixels.
+        Images are (N, 3, S, S) in [0, 1], points (N, P, 2), x and y in pixels.
         """
         sam, (n, p) = self.sam, points.shape[:2]
         features = sam.image_encoder((255 * images - sam.pixel_mean) / sam.pixel_std)  # (N, C, S/8, S/8)
@@ -364,12 +300,10 @@ class Prompted(nn.Module):
 def trained(
     steps: Sequence[int], batch: int, lr: float, images: int, *, seed: int, folder: Path, name: str, **how: Any
 ) -> nn.Module:
-    """A nano model trained on scenes of each side in `LEGS`, for so many steps on each.
+    """A nano model trained on so many scenes of each side in `LEGS`, for so many steps on each.
 
-    Args:
-        images: how many scenes.
-        folder: where a training that is stopped goes on from, a checkpoint for each leg.
-        how: as in :func:`icm_helpers.train.fit`.
+    `folder` is where a training that is stopped goes on from, a checkpoint for each leg; `how` as in
+    :func:`icm_helpers.train.fit`.
     """
     torch.manual_seed(seed)
     # Small pictures first, where a step costs least; then, on larger ones, steps down that follow a cosine.
@@ -398,18 +332,17 @@ def trained(
 def prompt_loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
     r"""What nano SAM is trained for, on batches of :class:`Prompts`.
 
-    A point on a door may mean the door or the house: the best of the three alternatives is fitted to the whole, and the best, maybe
-    another, to the part (Kirillov et al. fit the best to the one mask that they drew), with
+    A point on a door may mean the door or the house: the best of the three alternatives is fitted to the whole, and the best,
+    maybe another, to the part (Kirillov et al. fit the best to the one mask that they drew), with
 
     .. math:: \ell(m, t) = \frac{\sum \mathrm{BCE}(m, t)}{|t| + |\sigma(m)| + 16} + \mathrm{Dice}(\sigma(m), t)
 
     in the place of their focal loss, which leaves the edges of masks soft, and stability scores low. The mask that stands alone
-    is fitted to the whole, and all alternatives a little, so that none is forgotten. The predicted IoU is that with the whole
-    or the part, whichever is larger.
+    is fitted to the whole, and all alternatives a little. The predicted IoU is that with the whole or the part, whichever is
+    larger.
 
-    Returns:
-        `loss`, `mask` and `iou` (mean squared error of the predicted IoU), its two terms, the second weighted by 4; and `best`, the
-        mean IoU of the best alternative with the whole.
+    Returns `loss`, its terms `mask` and `iou` (mean squared error of the predicted IoU, weighted by 4); and `best`, the mean
+    IoU of the best alternative with the whole.
     """
     images, points, truth = batch
     logits, scores = network(images, points)
@@ -417,21 +350,16 @@ def prompt_loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> dic
     soft = F.avg_pool2d(truth.flatten(0, 1).float(), truth.shape[-1] // side).unflatten(0, truth.shape[:2])
     whole, part = (_mask_loss(logits, soft[:, :, k, None]) for k in (0, 1))  # (N, P, 4) each
     distinct = (truth[:, :, 0] != truth[:, :, 1]).flatten(2).any(-1)  # (N, P)
-    mask = (
-        whole[..., 1:].amin(-1)
-        + distinct * part[..., 1:].amin(-1)
-        + 0.3 * whole[..., 0]
-        + 0.05 * whole[..., 1:].mean(-1)
-    )
+    mask = whole[..., 1:].amin(-1) + distinct * part[..., 1:].amin(-1)
+    mask = mask + 0.3 * whole[..., 0] + 0.05 * whole[..., 1:].mean(-1)
     with torch.no_grad():
-        large = F.interpolate(logits.flatten(0, 1), truth.shape[-2:], mode="bilinear", align_corners=False)
+        large = F.interpolate(logits.flatten(0, 1), truth.shape[-2:], mode="bilinear")
         found = (large > 0).flatten(2).float()  # (N P, 4, H W)
         given = truth.flatten(0, 1).flatten(2).float()  # (N P, 2, H W)
         overlap = given @ found.transpose(1, 2)  # (N P, 2, 4)
         union = given.sum(-1)[:, :, None] + found.sum(-1)[:, None] - overlap
         iou = (overlap / union).unflatten(0, points.shape[:2])  # (N, P, 2, 4); a truth is never empty
-    error = F.mse_loss(scores, iou.amax(2))
-    mask = mask.mean()
+    error, mask = F.mse_loss(scores, iou.amax(2)), mask.mean()
     return {"loss": mask + 4 * error, "mask": mask, "iou": error, "best": iou[:, :, 0, 1:].amax(-1).mean()}
 
 

@@ -70,11 +70,7 @@ class Remembered:
     """A teacher that looks at each picture once: what it says of it without gradients is kept in a folder, and read from there.
 
     Trainings with one seed see the same crops, whatever their loss and lambda, and so share the pass of the originals. For small
-    data: `SmallMaskRCNN` leaves 0.6 MB of each crop of 128 pixels.
-
-    Args:
-        teacher: whose other answers pass through.
-        folder: of this very teacher; made where it is missing. Several processes may use it at once.
+    data: `SmallMaskRCNN` leaves 0.6 MB of each crop of 128 pixels. A folder is that of one teacher; several processes may use it.
 
     Raises:
         OSError: the disk is full, or may not be written to.
@@ -140,10 +136,7 @@ class RCNNTeacher(nn.Module):
     scale: float
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """The pyramid p2..p5: level -> (N, C, h, w), strides 4, 8, 16 and 32 in the magnified image.
-
-        Args:
-            images: (N, 3, H, W) RGB in [0, 1], sides multiples of 32.
+        """The pyramid p2..p5 of images (N, 3, H, W): level -> (N, C, h, w), strides 4, 8, 16 and 32 in the magnified image.
 
         Raises:
             ValueError: another shape, or values that are not finite.

@@ -133,13 +133,8 @@ def finetune(
 ) -> nn.Module:
     """A copy of `detector`, trained further on what `codec` decodes from a data set's pictures, with their true objects.
 
-    Shindo et al., CCNC 2024, section IV-A: the training pictures are coded too, and the detector is trained on them.
-
-    Args:
-        detector: one that can be trained.
-        codec: anything :func:`icm_helpers.codecs.container.encode` takes.
-        dataset: training pictures; all are coded first.
-        schedule, progress, describe, how: as in :func:`icm_helpers.train.fit`.
+    Shindo et al., CCNC 2024, section IV-A: the training pictures are coded too, and the detector is trained on them. All are coded
+    first; `schedule` and `how` as in :func:`icm_helpers.train.fit`.
 
     Raises:
         DataError: a category is annotated that the detector does not know.

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import batched_nms, box_convert
 
-from icm_helpers.tasks.detector import Detector, reported
+from icm_helpers.tasks.detector import Detector, reported, resized_to
 from icm_helpers.tasks.weights import Own
 
 
@@ -52,9 +52,7 @@ def _ultralytics() -> tuple[Any, Any]:
 class YOLO(Own, Detector):
     """A YOLOv5n of 2.5 million parameters for any set of categories; labels are the data set's own category ids.
 
-    Args:
-        categories: id -> name of the things it knows.
-        size: the longer side that images are resized to inside, in pixels; a multiple of 32.
+    The longer side of images is resized to `size` pixels inside, a multiple of 32.
 
     Raises:
         ImportError: the package ultralytics is not installed.
@@ -80,17 +78,14 @@ class YOLO(Own, Detector):
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The training losses of a batch: `box` (CIoU), `cls` (cross-entropy), `dfl` (distribution of the box's sides).
 
-        Differentiable in the images; batch normalisation follows the module's own mode.
-
-        Args:
-            images: each (3, H, W) in [0, 1], all of one size, sides multiples of 32.
-            targets: each `boxes` (n, 4) x1 y1 x2 y2 in pixels, `labels` (n,) category ids.
+        Differentiable in the images, all of one size; targets have `boxes` (n, 4) x1 y1 x2 y2 in pixels and `labels` (n,)
+        category ids.
 
         Raises:
             ValueError: sizes that differ or are no multiples of 32, or a label that is not among the categories.
         """
-        if len({tuple(image.shape) for image in images}) != 1 or any(side % 32 for side in images[0].shape[1:]):
-            shapes = ", ".join(str(tuple(image.shape)) for image in images)
+        shapes = [tuple(image.shape) for image in images]
+        if len(set(shapes)) != 1 or any(side % 32 for side in shapes[0][1:]):
             raise ValueError(f"images of shapes {shapes}: training takes one size, (3, H, W) with multiples of 32")
         lookup = {category: i for i, category in enumerate(self._ids)}
         unknown = {label for t in targets for label in t["labels"].tolist()} - set(lookup)
@@ -113,13 +108,8 @@ class YOLO(Own, Detector):
     def _detect_one(
         self, image: Tensor, *, conf: float = 0.001, iou: float = 0.6, max_det: int = 100
     ) -> dict[str, Tensor]:
-        height, width = image.shape[1:]
-        scale = self.size / max(height, width)
-        inner = [max(round(n * scale), 1) for n in (height, width)]
-        x = image[None]
-        if inner != [height, width]:
-            x = functional.interpolate(x, inner, mode="bilinear", antialias=scale < 1).clamp(0, 1)
-        x = functional.pad(x, (0, -inner[1] % 32, 0, -inner[0] % 32), value=0.5)
+        x, scale = resized_to(image, self.size)
+        x = functional.pad(x, (0, -x.shape[3] % 32, 0, -x.shape[2] % 32), value=0.5)
         raw = self.model(x)[0][0]  # (4 + K, cells): centre x, centre y, width, height in pixels, K probabilities
         probabilities = raw[4:].T  # (cells, K)
         at, classes = (probabilities > conf).nonzero(as_tuple=True)

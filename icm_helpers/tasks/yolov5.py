@@ -7,6 +7,7 @@ is built here, under the official parameter names, and the pickle is read withou
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torchvision.ops import batched_nms, complete_box_iou_loss
 
 from icm_helpers.tasks import weights
 from icm_helpers.tasks.coco import CATEGORIES
-from icm_helpers.tasks.detector import Detector, reported, require_picture
+from icm_helpers.tasks.detector import Detector, reported, require_picture, resized_to
 from icm_helpers.tasks.teacher import require_pictures
 
 STRIDES = {"p3": 8, "p4": 16, "p5": 32}
@@ -95,34 +96,18 @@ class YOLOv5(Detector):
         self.categories = dict(CATEGORIES)
         c1, c2, c3, c4, c5 = (width * 2**i for i in range(5))
         # Numbered as in the official network, where 11, 12, 15, 16, 19 and 22 are resizing and concatenation.
-        layers = {
-            0: _Conv(3, c1, 6, 2, 2),
-            1: _Conv(c1, c2, 3, 2),
-            2: _C3(c2, c2, depth),
-            3: _Conv(c2, c3, 3, 2),
-            4: _C3(c3, c3, 2 * depth),
-            5: _Conv(c3, c4, 3, 2),
-            6: _C3(c4, c4, 3 * depth),
-            7: _Conv(c4, c5, 3, 2),
-            8: _C3(c5, c5, depth),
-            9: _SPPF(c5),
-            10: _Conv(c5, c4),
-            13: _C3(2 * c4, c4, depth, shortcut=False),
-            14: _Conv(c4, c3),
-            17: _C3(2 * c3, c3, depth, shortcut=False),
-            18: _Conv(c3, c3, 3, 2),
-            20: _C3(2 * c3, c4, depth, shortcut=False),
-            21: _Conv(c4, c4, 3, 2),
-            23: _C3(2 * c4, c5, depth, shortcut=False),
-            24: _Detect((c3, c4, c5), len(self.categories)),
-        }
+        layers = {0: _Conv(3, c1, 6, 2, 2), 1: _Conv(c1, c2, 3, 2), 2: _C3(c2, c2, depth), 3: _Conv(c2, c3, 3, 2)}
+        layers |= {4: _C3(c3, c3, 2 * depth), 5: _Conv(c3, c4, 3, 2), 6: _C3(c4, c4, 3 * depth)}
+        layers |= {7: _Conv(c4, c5, 3, 2), 8: _C3(c5, c5, depth), 9: _SPPF(c5), 10: _Conv(c5, c4)}
+        layers |= {13: _C3(2 * c4, c4, depth, shortcut=False), 14: _Conv(c4, c3)}
+        layers |= {17: _C3(2 * c3, c3, depth, shortcut=False), 18: _Conv(c3, c3, 3, 2)}
+        layers |= {20: _C3(2 * c3, c4, depth, shortcut=False), 21: _Conv(c4, c4, 3, 2)}
+        layers |= {23: _C3(2 * c4, c5, depth, shortcut=False), 24: _Detect((c3, c4, c5), len(self.categories))}
         self.model = nn.ModuleDict({str(i): layer for i, layer in layers.items()})
 
     @classmethod
     def from_weights(cls, path: Path | str) -> YOLOv5:
-        """Load `.safetensors`, or an official `.pt` (without running what its pickle names), ready for inference.
-
-        The size (n, s, m, ...) follows from the weights. Parameters are frozen; gradients still reach the image.
+        """Load `.safetensors`, or an official `.pt`, frozen. The size (n, s, m, ...) follows from the weights.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -137,33 +122,30 @@ class YOLOv5(Detector):
         return model.float().eval().requires_grad_(False)
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """What enters the detection head, differentiable in the images.
-
-        Args:
-            images: (N, 3, H, W) RGB in [0, 1]; sides are multiples of 32.
-
-        Returns:
-            {"p3": (N, C, H/8, W/8), "p4": (N, 2C, H/16, W/16), "p5": (N, 4C, H/32, W/32)}.
+        """What enters the detection head for images (N, 3, H, W): p3 (N, C, H/8, W/8), p4 (N, 2C, H/16, W/16), and p5.
 
         Raises:
             ValueError: another shape, or values that are not finite.
         """
         require_pictures(images)
-        layer = {int(i): module for i, module in self.model.items()}
-        c3 = layer[4](layer[3](layer[2](layer[1](layer[0](images)))))
-        c4 = layer[6](layer[5](c3))
-        c5 = layer[9](layer[8](layer[7](c4)))
-        top = layer[10](c5)
-        middle = layer[14](layer[13](torch.cat((_double(top), c4), dim=1)))
-        p3 = layer[17](torch.cat((_double(middle), c3), dim=1))
-        p4 = layer[20](torch.cat((layer[18](p3), middle), dim=1))
-        p5 = layer[23](torch.cat((layer[21](p4), top), dim=1))
+
+        def through(x: Tensor, *layers: int) -> Tensor:
+            for i in layers:
+                x = self.model[str(i)](x)
+            return x
+
+        c3 = through(images, 0, 1, 2, 3, 4)
+        c4 = through(c3, 5, 6)
+        top = through(c4, 7, 8, 9, 10)
+        middle = through(torch.cat((_double(top), c4), dim=1), 13, 14)
+        p3 = through(torch.cat((_double(middle), c3), dim=1), 17)
+        p4 = through(torch.cat((through(p3, 18), middle), dim=1), 20)
+        p5 = through(torch.cat((through(p4, 21), top), dim=1), 23)
         return {"p3": p3, "p4": p4, "p5": p5}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The head's raw output for images (N, 3, H, W): a level's is (N, 3 anchors, 5 + 80, H/stride, W/stride).
-
-        The third dimension holds x, y, w, h, objectness, then the classes, all before their sigmoid.
+        """The head's raw output for images (N, 3, H, W): a level's is (N, 3 anchors, 5 + 80, H/stride, W/stride), of which the
+        third dimension holds x, y, w, h, objectness, then the classes, all before their sigmoid.
         """
         return self._head(self.features(images))
 
@@ -188,19 +170,18 @@ class YOLOv5(Detector):
 
         Box and class are means over the (box, anchor, cell) that :func:`_assign` pairs, objectness is one over all anchors of the
         level, and wants the CIoU, held constant and at least 0, where a box is assigned and 0 elsewhere. The official training
-        multiplies this by the batch size, and objectness by (side / 640)²; here neither is done: a loss is a mean, and
-        crops of pictures of 640 pixels show objects at the size that the network knows. It resizes nothing, for the same reason.
+        multiplies this by the batch size, and objectness by (side / 640)²; here a loss is a mean, and crops of pictures of 640
+        pixels show objects at the size that the network knows, so that nothing is resized either.
 
-        Args:
-            images: (N, 3, H, W) RGB, about [0, 1], or a list of N; sides are multiples of 32.
-            targets: each `boxes` (n, 4) x1 y1 x2 y2 in pixels, inside the image, and `labels` (n,) COCO category ids; n may be 0.
+        Images are (N, 3, H, W) RGB, about [0, 1], or a list of N; each target has `boxes` (n, 4) x1 y1 x2 y2 in pixels, inside
+        the image, and `labels` (n,), COCO category ids; n may be 0.
 
         Raises:
             ValueError: another shape, values that are not finite, or not one target an image.
         """
         if len(images) != len(targets):
             raise ValueError(
-                f"{len(images)} images with {len(targets)} targets: each needs its own, without boxes if need be"
+                f"{len(images)} images, {len(targets)} targets: each needs its own, if need be without boxes"
             )
         levels = self.forward(images if isinstance(images, Tensor) else torch.stack(images))
         index = {category: i for i, category in enumerate(self.categories)}
@@ -210,9 +191,7 @@ class YOLOv5(Detector):
         wanted_classes = F.one_hot(classes, len(index)).to(boxes)
 
         loss = boxes.new_zeros(())
-        for (level, raw), anchors, weight in zip(
-            levels.items(), self.model["24"].anchors, (4.0, 1.0, 0.4), strict=True
-        ):
+        for (level, raw), anchors, weight in zip(levels.items(), self.model["24"].anchors, (4, 1, 0.4), strict=True):
             raw = raw.float().permute(0, 1, 3, 4, 2)  # (N, 3, 85, h, w) -> (N, 3, h, w, 85)
             scaled = boxes / STRIDES[level]
             box, anchor, y, x = _assign(scaled, anchors, *raw.shape[2:4])
@@ -269,11 +248,7 @@ def _assign(boxes: Tensor, anchors: Tensor, height: int, width: int) -> tuple[Te
 
     An anchor takes a box that is less than 4 times wider, narrower, higher and lower than itself. It does so in the cell of the
     box's centre and in those next to it across the nearer vertical and the nearer horizontal side, where the level has them.
-
-    Args:
-        boxes: (n, 4) x1 y1 x2 y2 in strides of the level.
-        anchors: (3, 2) width and height, in the same unit.
-        height, width: of the level, in cells.
+    Boxes (n, 4) x1 y1 x2 y2 and anchors (3, 2), width and height, are in strides of the level, which has so many cells.
 
     One box in the lower left of cell (1, 1), too large for the first anchor and too narrow for the last:
 
@@ -293,18 +268,13 @@ def _assign(boxes: Tensor, anchors: Tensor, height: int, width: int) -> tuple[Te
     return box[pair], anchor[pair], y, x
 
 
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="nearest")
+_double = partial(F.interpolate, scale_factor=2, mode="nearest")
 
 
 def _letterbox(image: Tensor, size: int) -> tuple[Tensor, float, int, int]:
     """(3, H, W) -> (1, 3, h, w): longer side `size`, grey borders to multiples of 32; scale, left and top border."""
-    scale = size / max(image.shape[1:])
-    inner = [max(round(n * scale), 1) for n in image.shape[1:]]
-    resized = image[None]
-    if list(image.shape[1:]) != inner:
-        resized = F.interpolate(resized, inner, mode="bilinear", antialias=scale < 1).clamp(0, 1)
-    short = [-n % 32 for n in inner]
+    resized, scale = resized_to(image, size)
+    short = [-n % 32 for n in resized.shape[2:]]
     top, left = (n // 2 for n in short)
     borders = (left, short[1] - left, top, short[0] - top)
     return F.pad(resized, borders, value=114 / 255), scale, left, top
