@@ -1,7 +1,7 @@
 """What every codec of the book costs: weights, arithmetic, time, and how near its real bytes come to its likelihoods.
 
-Everything runs on the CPU, on one thread, as the container codes. Time is processor time, so that of other programs is not in it.
-It still depends on the machine: each is measured in turns with the same work by `mean-scale-small`, and their ratio is what counts.
+Everything runs on the CPU, on one thread, as the container codes. Time is processor time, which still depends on the machine: each
+is measured in turns with the same work by `mean-scale-small`, and their ratio is what counts.
 """
 
 from __future__ import annotations
@@ -35,12 +35,8 @@ PUBLISHED = LEDGER / "codecs" / "published.json"  # numbers of others, each with
 REFERENCE = "mean-scale-small"  # whose time is 1
 CROP, SIDE = "kodim20", 256  # every codec is counted and timed on the middle of this picture
 REPEATS = 5
-TRAINED = (
-    "start-coco-mini",
-    "mean-scale-small-mse-l0.01-s0-ee6d181f",
-    "start-scenes",
-    "mean-scale-small-mse-l0.002-s0-bb629e52",
-)
+TRAINED = ("start-coco-mini", "mean-scale-small-mse-l0.01-s0-ee6d181f")
+TRAINED += ("start-scenes", "mean-scale-small-mse-l0.002-s0-bb629e52")
 ANCHORS = {"jpeg": (10, 30, 75), "webp": (5, 30, 75), "avif": (15, 35, 60), "hevc": (42, 37, 32), "vvc": (47, 42, 37)}
 
 Row = dict[str, Any]
@@ -92,9 +88,8 @@ def entries() -> list[Entry]:
 def macs(codec: CompressionModel, x: Tensor) -> tuple[int, int, list[bytes]]:
     """Multiplications with addition that `compress` and `decompress` do as they run on `x`, (1, 3, H, W); and the strings.
 
-    Counted where they happen: convolutions, linear layers, matrix products and attention. An autoregressive codec runs its context
-    model once a position, on both sides, and that is counted too. What is not: element by element work, table look-ups, rANS,
-    and what a codec prepares once for all pictures.
+    Convolutions, linear layers, matrix products and attention count, in an autoregressive codec once a position, on both sides.
+    Element by element work, table look-ups, rANS, and what a codec prepares once for all pictures do not.
     """
     # torch (2.13) has no formula for the attention that a CPU takes, and would count none.
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -109,10 +104,8 @@ def macs(codec: CompressionModel, x: Tensor) -> tuple[int, int, list[bytes]]:
 
 
 def awaken(codec: CompressionModel, x: Tensor, spread: float = 0.3) -> None:
-    """Make the latent of a random network, and the scales that price it, about `spread` wide, and compute its CDF tables.
-
-    A random start's latents and scales are all but zero, so its strings would be empty, and their coding no work and no test.
-    """
+    """Make the latent of a random network, and the scales that price it, about `spread` wide, and compute its CDF tables: they are
+    all but zero, so its strings would be empty, and their coding no work and no test."""
     if hasattr(codec, "Gain"):  # the variable-rate models multiply both by a gain before they code
         spread /= codec.Gain[1].item()
     with torch.no_grad():
@@ -129,21 +122,19 @@ def awaken(codec: CompressionModel, x: Tensor, spread: float = 0.3) -> None:
 
 
 def measure(codec: Codec, crop: Tensor, pictures: Mapping[str, Tensor], *, repeats: int = REPEATS) -> Row:
-    """One row of the table.
+    """One row of the table, of a codec that is ready to code, on the CPU.
 
     Args:
-        codec: ready to code, on the CPU.
         crop: the picture to count and to time on, (3, H, W) in [0, 1], `repeats` times in turns with the reference.
         pictures: name -> what to measure rate and quality on; none for a random network, whose pictures mean nothing.
 
     Returns:
-        `parameters`; `macs`, each a pixel of `crop`; `seconds` and `ratio` to the reference; `crop`, its rate in bits per
-        pixel: of all bytes, of the strings, and by the likelihoods; `kodak`, the same in the mean over `pictures`, and their
-        mean PSNR in dB, of decoded pictures rounded to 8 bits. What a classical codec does not have is left out.
+        `parameters`; `macs`, each a pixel of `crop`; `seconds` and `ratio` to the reference; `crop`, its rate in bits per pixel:
+        of all bytes, of the strings, and by the likelihoods; `kodak`, the same in the mean over `pictures`, and their mean PSNR in
+        dB, of decoded pictures rounded to 8 bits. What a classical codec does not have is left out.
     """
     row: Row = {}
-    overhead = 0
-    coded = container.encode(codec, crop)
+    overhead, coded = 0, container.encode(codec, crop)
     if isinstance(codec, nn.Module):
         row["parameters"] = sum(p.numel() for p in codec.parameters())
         encoding, decoding, strings = macs(codec, crop[None])
@@ -157,8 +148,7 @@ def measure(codec: Codec, crop: Tensor, pictures: Mapping[str, Tensor], *, repea
         for x in pictures.values():
             coded = container.encode(codec, x)
             x_hat = (container.decode(codec, coded) * 255).round() / 255
-            psnr = evaluate.psnr((x - x_hat).square().mean().item())
-            found.append(_rate(codec, x, coded, overhead) | {"psnr": psnr})
+            found.append(_rate(codec, x, coded, overhead) | {"psnr": evaluate.psnr((x - x_hat).square().mean().item())})
         row["kodak"] = {name: statistics.fmean(f[name] for f in found) for name in found[0]}
         row["pictures"] = list(pictures)
     return row
@@ -175,8 +165,7 @@ def _rate(codec: Codec, x: Tensor, coded: bytes, overhead: int) -> dict[str, flo
 
 def _times(codec: Codec, crop: Tensor, repeats: int) -> Row:
     """Median processor seconds of `encode` and `decode`, and the median of their ratios to the reference's of the same turn."""
-    both = [(c, container.encode(c, crop)) for c in (zoo.load(REFERENCE), codec)]
-    found: Row = {"seconds": {}, "ratio": {}}
+    both, found = [(c, container.encode(c, crop)) for c in (zoo.load(REFERENCE), codec)], {"seconds": {}, "ratio": {}}
     turns: dict[str, list[tuple[float, float]]] = {"encode": [], "decode": []}
     try:
         for c, coded in both:
@@ -226,17 +215,12 @@ def _rows(path: Path) -> dict[str, Row]:
 
 
 def kodak(folder: Path | None = None) -> dict[str, Tensor]:
-    """The Kodak pictures in a folder by name, (3, H, W) in [0, 1]: as many of the 24 as are there.
-
-    Raises:
-        DataError: the folder has none, or not the one that every codec is timed on.
-    """
+    """The Kodak pictures in a folder by name, (3, H, W) in [0, 1]: as many of the 24 as are there; DataError without `CROP`."""
     given = folder or datasets.fetched_or_real(downloads.assets()["kodak"].home(), "kodak")
     paths = sorted(given.glob("kodim*.png"))
     if CROP not in {path.stem for path in paths}:
-        raise downloads.DataError(
-            f"{given} has no {CROP}.png: `icm datasets fetch kodak`, or name another folder with --kodak"
-        )
+        cure = "`icm datasets fetch kodak`, or name another folder with --kodak"
+        raise downloads.DataError(f"{given} has no {CROP}.png: {cure}")
     pictures = {}
     for path in paths:
         with Image.open(path) as file:
@@ -277,14 +261,10 @@ def report(
     """Measure the rows that a table lacks into it, and say how many; those that are there are kept, also where it is stopped.
 
     Args:
-        only: measure these rows of :func:`listed`, again where they are there.
+        only: measure these rows of :func:`listed`, again where they are there; ValueError for others.
         codec, quality, weights: add this network instead, with weights of its own, or the shipped or published ones.
-        folder: of kodim01.png ...; where left out, as :func:`kodak` finds it.
-        out: the table; where left out, the committed one.
-
-    Raises:
-        ValueError: `only` names no row, or the codec is no network.
-        DataError, LedgerError: as :func:`kodak` and :func:`read`.
+        folder: of kodim01.png ..., as in :func:`kodak`.
+        out: the table.
     """
     known = {entry.key: entry for entry in entries()}
     if codec:

@@ -15,38 +15,36 @@ from torch import Tensor
 
 from icm_helpers.codecs.container import pad
 
+Answer = dict[str, Tensor | dict[str, Tensor]]  # of a codec: `x_hat` and `likelihoods`
+
 
 def refine(
     codec: MeanScaleHyperprior,
     x: Tensor,
-    objective: Callable[[dict[str, Tensor | dict[str, Tensor]]], Tensor],
+    objective: Callable[[Answer], Tensor],
     *,
     steps: int = 20,
     lr: float = 0.1,
     seed: int = 0,
-    each: Callable[[int, float], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Minimise a loss over the latents :math:`y, z` of one image, the codec's weights fixed.
+    r"""Minimise a loss over the latents :math:`y, z` of one image, the weights of a mean-scale hyperprior in eval mode fixed.
 
     :math:`\hat y, \hat z` pass the decoder rounded (straight-through gradient); the rate is estimated with noise, as in training.
     After Campos et al., "Content Adaptive Optimization for Neural Image Compression" (CVPRW 2019). Within `torch.autocast` the
     decoder and the objective compute in its precision, latents and entropy models in float32.
 
     Args:
-        codec: a mean-scale hyperprior in eval mode.
         x: one image, (3, H, W) in [0, 1].
         objective: a codec's answer for the image (1, 3, H, W) -> the scalar to minimise.
-        steps: Adam steps; 0 gives the encoder's own latents.
+        steps: of Adam; 0 gives the encoder's own latents.
         lr: Adam's step, in units of the latent's rounding interval.
         seed: of the noise.
-        each: called with (step, loss) after every step, for a live curve.
 
     Returns:
         y (1, M, H/16, W/16) and z (1, N, H/64, W/64), not rounded; :func:`latents` codes them.
 
     Raises:
-        TypeError: the codec is no mean-scale hyperprior.
-        FloatingPointError: the loss is not finite.
+        TypeError, FloatingPointError: the codec is no mean-scale hyperprior; the loss is not finite.
     """
     if type(codec) is not MeanScaleHyperprior:  # a subclass has more to its entropy model: a context, a gain
         raise TypeError(f"refining needs the latents y and z of a mean-scale hyperprior, not a {type(codec).__name__}")
@@ -68,14 +66,12 @@ def refine(
                 raise FloatingPointError(f"the loss is {loss.item()} at step {step}: lower lr (now {lr})")
             y.grad, z.grad = torch.autograd.grad(loss, [y, z])
             optimiser.step()
-            if each is not None:
-                each(step, loss.item())
     finally:
         torch.set_rng_state(generator_state)
     return y.detach(), z.detach()
 
 
-def forward(codec: MeanScaleHyperprior, y: Tensor, z: Tensor) -> dict[str, Tensor | dict[str, Tensor]]:
+def forward(codec: MeanScaleHyperprior, y: Tensor, z: Tensor) -> Answer:
     """A codec's answer from given latents, differentiable in them: `x_hat` from rounded ones, `likelihoods` from noisy ones."""
     medians = codec.entropy_bottleneck._get_medians().detach()[None].reshape(1, -1, 1, 1)  # (C, 1, 1) -> (1, C, 1, 1)
     with torch.autocast(y.device.type, enabled=False):
@@ -89,10 +85,8 @@ def forward(codec: MeanScaleHyperprior, y: Tensor, z: Tensor) -> dict[str, Tenso
 
 @contextmanager
 def latents(codec: MeanScaleHyperprior, y: Tensor, z: Tensor) -> Iterator[MeanScaleHyperprior]:
-    """Within the block, the codec's analysis gives y and z whatever the image: `container.encode` then writes them.
-
-    The bytes decode with the codec as it was: only the encoder's side is replaced, and no weight.
-    """
+    """Within the block, the codec's analysis gives y and z whatever the image: `container.encode` then writes them, in bytes that
+    decode with the codec as it was: only the encoder's side is replaced, and no weight."""
     codec.g_a.forward, codec.h_a.forward = (lambda _: y), (lambda _: z)
     try:
         yield codec

@@ -1,8 +1,5 @@
-r"""What a codec is trained for: the rate, the distortion, and the masks that say where distortion counts.
-
-Every loss of the book has the form :math:`\mathcal L = \mathcal R + \lambda\,\mathcal D`. The rate :math:`\mathcal R` is always
-the same; a paper's idea lies in :math:`\mathcal D`.
-"""
+r"""What a codec is trained for: every loss of the book has the form :math:`\mathcal L = \mathcal R + \lambda\,\mathcal D`. The rate
+:math:`\mathcal R` is always the same; a paper's idea lies in :math:`\mathcal D`."""
 
 from __future__ import annotations
 
@@ -20,10 +17,8 @@ PEAK = 255.0
 def rate(likelihoods: dict[str, Tensor], pixels: int) -> Tensor:
     r"""Estimated rate in bits per pixel: :math:`\mathcal R = -\frac{1}{P} \sum_i \log_2 p_i` over all latents of all images.
 
-    `likelihoods` are what a codec's forward pass gives; P is how many pixels the batch has in all, :math:`N \cdot H \cdot W`.
-
-    Raises:
-        ValueError: `pixels` is not positive.
+    `likelihoods` are what a codec's forward pass gives; P is how many pixels the batch has in all, :math:`N \cdot H \cdot W`;
+    ValueError unless it is positive.
 
     >>> rate({"y": torch.full((1, 8, 2, 2), 0.5)}, pixels=64).item()  # 32 latents of one bit each
     0.5
@@ -36,15 +31,9 @@ def rate(likelihoods: dict[str, Tensor], pixels: int) -> Tensor:
 def masked_mse(x: Tensor, x_hat: Tensor, mask: Tensor) -> Tensor:
     r"""Mean squared error of the masked images: :math:`\mathrm{MSE}(x \odot m,\; \hat x \odot m)`.
 
-    The mean runs over *all* pixels, as in eq. 3 of Shindo et al. (CCNC 2024) and eq. 5 of Shindo et al. (ICIP 2024): an image
-    with few object pixels weighs little, and an image with none weighs nothing (its loss is the rate alone).
-
-    Args:
-        x, x_hat: original and decoded images, (N, 3, H, W) in [0, 1].
-        mask: binary, (N, 1, H, W); 1 where the image matters.
-
-    Raises:
-        ValueError: shapes differ, or the mask is not binary.
+    The mean runs over *all* pixels, as in eq. 3 of Shindo et al. (CCNC 2024) and eq. 5 of Shindo et al. (ICIP 2024): an image with
+    few object pixels weighs little, and an image with none weighs nothing. Original and decoded images `x`, `x_hat` are (N, 3, H,
+    W) in [0, 1]; the mask is (N, 1, H, W), 1 where the image matters, else 0. ValueError for other shapes or masks.
 
     >>> x = torch.rand(2, 3, 8, 8)
     >>> masked_mse(x, x, torch.ones(2, 1, 8, 8)).item()
@@ -61,18 +50,9 @@ def rate_distortion(
     r"""The training loss :math:`\mathcal R + \lambda\, 255^2\, \mathrm{MSE}(x \odot m, \hat x \odot m)`.
 
     Without a mask it is :math:`\mathcal L_h`, the loss of codecs for people (eq. 1 of Shindo et al., CCNC 2024); with the union of
-    the object masks it is the paper's :math:`\mathcal L_p` (eq. 4).
-
-    Args:
-        out: a codec's answer, `{"x_hat": (N, 3, H, W), "likelihoods": {...}}`.
-        x, mask: as in :func:`masked_mse`; None for the whole image.
-        lmbda: positive; the larger, the more bits and the better the picture.
-
-    Returns:
-        `loss`, `bpp` (the rate) and `distortion` (the second term without lmbda), scalars.
-
-    Raises:
-        ValueError: as :func:`masked_mse`, or lmbda is not positive.
+    the object masks it is the paper's :math:`\mathcal L_p` (eq. 4). `out` is a codec's answer, `{"x_hat": (N, 3, H, W),
+    "likelihoods": {...}}`. Gives the scalars `loss`, `bpp` (the rate) and `distortion` (the second term without lmbda). ValueError
+    as :func:`masked_mse`, or where lmbda is not positive.
     """
     if not lmbda > 0:
         raise ValueError(f"lmbda must be positive, not {lmbda}")
@@ -90,12 +70,9 @@ def feature_distillation(
     Eq. 2 of Iino et al. without weights, eq. 3 with :func:`box_weights`, eq. 4 with :func:`objectness_weights`. The mean runs over
     all cells, channels and images of a level, the sum over the N levels: an image whose weights are small weighs little.
 
-    Args:
-        feats, feats_hat: level -> features of the original and of the decoded images, (N, C, h, w); C, h, w differ between levels.
-        weights: level -> (N, 1, h, w), the same for all channels; None for ones. No gradient flows into them.
-
-    Raises:
-        ValueError: levels or shapes differ, or features hold NaN or infinity.
+    Features of the original and of the decoded images are level -> (N, C, h, w); C, h, w differ between levels. Weights are level
+    -> (N, 1, h, w), None for ones; no gradient flows into them. ValueError where levels or shapes differ, or features are not
+    finite.
 
     >>> a, b = {"p2": torch.zeros(1, 8, 4, 4)}, {"p2": torch.ones(1, 8, 4, 4)}
     >>> feature_distillation(a, b).item(), feature_distillation(a, b, {"p2": torch.full((1, 1, 4, 4), 0.25)}).item()
@@ -128,19 +105,17 @@ def objectness_weights(
 ) -> dict[str, Tensor]:
     r"""How probably there is an object: :math:`O = \max_a \sigma(l_a / T)` over the anchors a of each cell, as weights (eq. 4).
 
-    The paper does not say how several anchors become one number: `max` asks whether any of them sees an object, `mean` how many do.
+    The paper does not say how several anchors become one number: `max` asks whether any of them sees an object, `mean` how many
+    do. A temperature below 1 sharpens, above 1 softens. ValueError for another reduction, a temperature that is not positive, or a
+    level
+    without logits.
 
     Args:
         logits: level -> (N, A, h, w), what the region proposal network gives for A anchors a cell.
         sizes: level -> (h, w) of the features to weight; other sizes are resized to (bilinear).
-        reduction: `max` or `mean` over anchors.
-        temperature: positive; below 1 sharpens, above 1 softens.
 
     Returns:
         level -> (N, 1, h, w) in [0, 1], detached.
-
-    Raises:
-        ValueError: unknown reduction, temperature not positive, or a level without logits.
 
     >>> logits = {"p2": torch.tensor([0.0, -50.0]).reshape(1, 2, 1, 1).expand(1, 2, 4, 4)}
     >>> [objectness_weights(logits, {"p2": (4, 4)}, how)["p2"].mean().item() for how in ("max", "mean")]
@@ -164,15 +139,10 @@ def objectness_weights(
 def box_weights(
     boxes: Sequence[Tensor], sizes: Mapping[str, tuple[int, int]], image_size: tuple[int, int]
 ) -> dict[str, Tensor]:
-    """The true boxes as weights (eq. 3): 1 in every cell that a box touches, 0 elsewhere, at each level's resolution.
+    """The true boxes as weights (eq. 3): level -> (N, 1, h, w), 1 in every cell that a box touches, 0 elsewhere.
 
-    Args:
-        boxes: for each image (n, 4), x1 y1 x2 y2 in its pixels; n may be 0.
-        sizes: level -> (h, w) of the features to weight.
-        image_size: height and width of the images in pixels, which the features cover.
-
-    Returns:
-        level -> (N, 1, h, w) in {0, 1}, on the device of the boxes.
+    `boxes` are for each image (n, 4), x1 y1 x2 y2 in its pixels; `sizes` the (h, w) of each level's features, which cover the
+    images of `image_size` (height, width).
 
     >>> box_weights([torch.tensor([[4.0, 0.0, 9.0, 4.0]])], {"p2": (2, 4)}, (8, 16))["p2"][0, 0]
     tensor([[0., 1., 1., 0.],
@@ -196,15 +166,9 @@ def box_weights(
 def nerv_loss(x: Tensor, x_hat: Tensor, beta: float = 0.7) -> Tensor:
     r"""The loss of NeRV: :math:`\mathcal L_n = \beta\,\lVert x - \hat x \rVert_1 + (1 - \beta)\,(1 - \mathrm{SSIM}(x, \hat x))`.
 
-    Chen et al. (NeurIPS 2021), and eq. 4 of Shindo et al. (ICIP 2024). The norm is the mean over all values, as in NeRV's own code,
-    and the mean over frames is that over the batch.
-
-    Args:
-        x, x_hat: original and decoded frames, (N, 3, H, W) in [0, 1], sides of at least 11 pixels, SSIM's window.
-        beta: weight of the first term, in [0, 1].
-
-    Raises:
-        ValueError: shapes differ, frames are too small, or beta is out of range.
+    Chen et al. (NeurIPS 2021), and eq. 4 of Shindo et al. (ICIP 2024). The norm is the mean over all values, as in NeRV's own
+    code. Frames are (N, 3, H, W) in [0, 1], sides of at least 11 pixels, SSIM's window; ValueError for others, or a beta outside
+    [0, 1].
 
     >>> x = torch.rand(2, 3, 16, 16)
     >>> nerv_loss(x, x).item()
@@ -222,16 +186,10 @@ def nerv_loss(x: Tensor, x_hat: Tensor, beta: float = 0.7) -> Tensor:
 def sa_nerv_loss(x: Tensor, x_hat: Tensor, mask: Tensor, beta: float = 0.7, weight: float = 1.0) -> Tensor:
     r"""The loss of SA-NeRV: :math:`\mathcal L_n(x, \hat x) + w\,\mathcal L_n(x \odot m, \hat x \odot m)`.
 
-    Eq. 6 of Shindo et al. (ICIP 2024). The second summand is that of the masked frames, literally, as means over *all* pixels.
-    Where SSIM's window sees no edge it compares two black pictures, which are alike, so that a thin mask weighs little.
-
-    Args:
-        x, x_hat, beta: as in :func:`nerv_loss`.
-        mask: binary, (N, 1, H, W); in the paper, the edges of Segment Anything's map.
-        weight: :math:`w`, 1 in the paper.
-
-    Raises:
-        ValueError: as in :func:`nerv_loss`, or the mask has another shape or is not binary.
+    Eq. 6 of Shindo et al. (ICIP 2024), where :math:`w` is 1. The second summand is that of the masked frames, literally, as means
+    over *all* pixels: where SSIM's window sees no edge it compares two black pictures, which are alike, so that a thin mask weighs
+    little. The mask is binary, (N, 1, H, W), in the paper the edges of Segment Anything's map. ValueError as in :func:`nerv_loss`,
+    or for others.
 
     >>> x, x_hat = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
     >>> (sa_nerv_loss(x, x_hat, torch.zeros(2, 1, 16, 16)) == nerv_loss(x, x_hat)).item()

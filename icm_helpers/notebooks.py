@@ -1,10 +1,7 @@
-"""Chapters as text notebooks: read them with jupytext, execute them with papermill.
+"""Chapters as text notebooks: read them with jupytext, execute them with papermill, where a wrong parameter is an error.
 
-papermill reads no ``.md``, only warns of an unknown parameter, and accepts a value of any type; here a chapter is
-converted in memory, and a wrong parameter is an error before anything runs.
-
-    python -m icm_helpers.notebooks book/papers/object_region_mse.md out.ipynb -p preset smoke -p seed 1
-    python -m icm_helpers.notebooks book/papers/object_region_mse.md --help-notebook
+python -m icm_helpers.notebooks book/papers/object_region_mse.md out.ipynb -p preset smoke -p seed 1
+python -m icm_helpers.notebooks book/papers/object_region_mse.md --help-notebook
 """
 
 from __future__ import annotations
@@ -14,6 +11,7 @@ import ast
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import jupytext
@@ -79,19 +77,12 @@ def check(nb: NotebookNode, given: Mapping[str, object]) -> None:
 
 
 def execute(
-    path: Path,
-    output: Path,
-    given: Mapping[str, object] | None = None,
-    cwd: Path | None = None,
-    progress: bool = True,
+    path: Path, output: Path, given: Mapping[str, object] | None = None, cwd: Path | None = None, progress: bool = True
 ) -> NotebookNode:
     """Execute a chapter with papermill into an ``.ipynb``, which appears only once every cell has run.
 
-    `given` are values for the parameters cell, `cwd` is the working directory of the kernel; `progress` shows a bar, a step a cell.
-
-    Raises:
-        ValueError, TypeError: the parameters do not fit, see :func:`check`.
-        ChapterError: a cell failed.
+    `given` are values for the parameters cell, which :func:`check` checks; `cwd` is the working directory of the kernel; `progress`
+    shows a bar, a step a cell. ChapterError where a cell failed.
     """
     nb, given = read(path), dict(given or {})
     try:
@@ -101,16 +92,9 @@ def execute(
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_suffix(".partial.ipynb")
     try:
-        # "python3" is the kernel of the running environment: ipykernel puts it into the environment itself.
-        nb = papermill.execute_notebook(
-            nb,
-            partial,
-            given,
-            kernel_name="python3",
-            cwd=cwd,
-            progress_bar=progress,
-            extra_arguments=["--IPKernelApp.log_level=40"],  # errors only: its warnings would break the bar
-        )
+        # "python3" is the kernel of the running environment. It logs errors only: its warnings would break the bar.
+        how = {"kernel_name": "python3", "extra_arguments": ["--IPKernelApp.log_level=40"]}
+        nb = papermill.execute_notebook(nb, partial, given, cwd=cwd, progress_bar=progress, **how)
     except papermill.PapermillExecutionError as error:
         lines = "\n".join(error.traceback)[-3000:]
         source = "\n".join(f"    | {line}" for line in error.source.splitlines())
@@ -121,13 +105,11 @@ def execute(
 
 
 def _value(text: str, parameter: Parameter | None) -> object:
-    """A command-line word as the declared type: text stays text, the rest is read as a Python literal."""
-    if parameter is None or parameter.inferred_type_name == "str":
-        return text
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text  # of the wrong type, which check() reports by name
+    """A command-line word as the declared type: text stays text, the rest is a Python literal, or of the wrong type."""
+    if parameter is not None and parameter.inferred_type_name != "str":
+        with suppress(ValueError, SyntaxError):
+            return ast.literal_eval(text)
+    return text
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -47,16 +47,13 @@ def overfit(
     lr: float = 5e-4,
     warmup: float = 0.2,
     seed: int = 0,
-    device: str = "auto",
-    precision: str = "32-true",
-    describe: str = "overfitting",
     **how: Any,
 ) -> list[dict[str, float]]:
-    """Train `network` in place until it draws `frames`, and give the curve of its loss and PSNR.
+    """Train `network` in place until it draws `frames`, and give `train.fit`'s curve of its `loss` and `psnr` (dB, of each batch).
 
     The defaults are the published training. Weights that are exactly zero stay so: a network that `codecs.nerv.prune` made sparse
-    is fine-tuned by calling this again (the paper: 50 epochs), with another folder. Only the part of the network's picture that the
-    frames cover is compared.
+    is fine-tuned by calling this again (the paper: 50 epochs), with another folder. Only the part of the network's picture that
+    the frames cover is compared.
 
     Args:
         network: draws (B, 3, H', W') at indices t, (B,); frame k of T has t = k / T.
@@ -67,10 +64,7 @@ def overfit(
         batch: frames a step; where the last batch of an epoch would be smaller, frames of the next one fill it.
         lr: of Adam, at its height.
         warmup: part of the training in which the rate rises.
-        seed, device, precision, describe, how: as in `train.fit`, which also says what is raised when a training goes wrong.
-
-    Returns:
-        One dictionary for each 4 % of the steps: `step`, and means since the one before of `loss` and `psnr` (dB, of each batch).
+        seed, how: as in `train.fit`, which also says what is raised when a training goes wrong.
 
     Raises:
         ValueError: frames or masks have another shape, or the frames are larger than the network's picture.
@@ -82,7 +76,7 @@ def overfit(
         raise ValueError(f"frames of {height} x {width}, but the network draws {network.size}: take another fc_hw_dim")
     steps = math.ceil(epochs * count / batch)
     schedule = NervSchedule(steps, batch=batch, lr=lr, warmup=int(warmup * steps), save_every=max(1, steps // 10))
-    target = train.fabric(device, precision).device
+    target = train.fabric(how.get("device", "auto"), how.get("precision", "32-true")).device
     kept = (frames if frames.dtype == torch.uint8 else (frames * 255).round().byte()).to(target)
     masked = masks.to(target, torch.uint8) if masks is not None else None
 
@@ -97,7 +91,7 @@ def overfit(
     network.to(target, memory_format=torch.channels_last)  # a tenth faster on a CPU
     hooks = [p.register_hook((p != 0).mul) for p in network.parameters() if bool((p == 0).any())]
     try:
-        how |= {"seed": seed, "device": device, "precision": precision, "describe": describe}
+        how = {"describe": "overfitting", "seed": seed, **how}
         return train.fit(network, _Orders(count, steps * batch, seed), objective, schedule, **how)
     finally:
         for hook in hooks:
@@ -116,14 +110,11 @@ def file_of(
     name: str,
     **how: Any,
 ) -> bytes:
-    """The file of a video: a network trained to its frames, pruned, trained on, and encoded.
+    """The file of a video: a network trained to its frames for some `epochs`, pruned to a `density`, trained on, and encoded in
+    `bits`.
 
-    Args:
-        epochs: before pruning, and after it.
-        density, bits: as in `nerv.prune` and `nerv.encode_video`.
-        folder: where a training that is stopped goes on from; :func:`forget` clears it.
-        name: what the progress bar and the checkpoints are called.
-        how: as in :func:`overfit`.
+    A training that is stopped goes on from `folder`, which :func:`forget` clears; `name` is what the progress bar and the
+    checkpoints are called.
     """
     for stage, count in zip(STAGES, epochs, strict=True):
         if stage == "pruned":
@@ -141,9 +132,8 @@ def forget(folder: Path) -> None:
 
 
 def quality(frames: Tensor, decoded: Tensor) -> dict[str, float]:
-    """PSNR in dB and MS-SSIM of a decoded video, (T, 3, H, W) in [0, 1]: means over its frames.
-
-    MS-SSIM halves a picture four times; below 161 pixels of height or width it does not exist, and is NaN.
+    """PSNR in dB and MS-SSIM of a decoded video, (T, 3, H, W) in [0, 1]: means over its frames. Below 161 pixels of height or width
+    MS-SSIM, which halves a picture four times, does not exist, and is NaN.
 
     >>> video = torch.zeros(2, 3, 16, 16)
     >>> quality(video, video + 0.1)

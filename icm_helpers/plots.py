@@ -45,29 +45,13 @@ METHODS = _Methods()
 """Method -> colour, marker, the name a reader sees: of losses, and of the zoo's codecs."""
 
 STYLE = {
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-    "savefig.transparent": True,
-    "savefig.bbox": "tight",
-    "figure.dpi": 110,
-    "font.size": 10.5,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 11,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": INK,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 6,
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "text.color", "grid.color"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("axes.grid", "savefig.transparent"), True),
+    **{"savefig.bbox": "tight", "figure.dpi": 110, "font.size": 10.5, "axes.titlesize": 11},
+    **{"grid.alpha": 0.25, "grid.linewidth": 0.6, "lines.linewidth": 1.8, "lines.markersize": 6},
 }
 
 
@@ -76,44 +60,21 @@ def use_style() -> None:
     plt.rcParams.update(STYLE)
 
 
-def rate_accuracy(
-    ax: Axes,
-    curves: Mapping[str, Curve],
-    *,
-    ylabel: str,
-    clean: float | None = None,
-    percent: float = 95.0,
-) -> None:
-    """Draw rate against a metric: a line and a band of `percent` intervals for each method.
-
-    Args:
-        ax: where.
-        curves: method (a key of `METHODS`) -> curve; dashed where the key ends in `-finetuned`.
-        ylabel: the metric, with its unit.
-        clean: the metric on uncompressed images, a dotted line.
-        percent: of the bootstrap replicates that the band covers.
-    """
-    tail = (100 - percent) / 2
+def rate_accuracy(ax: Axes, curves: Mapping[str, Curve], *, ylabel: str, clean: float | None = None) -> None:
+    """Draw rate against a metric: a line and a band of 95 % intervals for each method (a key of `METHODS`), dashed where it ends in
+    `-finetuned`. `clean` is the metric on uncompressed images, a dotted line."""
     for method, curve in curves.items():
         plain = method.removesuffix(FINETUNED)
         colour, marker, label = METHODS[plain]
         tuned = {} if plain == method else {"linestyle": "--", "markerfacecolor": "none"}
-        low, high = np.percentile(curve.metric_replicates, [tail, 100 - tail], axis=0)
+        low, high = np.percentile(curve.metric_replicates, [2.5, 97.5], axis=0)
         ax.fill_between(curve.bpp, low, high, color=colour, alpha=0.15, linewidth=0)
-        ax.plot(
-            curve.bpp, curve.metric, marker=marker, color=colour, label=label + ", fine-tuned" * bool(tuned), **tuned
-        )
+        label += ", fine-tuned" * bool(tuned)
+        ax.plot(curve.bpp, curve.metric, marker=marker, color=colour, label=label, **tuned)
     if clean is not None:
         ax.axhline(clean, color=INK, linestyle=":", linewidth=1.3)
-        ax.annotate(
-            "uncompressed",
-            (1, clean),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
-            color=INK,
-            fontsize=9,
-        )
+        place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+        ax.annotate("uncompressed", (1, clean), color=INK, fontsize=9, **place)
     rate_axis(ax, ylabel)
     rates = np.concatenate([curve.bpp for curve in curves.values()]) if curves else np.ones(1)
     if rates.max() < 3 * rates.min():  # there may be no power of two in it to label
@@ -121,14 +82,10 @@ def rate_accuracy(
     ax.legend(loc="lower right", fontsize=9)
 
 
-def rate_accuracy_panels(
-    panels: Sequence[tuple[str, Mapping[str, Curve], float | None]], title: str, columns: int = 2
-) -> Figure:
+def rate_accuracy_panels(panels: Sequence[tuple[str, Mapping[str, Curve], float | None]], title: str) -> Figure:
     """A figure of :func:`rate_accuracy`, one panel for each (ylabel, curves, clean), two in a row, and one legend below all."""
-    rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(4.9 * columns, 3.7 * rows + 0.4), squeeze=False, layout="constrained"
-    )
+    rows = -(-len(panels) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(9.8, 3.7 * rows + 0.4), squeeze=False, layout="constrained")
     for ax in axes.flat[len(panels) :]:
         ax.axis("off")
     methods = {}
@@ -188,16 +145,13 @@ def pictures(images: Sequence[Tensor], titles: Sequence[str], *, columns: int = 
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     height, breadth = images[0].shape[1:]
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(width * columns, (width * height / breadth + 0.42) * rows), squeeze=False
-    )
+    size = (width * columns, (width * height / breadth + 0.42) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
     for ax, image, title in zip(axes.flat, images, titles, strict=False):
-        pixels = image.detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy()  # (H, W, C)
-        ax.imshow(
-            pixels if pixels.shape[2] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest"
-        )
+        pixels = image.detach().cpu().clamp(0, 1).permute(1, 2, 0).squeeze(2).numpy()  # (H, W, 3) or (H, W)
+        ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         ax.set_title(title, fontsize=9.5)
     figure.tight_layout(pad=0.4)
     return figure
@@ -212,14 +166,8 @@ def with_boxes(
     for i, ((x0, y0, x1, y1), name) in enumerate(zip(boxes.tolist(), names, strict=True)):
         ax.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#e69f00", linewidth=1.4))
         text = name if scores is None else f"{name} {scores[i]:.2f}"
-        ax.text(
-            x0,
-            max(y0 - 2, 6),
-            text,
-            fontsize=7,
-            color="black",
-            bbox={"facecolor": "#e69f00", "pad": 1, "edgecolor": "none"},
-        )
+        ground = {"facecolor": "#e69f00", "pad": 1, "edgecolor": "none"}
+        ax.text(x0, max(y0 - 2, 6), text, fontsize=7, color="black", bbox=ground)
 
 
 def intervals(ax: Axes, groups: Mapping[str, Any], across: str) -> None:

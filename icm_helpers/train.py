@@ -42,11 +42,9 @@ class NonFiniteLossError(RuntimeError):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train: Adam, linear warm-up, then steps down by `gamma` at fractions of the run.
-
-    `aux_lr` is the rate of the auxiliary optimiser, which fits the entropy bottleneck's quantiles; after the last step it runs
-    `aux_steps` more on its own, because the quantiles lag behind and the code tables are made from them.
-    """
+    """How long and how fast to train: Adam, linear warm-up, then steps down by `gamma` at fractions of the run. `aux_lr` is the
+    rate of the auxiliary optimiser, which fits the entropy bottleneck's quantiles; after the last step it runs `aux_steps` more on
+    its own, because the quantiles lag behind and the code tables are made from them."""
 
     steps: int
     batch: int = 4
@@ -99,11 +97,8 @@ def rank() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what tensors on the CPU leave behind, for those of the next step.
-
-    By default large ones go back to the system, which clears their pages before it gives them out again: a tenth of the time of a
-    step of distillation. The process stays as large as it ever was. Other C libraries than GNU's are left alone.
-    """
+    """Have GNU's C library keep what tensors on the CPU leave behind, for those of the next step: by default large ones go back to
+    the system, which clears their pages before it gives them out again, a tenth of the time of a step of distillation."""
     trim_threshold, mmap_threshold = -1, -3  # as malloc.h counts the parameters of mallopt
     with suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)
@@ -132,8 +127,8 @@ def fit(
 
     Args:
         model: a codec or detector; a codec's `aux_loss` is fitted beside the main loss.
-        data: item i must depend on i alone and there must be at least `steps * batch` of them; step k reads items
-            k * batch to (k + 1) * batch.
+        data: at least `steps * batch` items, each of which depends on its number i alone; step k reads k * batch to (k + 1) *
+        batch.
         objective: (model, batch) -> scalars; `loss` is minimised, the others are logged.
         folder: where the checkpoint is kept (written atomically every `save_every` steps); training resumes from one found there.
             None keeps nothing. Under torchrun every process must see it.
@@ -149,9 +144,8 @@ def fit(
 
     Raises:
         NonFiniteLossError: the loss, or its gradient, is NaN or infinite.
-        ValueError: too little data, a batch that the processes cannot share evenly, or a checkpoint in `folder` that is damaged or
-            belongs to another schedule, seed or identity.
-        OSError: the checkpoint cannot be written; the one before is still there.
+        ValueError: too little data, a batch that the processes cannot share evenly, or a damaged checkpoint, or one of another
+            schedule, seed or identity. OSError where the checkpoint cannot be written; the one before is still there.
     """
     needed = schedule.steps * schedule.batch
     if isinstance(data, Sized) and len(data) < needed:
@@ -162,13 +156,13 @@ def fit(
     run = fabric(device, precision)
     run.launch()  # the processes find each other
     model.to(run.device)  # before the optimisers, whose state follows the parameters
-    main, quantiles = _split(model)
+    quantiles = [p for name, p in model.named_parameters() if name.endswith("quantiles")]
+    main = [p for name, p in model.named_parameters() if p.requires_grad and not name.endswith("quantiles")]
     optimiser = torch.optim.Adam(main, lr=schedule.lr, betas=schedule.betas, fused=True)  # one pass over memory
     aux = torch.optim.Adam(quantiles, lr=schedule.aux_lr) if quantiles else None
     plan = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(schedule).items()}
     recipe = {"schedule": plan, "seed": seed, "identity": identity}
-    curve: list[dict[str, float]] = []
-    start = 0
+    start, curve = 0, []
     checkpoint = Path(folder) / "training.ckpt" if folder is not None else None
     if checkpoint is not None and checkpoint.exists():
         state = _checkpoint(checkpoint, recipe)
@@ -177,7 +171,11 @@ def fit(
         if aux is not None:
             aux.load_state_dict(state["aux"])
         start, curve = state["step"], state["curve"]
-    _entropy_in_float32(model)
+    # Likelihoods are ratios of small differences: in bfloat16 they would be noise, so entropy models leave autocast. A bound
+    # method, not a closure: a deep copy of the model then calls its own entropy model, not this one's.
+    for module in model.modules():
+        if isinstance(module, EntropyModel):
+            module.forward = MethodType(_forward_in_float32, module)
     model.train()
     # Processes average the gradients that the loss gives; the quantiles have another loss, without data, equal in all of them.
     for parameter in quantiles:
@@ -186,13 +184,13 @@ def fit(
     for parameter in quantiles:
         parameter.requires_grad_(True)
     forward = torch.compile(wrapped) if compiled else wrapped
-    every = max(1, schedule.steps // 25)
-    window: list[dict[str, float]] = []
+    every, window = max(1, schedule.steps // 25), []
     quiet = 1.0 if sys.stderr.isatty() else 30.0  # in a log file a line every half a minute is enough
     hidden = not progress or rank() > 0
     bar = tqdm(total=schedule.steps, initial=start, desc=describe, disable=hidden, mininterval=quiet)
     for step, (items, batch) in enumerate(_batches(data, start, schedule, workers, collate), start=start):
-        torch.manual_seed(_mix(seed, step * world() + rank()))
+        # Far apart for neighbouring seeds and steps: no two steps of two runs share their noise.
+        torch.manual_seed((seed * 1_000_003 + step * world() + rank()) * 2_654_435_761 % 2**63)
         for group in optimiser.param_groups:
             group["lr"] = schedule.lr * schedule.factor(step)
         terms = objective(forward, run.to_device(batch))
@@ -204,10 +202,9 @@ def fit(
         if not torch.isfinite(norm):
             names = ", ".join(str(data.source(i)) for i in items) if hasattr(data, "source") else f"items {list(items)}"
             kept = checkpoint if checkpoint and checkpoint.exists() else "not kept"
-            raise NonFiniteLossError(
-                f"the loss is {loss.item()}, the norm of its gradient {norm.item()}, at step {step} on {names}: lower the learning "
-                f"rate, lengthen the warm-up, or look at that batch; the last good checkpoint is {kept}"
-            )
+            told = f"the loss is {loss.item()}, the norm of its gradient {norm.item()}, at step {step} on {names}"
+            cure = "lower the learning rate, lengthen the warm-up, or look at that batch"
+            raise NonFiniteLossError(f"{told}: {cure}; the last good checkpoint is {kept}")
         optimiser.step()
         if aux is not None:
             _aux_step(model, aux)
@@ -256,11 +253,6 @@ def _checkpoint(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def _mix(seed: int, step: int) -> int:
-    # Far apart for neighbouring seeds and steps: no two steps of two runs share their noise.
-    return (seed * 1_000_003 + step) * 2_654_435_761 % 2**63
-
-
 def _batches(
     data: Dataset, start: int, schedule: Schedule, workers: int, collate: Callable | None
 ) -> Iterator[tuple[range, Any]]:
@@ -270,24 +262,10 @@ def _batches(
     return zip(batches, DataLoader(data, batch_sampler=batches, num_workers=workers, collate_fn=collate), strict=True)
 
 
-def _split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    quantiles = [p for name, p in model.named_parameters() if name.endswith("quantiles")]
-    known = {id(p) for p in quantiles}
-    return [p for p in model.parameters() if p.requires_grad and id(p) not in known], quantiles
-
-
 def _aux_step(model: nn.Module, aux: torch.optim.Optimizer) -> None:
     aux.zero_grad()
     model.aux_loss().backward()
     aux.step()
-
-
-def _entropy_in_float32(model: nn.Module) -> None:
-    """Likelihoods are ratios of small differences: in bfloat16 they would be noise, so entropy models leave autocast."""
-    for module in model.modules():
-        if isinstance(module, EntropyModel):
-            # A bound method, not a closure: a deep copy of the model then calls its own entropy model, not this one's.
-            module.forward = MethodType(_forward_in_float32, module)
 
 
 def _forward_in_float32(self: EntropyModel, x: Tensor, *args: Any, **kwargs: Any) -> Any:

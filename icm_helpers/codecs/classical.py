@@ -1,8 +1,5 @@
-"""Classical anchors: codecs that everybody has, behind the same `container.encode` and `container.decode`.
-
-Each is a small frozen class with its settings as fields, `encode(image) -> bytes` and `decode(data) -> image`. The
-bytes are the format's own file, header and all, with nothing added: what a user would store is what counts as rate.
-"""
+"""Classical anchors: codecs that everybody has, behind the same `container.encode` and `container.decode`. The bytes are the
+format's own file, header and all, with nothing added: what a user would store is what counts as rate."""
 
 from __future__ import annotations
 
@@ -20,19 +17,15 @@ from icm_helpers.codecs.container import MAX_PIXELS, BitstreamError
 
 @dataclass(frozen=True)
 class _Format:
-    """What the formats share: Pillow reads and writes them, and what is missing from a file that is not whole has a name."""
+    """What the formats share: Pillow reads and writes them, and what a whole file has, has a name."""
 
     name: ClassVar[str]
     options: ClassVar[dict[str, Any]]  # of Pillow's encoder
     mark: ClassVar[str]  # what a whole file has
 
     def encode(self, image: Tensor) -> bytes:
-        """The file of a picture, (3, H, W) in [0, 1], rounded to 8 bits first.
-
-        Raises:
-            ImportError: Pillow was built without the format.
-            ValueError: a side is longer than the format allows.
-        """
+        """The file of a picture, (3, H, W) in [0, 1], rounded to 8 bits first; ImportError where Pillow was built without the
+        format, ValueError where a side is longer than the format allows."""
         self._check_support()
         pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()  # (3, H, W) -> (H, W, 3)
         file = io.BytesIO()
@@ -40,12 +33,8 @@ class _Format:
         return file.getvalue()
 
     def decode(self, data: bytes) -> Tensor:
-        """The picture in a file of `encode`, (3, H, W) float32 in [0, 1], on the CPU.
-
-        Raises:
-            BitstreamError: no such file, cut short, followed by other bytes, not in colour, or more than `MAX_PIXELS`.
-            ImportError: Pillow was built without the format.
-        """
+        """The picture in a file of `encode`, (3, H, W) float32 in [0, 1], on the CPU; BitstreamError for no such file, or one that
+        is cut short, followed by other bytes, not in colour, or of more than `MAX_PIXELS`; ImportError as in `encode`."""
         kind = self.name.upper()
         if not self._whole(data):
             raise BitstreamError(f"no {self.mark}: no {kind} file, cut short, or followed by other bytes.")
@@ -66,9 +55,8 @@ class _Format:
 
     def _check_support(self) -> None:
         if self.name in ("webp", "avif") and not features.check(self.name):
-            raise ImportError(
-                f"this Pillow was built without {self.name.upper()}: install Pillow 11.3 or newer from its binary wheel."
-            )
+            cure = "install Pillow 11.3 or newer from its binary wheel"
+            raise ImportError(f"this Pillow was built without {self.name.upper()}: {cure}.")
 
 
 @dataclass(frozen=True)
@@ -85,14 +73,9 @@ class _Lossy(_Format):
 class Jpeg(_Lossy):
     """JPEG (ITU-T T.81) by Pillow: 4:2:0, optimized Huffman tables, a JFIF file that any viewer opens.
 
-    JPEG carries no checksum. A missing end and a broken structure raise `BitstreamError`; a flipped bit inside the
-    coded data may go unnoticed and decode to another picture. Only the container's own format has a checksum.
-
-    Args:
-        quality: 1 (smallest) to 100, the scale of the Independent JPEG Group's quantisation tables.
-
-    Raises:
-        ValueError: quality out of range.
+    `quality` is 1 (smallest) to 100, the scale of the Independent JPEG Group's quantisation tables, else ValueError. JPEG carries
+    no checksum: a missing end and a broken structure raise `BitstreamError`; a flipped bit inside the coded data may go unnoticed
+    and decode to another picture.
 
     >>> image = torch.rand(3, 5, 7)
     >>> Jpeg(90).decode(Jpeg(90).encode(image)).shape
@@ -107,10 +90,8 @@ class Jpeg(_Lossy):
 
 
 class Webp(_Lossy):
-    """WebP (RFC 9649) by Pillow, lossy: the intra coding of VP8, 4:2:0, at the encoder's most thorough method.
-
-    WebP carries its length and no checksum: see :class:`Jpeg`. `quality` is 0 (smallest) to 100; sides end at 16383.
-    """
+    """WebP (RFC 9649) by Pillow, lossy: the intra coding of VP8, 4:2:0, at the encoder's most thorough method; `quality` is 0
+    (smallest) to 100, sides end at 16383. It carries its length and no checksum: see :class:`Jpeg`."""
 
     name, mark = "webp", "RIFF header with this length"
     options: ClassVar = {"method": 6}
@@ -125,12 +106,9 @@ class Webp(_Lossy):
 
 
 class Avif(_Lossy):
-    """AVIF by Pillow: the intra coding of AV1 by libaom, 4:2:0, at speed 6 and on one thread, so equal pictures give equal bytes.
-
-    The encoder minimises squared error, as those of `ffmpeg` do here, instead of its default, an estimate of what people see.
-    The file's boxes alone take about 300 bytes, which counts in a small picture. AVIF carries no checksum: see :class:`Jpeg`.
-    `quality` is 0 (smallest) to 100.
-    """
+    """AVIF by Pillow: the intra coding of AV1 by libaom, 4:2:0, at speed 6 and on one thread, so equal pictures give equal bytes;
+    `quality` is 0 (smallest) to 100. The encoder minimises squared error instead of its default, an estimate of what people see.
+    The file's boxes alone take about 300 bytes, which counts in a small picture. It carries no checksum: see :class:`Jpeg`."""
 
     name, mark = "avif", "three boxes of AVIF to the last byte"
     options: ClassVar = {"codec": "aom", "speed": 6, "subsampling": "4:2:0", "advanced": {"tune": "psnr"}}

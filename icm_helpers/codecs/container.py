@@ -12,14 +12,12 @@
     ...           the strings: CompressAI's rANS words
     -4      4     CRC-32 of everything before it
 
-Little endian. `mean-scale-small` pays 46 bytes a picture, checksums included. A checksum finds accidents, it proves nothing
-about who wrote the file.
-
-Why the scale indexes have a checksum of their own: the decoder computes the entropy parameters again, in floats, and
-one scale on the other side of a table's edge turns all that follows into noise. On one machine they come out the same:
-both sides run one image at a time, on one CPU thread (with two, 40 % of the entropy parameters were measured to change
-in the last bit), in float32, without autocast, with deterministic cuDNN. Another processor or library may round
-differently; where that matters, decoding raises `BitstreamError`. Decode where you encoded, as CompressAI asks for too.
+Little endian. `mean-scale-small` pays 46 bytes a picture, checksums included. A checksum finds accidents, it proves nothing about
+who wrote the file. The scale indexes have one of their own because the decoder computes the entropy parameters again, in floats,
+and one scale on the other side of a table's edge turns all that follows into noise. On one machine they come out the same: both
+sides run one image at a time, on one CPU thread (with two, 40 % of the entropy parameters were measured to change in the last
+bit), in float32, without autocast, with deterministic cuDNN. Another processor or library may round differently; where that
+matters, decoding raises `BitstreamError`. Decode where you encoded, as CompressAI asks for too.
 """
 
 from __future__ import annotations
@@ -55,12 +53,9 @@ class BitstreamError(ValueError):
 def encode(codec: Any, image: Tensor) -> bytes:
     """Code one picture, (3, H, W) float32 in [0, 1], from 1 x 1 to `MAX_PIXELS`; `8 * len(data) / (H * W)` is its bpp.
 
-    Args:
-        codec: a network from `zoo.load`, in eval mode and with CDF tables; or what writes a file format of its own, such as
-            `classical.Jpeg`, by methods `encode` and `decode`, to whose bytes nothing is added.
-
-    Raises:
-        ValueError: the image has another shape, type or range, or the codec is not ready to code.
+    `codec` is a network from `zoo.load`, in eval mode and with CDF tables; or what writes a file format of its own, such as
+    `classical.Jpeg`, by methods `encode` and `decode`, to whose bytes nothing is added. ValueError where it is not ready to code,
+    or the image has another shape, type or range.
     """
     check_image(image)
     if not isinstance(codec, nn.Module):
@@ -80,13 +75,12 @@ def encode(codec: Any, image: Tensor) -> bytes:
 def decode(codec: Any, data: bytes) -> Tensor:
     """The picture in `data`, (3, H, W) float32 in [0, 1], on the codec's device.
 
-    Equals the codec's `forward` in eval mode on the padded picture, cropped and clamped; except for CompressAI's
-    autoregressive models (mbt2018, cheng2020), whose `forward` rounds `y` where coding rounds `y` minus its mean.
+    Equals the codec's `forward` in eval mode on the padded picture, cropped and clamped; except for CompressAI's autoregressive
+    models (mbt2018, cheng2020), whose `forward` rounds `y` where coding rounds `y` minus its mean.
 
     Raises:
-        BitstreamError: any byte is missing, changed or left over; another codec or other weights wrote it; or this
-            processor computes other entropy parameters than the encoder's.
-        ValueError: the codec is not ready to decode.
+        BitstreamError: any byte is missing, changed or left over; another codec or other weights wrote it; or this processor
+            computes other entropy parameters than the encoder's. ValueError where the codec is not ready to decode.
     """
     if not isinstance(codec, nn.Module):
         return codec.decode(bytes(data))
@@ -110,9 +104,8 @@ def decode(codec: Any, data: bytes) -> Tensor:
 def encode_many(codec: Any, images: Iterable[Tensor], workers: int | None = None) -> Iterator[bytes]:
     """As :func:`encode` for each of many pictures, some at once: the same bytes, in the same order, sooner.
 
-    While one picture is in the entropy coder, the network works on the next. Pictures are asked for as they are needed, a few
-    ahead; meanwhile the codec's weights must stay as they are. Errors come when it is their picture's turn. `workers` are threads,
-    each with one picture; as many as there are processors, but at most four, where None.
+    Pictures are asked for as they are needed, a few ahead; meanwhile the codec's weights must stay as they are. Errors come when
+    it is their picture's turn. `workers` are threads, each with one picture; None: one a processor, but at most four.
     """
     return _many(encode, codec, images, workers)
 
@@ -159,7 +152,11 @@ def _many(work: Callable[[Any, Any], Any], codec: Any, items: Iterable[Any], wor
     free: SimpleQueue[Any] = SimpleQueue()
     known = fingerprint(codec) if isinstance(codec, nn.Module) else None  # taken once
     for _ in range(workers):
-        free.put(codec if known is None else _replica(codec, known))
+        replica = codec
+        if known:  # the same tensors in modules of their own, because coding watches what its modules do
+            replica = copy.deepcopy(codec, {id(t): t for t in [*codec.parameters(), *codec.buffers()]})
+            replica.known_fingerprint = known
+        free.put(replica)
 
     def one(item: Any) -> Any:
         mine = free.get()
@@ -176,13 +173,6 @@ def _many(work: Callable[[Any, Any], Any], codec: Any, items: Iterable[Any], wor
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-
-
-def _replica(codec: nn.Module, known: bytes) -> nn.Module:
-    """The same tensors in modules of their own, because coding watches what its modules do."""
-    replica = copy.deepcopy(codec, {id(t): t for t in [*codec.parameters(), *codec.buffers()]})
-    replica.known_fingerprint = known
-    return replica
 
 
 def _fingerprint(codec: CompressionModel) -> bytes:
@@ -245,12 +235,9 @@ def _check_codec(codec: CompressionModel) -> torch.device:
 
 
 def _exactly(codec: CompressionModel, call: Callable[[], Any]) -> tuple[Any, int]:
-    """What `call` gives with all switched off that makes two runs of one network differ, and the CRC-32 of all scale indexes.
-
-    It runs in a thread of its own: only a thread itself can put back its number of OpenMP threads.
-    """
-    crc = 0
-    conditionals = [module for module in codec.modules() if isinstance(module, GaussianConditional)]
+    """What `call` gives with all switched off that makes two runs of one network differ, and the CRC-32 of all scale indexes. In a
+    thread of its own: only a thread itself can put back its number of OpenMP threads."""
+    crc, conditionals = 0, [module for module in codec.modules() if isinstance(module, GaussianConditional)]
     device = next(codec.parameters()).device.type
 
     def watched(build_indexes: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -278,8 +265,7 @@ def _exactly(codec: CompressionModel, call: Callable[[], Any]) -> tuple[Any, int
 
 class _Steady:
     """One thread for a picture's arithmetic, and deterministic cuDNN: settings of the whole process, so the first of several
-    pictures that are coded at once makes them, and the last puts back what was before. To be entered in fresh threads, which
-    take their number of threads from the process."""
+    pictures that are coded at once makes them, and the last puts back what was before. To be entered in fresh threads."""
 
     def __init__(self) -> None:
         self.lock, self.inside = threading.Lock(), 0

@@ -9,18 +9,17 @@ r"""HEVC and VVC, the anchors of the video coding standards, through the ffmpeg 
     10      ...   the elementary stream (Annex B), without the messages and timing that decoding does not need
     -4      4     CRC-32 of everything before it
 
-Little endian. An elementary stream alone would be 14 bytes smaller, but cut or changed, it decodes to fewer frames or to grey
-ones, and ffmpeg's HEVC decoder says nothing. What follows byte 10, without the checksum, is a file that ffmpeg and many players
-open. The stream's own parameter sets (50 to 70 bytes for a picture, up to 250 for a sequence) count too.
+Little endian. A stream alone would be 14 bytes smaller, but cut or changed, it decodes to fewer or grey frames, and ffmpeg's HEVC
+decoder says nothing. What follows byte 10, without the checksum, is a file that ffmpeg and many players open. Its parameter sets
+(50 to 70 bytes for a picture, up to 250 for a sequence) count too.
 
-Colour is YCbCr of BT.601, limited range, 4:2:0: what ffmpeg assumes of a stream that says nothing about it, so this one says
-nothing. The conversion is done here on both sides, in floats: chroma is the mean of 2 x 2 pixels, and interpolated
-bilinearly on the way back. A sample has 8 bits in HEVC (profile Main), 10 in VVC (Main 10, all that libvvenc takes). Frames
-are padded to multiples of 8, the smallest block, and to sides of at least 32, and cropped after decoding. ffmpeg grants libvvenc
-one byte a pixel for a coded frame with its parameter sets: smaller frames fail, and so do textures at a QP near 0.
-
-The encoders minimise squared error, which learned codecs are trained for; by default they would follow a model of human vision
-instead. They run on one thread, so the same frames give the same bytes.
+Colour is YCbCr of BT.601, limited range, 4:2:0: what ffmpeg assumes of a stream that says nothing about it, as this one. It is
+converted here on both sides, in floats: chroma is the mean of 2 x 2 pixels, and interpolated bilinearly on the way back. A sample
+has 8 bits in HEVC (profile Main), 10 in VVC (Main 10, all that libvvenc takes). Frames are padded to multiples of 8, the smallest
+block, and to sides of at least 32, and cropped after decoding. ffmpeg grants libvvenc one byte a pixel for a coded frame with its
+parameter sets: smaller frames fail, and so do textures at a QP near 0. The encoders minimise squared error, which learned codecs
+are trained for, not the model of human vision that is their default, and run on one thread, so the same frames give the same
+bytes.
 """
 
 from __future__ import annotations
@@ -68,30 +67,21 @@ class _Standard:
     def encode(self, image: Tensor) -> bytes:
         """The file of a picture, (3, H, W) in [0, 1], coded intra.
 
-        Raises:
-            ImportError: imageio-ffmpeg is not installed, or its ffmpeg lacks the encoder; all methods raise it.
-            RuntimeError, TimeoutError: ffmpeg failed, or took too long.
+        All methods raise ImportError where imageio-ffmpeg is not installed, or its ffmpeg lacks the codec, TimeoutError where it
+        takes too long; this and `encode_video` raise RuntimeError where it fails.
         """
         return self._encode(image[None], self.intra)
 
     def decode(self, data: bytes) -> Tensor:
-        """The picture in a file of `encode`, (3, H, W) float32 in [0, 1], on the CPU.
-
-        Raises:
-            BitstreamError: a sequence, or as in `decode_video`.
-        """
+        """The picture in a file of `encode`, as `decode_video` gives it; BitstreamError also for a sequence."""
         frames = self.decode_video(data)
         if len(frames) != 1:
             raise BitstreamError(f"a sequence of {len(frames)} frames, not one picture: read it with decode_video.")
         return frames[0]
 
     def encode_video(self, frames: Tensor) -> bytes:
-        """The file of a sequence, (T, 3, H, W) float32 in [0, 1], coded inter; only its first picture is coded intra.
-
-        Raises:
-            ValueError: another shape, type or range, more than 65535 frames, or frames of more than `MAX_PIXELS`.
-            RuntimeError, TimeoutError: as in `encode`.
-        """
+        """The file of a sequence, (T, 3, H, W) float32 in [0, 1], coded inter; only its first picture is coded intra. ValueError
+        for another shape, type or range, more than 65535 frames, or frames of more than `MAX_PIXELS`."""
         if frames.ndim != 4 or not 0 < len(frames) <= 65535:
             raise ValueError(f"a video is a tensor (T, 3, H, W) of 1 to 65535 frames, not {tuple(frames.shape)}.")
         for frame in frames:
@@ -99,12 +89,8 @@ class _Standard:
         return self._encode(frames, self.inter)
 
     def decode_video(self, data: bytes) -> Tensor:
-        """The frames in a file of `encode_video` or `encode`, (T, 3, H, W) float32 in [0, 1], on the CPU.
-
-        Raises:
-            BitstreamError: another codec's file, or any byte missing, changed or left over.
-            TimeoutError: as in `encode`.
-        """
+        """The frames in a file of `encode_video` or `encode`, (T, 3, H, W) float32 in [0, 1], on the CPU; BitstreamError for
+        another codec's file, or any byte missing, changed or left over."""
         body = container.opened(bytes(data), self.magic, _HEADER.size)
         _, height, width, count = _HEADER.unpack_from(body)
         if not (0 < height * width <= MAX_PIXELS and count):
@@ -139,10 +125,8 @@ class _Standard:
 
 
 class Hevc(_Standard):
-    """HEVC (ITU-T H.265) by libx265, preset `slow`.
-
-    `qp` is 0 (best) to 51. In a sequence it is that of P pictures; the encoder gives the intra picture less, B pictures more.
-    """
+    """HEVC (ITU-T H.265) by libx265, preset `slow`; `qp` is 0 (best) to 51. In a sequence it is that of P pictures; the encoder
+    gives the intra picture less, B pictures more."""
 
     name, top, magic = "hevc", 51, b"HEV\x01"
     bits, sample, pixel_format = 8, "u1", "yuv420p"
@@ -152,11 +136,9 @@ class Hevc(_Standard):
 
 
 class Vvc(_Standard):
-    """VVC (ITU-T H.266) by libvvenc, preset `fast`: on a photograph of 640 x 480, 11 % fewer bytes than `faster` at equal PSNR.
-
-    The next preset, `medium`, saved another 4 % in three to four times the time. `qp` is 0 (best) to 63. In a sequence the encoder
-    gives the intra picture less, and pictures high in the hierarchy more.
-    """
+    """VVC (ITU-T H.266) by libvvenc, preset `fast`: on a photograph of 640 x 480, 11 % fewer bytes than `faster` at equal PSNR;
+    `medium` saved another 4 % in three to four times the time. `qp` is 0 (best) to 63. In a sequence the encoder gives the intra
+    picture less, and pictures high in the hierarchy more."""
 
     name, top, magic = "vvc", 63, b"VVC\x01"
     bits, sample, pixel_format = 10, "<u2", "yuv420p10le"
@@ -194,10 +176,8 @@ def _ffmpeg(options: list[str], data: bytes, pixels: int) -> bytes:
 
         command = [get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-loglevel", "error", *options]
     except (ImportError, RuntimeError) as error:
-        raise ImportError(
-            f"HEVC and VVC need the package imageio-ffmpeg and its ffmpeg ({error}): install the extra `anchors`, "
-            "as in `pip install 'icm-book[anchors]'`"
-        ) from error
+        cure = "install the extra `anchors`, as in `pip install 'icm-book[anchors]'`"
+        raise ImportError(f"HEVC and VVC need the package imageio-ffmpeg and its ffmpeg ({error}): {cure}") from error
     call, limit = " ".join(command), TIMEOUT + TIMEOUT_PER_PIXEL * pixels
     try:
         done = subprocess.run(command, input=data, capture_output=True, timeout=limit)  # kills ffmpeg if it must
@@ -207,13 +187,10 @@ def _ffmpeg(options: list[str], data: bytes, pixels: int) -> bytes:
     said = done.stderr.decode(errors="replace").strip()
     lacks = "Unknown (encoder|decoder|input format)|Unrecognized option|is experimental"
     if done.returncode and re.search(lacks, said):
-        raise ImportError(
-            f"this ffmpeg lacks the codec in `{call}`: install imageio-ffmpeg 0.8 or newer, and unset "
-            f"IMAGEIO_FFMPEG_EXE if it names another one. It said: {said[-500:]}"
-        )
+        cure = "install imageio-ffmpeg 0.8 or newer, and unset IMAGEIO_FFMPEG_EXE if it names another one"
+        raise ImportError(f"this ffmpeg lacks the codec in `{call}`: {cure}. It said: {said[-500:]}")
     if done.returncode:
         hint = "More than 8 bits a pixel? Take a higher QP. " if "Error submitting video frame" in said else ""
-        raise RuntimeError(
-            f"ffmpeg ended with status {done.returncode}. {hint}It said: {said[-2000:]}\nCalled `{call}`."
-        )
+        told = f"ffmpeg ended with status {done.returncode}. {hint}It said: {said[-2000:]}"
+        raise RuntimeError(f"{told}\nCalled `{call}`.")
     return done.stdout

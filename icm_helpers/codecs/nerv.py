@@ -68,7 +68,7 @@ _BIAS_BITS = 8  # a bias shifts a whole channel and is one number in hundreds
 
 
 class NeRV(nn.Module):
-    r"""The network of one video: frame index :math:`t \in [0, 1]` to picture.
+    r"""The network of one video: frame index :math:`t \in [0, 1]` to picture; ValueError for sizes that make no network.
 
     :math:`\gamma(t) = (\sin b^0 \pi t, \cos b^0 \pi t, \ldots, \sin b^{l-1} \pi t, \cos b^{l-1} \pi t)` goes through two linear
     layers to a small map, and blocks of convolution, SiLU and pixel shuffle enlarge it. Parameters have the names and shapes of the
@@ -82,9 +82,6 @@ class NeRV(nn.Module):
         expansion: the first block has `int(channels * expansion)` channels.
         reduction: each further block with a stride above 1 divides its channels by this, down to `lower_width`.
         pe_base, pe_levels: :math:`b` and :math:`l` of the encoding.
-
-    Raises:
-        ValueError: a size is not positive, or the first block has no channel.
 
     >>> network = NeRV((2, 3, 4), strides=(2, 2), lower_width=4, stem_dim=8)
     >>> network(torch.tensor([0.0, 0.5])).shape
@@ -105,10 +102,9 @@ class NeRV(nn.Module):
         super().__init__()
         sizes = (*fc_hw_dim, *strides, lower_width, stem_dim, expansion, reduction, pe_base, pe_levels)
         if len(fc_hw_dim) != 3 or not strides or not all(n > 0 for n in sizes) or fc_hw_dim[2] * expansion < 1:
-            raise ValueError(
-                f"no network of {fc_hw_dim=}, {strides=}, {lower_width=}, {stem_dim=}, {expansion=}, {reduction=}, {pe_base=}, "
-                f"{pe_levels=}: fc_hw_dim is three numbers, there is a stride at least, and every number and width is positive."
-            )
+            told = f"no network of {fc_hw_dim=}, {strides=}, {lower_width=}, {stem_dim=}, {expansion=}, {reduction=}, {pe_base=}"
+            rule = "fc_hw_dim is three numbers, there is a stride at least, and every number and width is positive"
+            raise ValueError(f"{told}, {pe_levels=}: {rule}.")
         self.fc_hw_dim, self.strides = tuple(fc_hw_dim), tuple(strides)
         self.lower_width, self.stem_dim, self.expansion, self.reduction = lower_width, stem_dim, expansion, reduction
         self.pe_base, self.pe_levels = pe_base, pe_levels
@@ -116,9 +112,8 @@ class NeRV(nn.Module):
         # On the CPU even under another default device: the values must be there when the weights are not yet.
         bases = torch.tensor([pe_base**level for level in range(pe_levels)], dtype=torch.float32, device="cpu")
         self.register_buffer("_bases", bases, persistent=False)
-        self.stem = nn.Sequential(
-            nn.Linear(2 * pe_levels, stem_dim), nn.SiLU(), nn.Linear(stem_dim, height * width * channels), nn.SiLU()
-        )
+        first, second = nn.Linear(2 * pe_levels, stem_dim), nn.Linear(stem_dim, height * width * channels)
+        self.stem = nn.Sequential(first, nn.SiLU(), second, nn.SiLU())
         self.layers = nn.ModuleList()
         for i, stride in enumerate(self.strides):
             kept = channels if stride == 1 else channels // reduction
@@ -139,8 +134,7 @@ class NeRV(nn.Module):
         # In float32, and multiplied in this order: at b ** 39 the last bit of a factor is seen in the sine.
         phase = t.float()[:, None] * self._bases * math.pi
         x = self.stem(torch.stack((phase.sin(), phase.cos()), dim=2).flatten(1))
-        height, width, channels = self.fc_hw_dim
-        x = x.view(-1, channels, height, width)
+        x = x.view(-1, self.fc_hw_dim[2], *self.fc_hw_dim[:2])
         # SiLU commutes with the shuffle, and so does the head, a 1 x 1 convolution: the last and largest shuffle then moves 3
         # channels instead of all.
         for stride, block in zip((1, *self.strides), self.layers, strict=False):
@@ -154,9 +148,8 @@ class NeRV(nn.Module):
 
 
 def fitting(height: int, width: int, channels: int) -> NeRV:
-    """A network with random weights for frames of this size: its picture is larger by less than a cell of the small map.
-
-    `channels` are those of the small map; no block has fewer, and bytes grow with their square.
+    """A network with random weights for frames of this size: its picture is larger by less than a cell of the small map, no block
+    has fewer `channels` than it, and bytes grow with their square.
 
     >>> fitting(180, 320, 12).size
     (192, 320)
@@ -167,13 +160,8 @@ def fitting(height: int, width: int, channels: int) -> NeRV:
 
 
 def prune(network: NeRV, density: float) -> None:
-    """Set all weights of linear and convolution layers but the largest to zero, in place; `density` is the part that stays.
-
-    As published, all layers are compared together, biases and the head stay. Train on afterwards: `overfit` keeps zeros at zero.
-
-    Raises:
-        ValueError: `density` is not in (0, 1].
-    """
+    """Set all weights of linear and convolution layers but the largest to zero, in place; `density` in (0, 1] is the part that
+    stays. As published, all layers are compared together, biases and the head stay. `overfit` keeps zeros at zero."""
     if not 0 < density <= 1:
         raise ValueError(f"density is the part of the weights that stays, in (0, 1], not {density}")
     weights = [p for part in (network.stem, network.layers) for p in part.parameters() if p.ndim > 1]
@@ -194,11 +182,8 @@ def encode_video(frames: Tensor, network: NeRV, *, bits: int = 8) -> bytes:
 
     The frames say how many there are and where the network's picture is cropped; what they show is in the network. A weight has
     `bits`, 2 to 8: it takes one of exactly 2^bits levels from the smallest to the largest of its output channel, zero among them.
-    Biases have 2^8.
-
-    Raises:
-        ValueError: another shape, more than 65535 frames, frames larger than the network's, weights that are not finite, or
-            settings that the header cannot hold.
+    Biases have 2^8. ValueError for another shape, more than 65535 or larger frames, weights that are not finite, or settings that
+    the header cannot hold.
     """
     if frames.ndim != 4 or frames.shape[1] != 3 or not 0 < len(frames) < 2**16:
         raise ValueError(f"a video is a tensor (T, 3, H, W) of 1 to 65535 frames, not {tuple(frames.shape)}.")
@@ -227,13 +212,14 @@ def decode_video(data: bytes, indices: Sequence[int] | None = None, *, device: s
     """The frames in a file of `encode_video`, (T, 3, H, W) float32 in [0, 1], on the CPU; or those of `indices` alone.
 
     Frame k comes out the same whichever others are asked for: each is computed by itself. Another device, processor or library
-    rounds differently in the last bits.
-
-    Raises:
-        BitstreamError: no such file, or any byte missing, changed or left over.
-        IndexError: there is no frame of that index.
+    rounds differently in the last bits. BitstreamError for no such file, or any byte missing, changed or left over; IndexError for
+    no such frame.
     """
-    network, count, height, width = _read(bytes(data))
+    body = opened(bytes(data), MAGIC, _HEADER.size + 4)
+    try:  # from here on only a forger's bytes are wrong; they must not cost more than an error
+        network, count, height, width = _parse(body)
+    except (struct.error, zlib.error, ValueError, IndexError, RuntimeError, OverflowError) as error:
+        raise BitstreamError(f"no network can be read ({error}): the file was forged.") from error
     network.to(device, memory_format=torch.channels_last)
     chosen = range(count) if indices is None else list(indices)
     if absent := [k for k in chosen if not 0 <= k < count]:
@@ -258,10 +244,10 @@ def decode_video(data: bytes, indices: Sequence[int] | None = None, *, device: s
 
 
 _Table = tuple[int, np.ndarray]
-"""The lowest symbol, and how often it and those after it occur in 2^16; last the escape, which CompressAI's coder asks for."""
 
 
 def _table(symbols: np.ndarray) -> _Table:
+    """The lowest symbol, and how often it and those after it occur in 2^16; last the escape, which CompressAI's coder asks for."""
     low = int(symbols.min())
     counts = np.bincount(symbols - low).astype(np.float64)
     pmf = torch.from_numpy(np.append(counts / counts.sum(), 0.0)).float()
@@ -312,16 +298,8 @@ def _coding(table_of: np.ndarray, tables: Sequence[_Table]) -> tuple[list[int], 
     return table_of.tolist(), cdfs, [len(cdf) for cdf in cdfs], [low for low, _ in tables]
 
 
-def _read(data: bytes) -> tuple[NeRV, int, int, int]:
-    """The network in a file, the number of frames, and their height and width."""
-    body = opened(data, MAGIC, _HEADER.size + 4)
-    try:  # from here on only a forger's bytes are wrong; they must not cost more than an error
-        return _parse(body)
-    except (struct.error, zlib.error, ValueError, IndexError, RuntimeError, OverflowError) as error:
-        raise BitstreamError(f"no network can be read ({error}): the file was forged.") from error
-
-
 def _parse(body: bytes) -> tuple[NeRV, int, int, int]:
+    """The network in a file, the number of frames, and their height and width."""
     _, height, width, count, *sizes = _HEADER.unpack_from(body)
     *dims, lower_width, stem_dim, reduction, expansion, pe_base, pe_levels, stages = sizes
     *strides, length = struct.unpack_from(f"<{stages}BI", body, _HEADER.size)
@@ -350,16 +328,12 @@ def _parse(body: bytes) -> tuple[NeRV, int, int, int]:
         at += 4 + 2 * entries
     if at != len(side) or not inflate.eof or inflate.unused_data or not np.isfinite(scales).all():
         raise ValueError("side information that is too long, too short or not finite")
-
     numbers = [value.numel() for value in shapes.values()]
     # The rANS decoder checks no bounds: one that lost its way must meet zeros, not the end of its memory.
-    words = body[start + length :] + bytes(8 * parameters)
-    coding = _coding(np.repeat(which, numbers), tables)
+    words, coding = body[start + length :] + bytes(8 * parameters), _coding(np.repeat(which, numbers), tables)
     symbols = np.array(ans.RansDecoder().decode_with_indexes(words, *coding), np.float32)
     parts = zip(np.split(symbols, np.cumsum(numbers)[:-1]), np.split(scales, np.cumsum(rows)[:-1]), strict=True)
-    state = {
-        name: torch.from_numpy(part.reshape(len(scale), -1) * scale[:, None]).view(shapes[name].shape)
-        for name, (part, scale) in zip(shapes, parts, strict=True)
-    }
+    weights = (torch.from_numpy(part.reshape(len(scale), -1) * scale[:, None]) for part, scale in parts)
+    state = {name: weight.view(shape.shape) for (name, shape), weight in zip(shapes.items(), weights, strict=True)}
     network.load_state_dict(state, assign=True)
     return network.eval(), count, height, width

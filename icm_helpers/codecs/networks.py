@@ -1,8 +1,8 @@
 """Codecs with weights: `load` builds one and fills it, `save` writes it, `fingerprint` ties a bitstream to its weights.
 
-CDF tables are part of a checkpoint. They follow from the weights, but through float arithmetic whose last bit may
-differ between machines and library versions, and one differing entry makes a bitstream unreadable. So `save` computes
-them once, the file carries them, `load` uses them as they are, and `fingerprint` covers them.
+CDF tables are part of a checkpoint: they follow from the weights, but through floats whose last bit may differ between machines,
+and one differing entry makes a bitstream unreadable. `save` computes them, `load` uses them as they are, and `fingerprint` covers
+them.
 """
 
 from __future__ import annotations
@@ -53,10 +53,8 @@ def load(codec: Codec, quality: int | None, weights: Path | str | None, metric: 
             if codec.shipped
             else f"{name} has no weights here"
         )
-        raise FileNotFoundError(
-            f"{lost}, name a file of your own, train the codec and write it with networks.save, or, in Python, take weights=None "
-            "for a random start."
-        )
+        own = "name a file of your own, train the codec and write it with networks.save"
+        raise FileNotFoundError(f"{lost}, {own}, or, in Python, take weights=None for a random start.")
     try:
         sizes = codec.arguments(state) if codec.arguments else {}
     except ValueError as error:
@@ -74,14 +72,8 @@ def build(codec: Codec, quality: int | None = None, **sizes: Any) -> Compression
 
 
 def save(codec: CompressionModel, path: Path | str, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a codec from `zoo.load` as safetensors, atomically, with its name, quality and your `metadata` in the header.
-
-    The CDF tables of `codec` are recomputed in place first, so that they belong to the weights, and so that codec and
-    file share one `fingerprint`.
-
-    Raises:
-        ValueError: the codec was not made by `zoo.load`, so that nobody could tell what to build from the file.
-    """
+    """Write a codec from `zoo.load` (ValueError for another) as safetensors, atomically, with its name, quality and your
+    `metadata` in the header. Its CDF tables are recomputed in place first, so that codec and file share one `fingerprint`."""
     if not hasattr(codec, "name"):
         raise ValueError(f"{type(codec).__name__} has no name to write into {path}: make it with zoo.load.")
     update_tables(codec, force=True)
@@ -92,9 +84,8 @@ def save(codec: CompressionModel, path: Path | str, metadata: Mapping[str, str] 
 
 
 def fingerprint(codec: torch.nn.Module) -> bytes:
-    """Eight bytes that change with any weight or CDF table: a SHA-256 over names, types, shapes and values, cut short.
-
-    Independent of the device and of the order of layers.
+    """Eight bytes that change with any weight or CDF table, on any device: a SHA-256 over names, types, shapes and values, cut
+    short.
 
     >>> first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     >>> len(fingerprint(first)), fingerprint(first) == fingerprint(second)
@@ -120,17 +111,18 @@ def _read(path: Path, name: str, quality: int | None) -> dict[str, Tensor]:
             with safe_open(path, "pt") as file:
                 header = file.metadata() or {}
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            found = f"({header.get('codec', name)!r}, {header.get('quality', quality)})"
-            wanted = f"({name!r}, {quality})"
+            found, wanted = (
+                f"({header.get('codec', name)!r}, {header.get('quality', quality)})",
+                f"({name!r}, {quality})",
+            )
             if found != wanted:
                 raise ValueError(f"{path} was saved from load{found}, this is load{wanted}: ask for what it holds.")
             return _unpacked(state)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} cannot be read as weights ({str(error).partition(chr(10))[0]}): the file is damaged, or "
-            f"holds more than tensors, which is refused because it could run code."
-        ) from error
+        why = "the file is damaged, or holds more than tensors, which is refused because it could run code"
+        told = str(error).partition("\n")[0]
+        raise ValueError(f"{path} cannot be read as weights ({told}): {why}.") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no state dict: expected names and tensors, or those under 'state_dict'.")
@@ -171,10 +163,9 @@ def _fetch(name: str, quality: int | None, metric: str) -> tuple[dict[str, Tenso
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True), url
     except OSError as error:
         cache = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
-        raise ConnectionError(
-            f"cannot fetch {url} ({error}): place the file at {cache}, name one of your own with weights=..., take "
-            f"weights=None for a random start, or take load('mean-scale-small'), which needs no network."
-        ) from error
+        cure = f"place the file at {cache}, name one of your own with weights=..."
+        other = "take weights=None for a random start, or take load('mean-scale-small'), which needs no network"
+        raise ConnectionError(f"cannot fetch {url} ({error}): {cure}, {other}.") from error
 
 
 def _fill(codec: CompressionModel, state: dict[str, Tensor], source: Path | str) -> None:
@@ -194,10 +185,9 @@ def _fill(codec: CompressionModel, state: dict[str, Tensor], source: Path | str)
         wrong += [f"{key} is unknown" for key in state if key not in expected]
         both = [(key, tuple(state[key].shape), tuple(expected[key].shape)) for key in expected if key in state]
         wrong += [f"{key} is {found} instead of {wanted}" for key, found, wanted in both if found != wanted]
-        raise ValueError(
-            f"{source} does not fit {codec.name} of quality {codec.quality}: {len(wrong)} entries differ, first "
-            f"{'; '.join(wrong[:4])}. Was it trained as another codec or quality?"
-        ) from error
+        told = f"{source} does not fit {codec.name} of quality {codec.quality}: {len(wrong)} entries differ"
+        hint = "Was it trained as another codec or quality?"
+        raise ValueError(f"{told}, first {'; '.join(wrong[:4])}. {hint}") from error
     update_tables(codec, force=False)  # only where the file has no tables
 
 

@@ -71,11 +71,9 @@ def _attend(qkv: Tensor, bias: Tensor) -> Tensor:
 
 
 class TransformerBlock(nn.Module):
-    """Window attention and a perceptron, each after a layer norm and around a shortcut; (N, H, W, C) -> the same.
-
-    H and W are multiples of the window. Where `shifted`, the grid of windows is moved by half of one, and those that the border
-    cuts are smaller: the same numbers as with rolling and masks, without scores that a mask throws away.
-    """
+    """Window attention and a perceptron, each after a layer norm and around a shortcut; (N, H, W, C) -> the same, H and W
+    multiples of the window. Where `shifted`, the grid of windows is moved by half of one, and those that the border cuts are
+    smaller: the same numbers as with rolling and masks, without scores that a mask throws away."""
 
     def __init__(self, channels: int, head_dim: int, window: int, drop_path: float, shifted: bool) -> None:
         super().__init__()
@@ -87,8 +85,9 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape
-        # A compiler traces through a cache, and says so: it gets the function itself.
-        find = window_order if torch.compiler.is_compiling() else _kept_order
+        find = (
+            window_order if torch.compiler.is_compiling() else _kept_order
+        )  # a compiler traces through a cache, and says so
         order, inverse, shapes = find(tuple(size[:3]), self.msa.window, self.shifted, x.device)
         # Every step but attention looks at one pixel at a time: the pixels stay in the windows' order throughout.
         x = _Permute.apply(x.reshape(-1, size[3]), order, inverse)  # (N, H, W, C) -> (N H W, C)
@@ -201,10 +200,8 @@ class Context(nn.Sequential):
 
     def __init__(self, channels: int, width: int, out: int) -> None:
         inner = width * 7 // 4
-        super().__init__(
-            *(layers.conv3x3(channels, inner), nn.GELU(), layers.conv3x3(inner, width), nn.GELU()),
-            layers.conv3x3(width, out),
-        )
+        first, second = layers.conv3x3(channels, inner), layers.conv3x3(inner, width)
+        super().__init__(first, nn.GELU(), second, nn.GELU(), layers.conv3x3(width, out))
         self._merged: tuple[Any, Tensor] | None = None
 
     def after(self, last: nn.Conv2d, gated: Tensor, *more: Tensor) -> Tensor:
@@ -224,8 +221,8 @@ class Context(nn.Sequential):
 
     def _with(self, last: nn.Conv2d) -> Tensor:
         """The first convolution's kernel with `last` in it, (inner, width + others + 1, 3, 3); kept until gradients are asked
-        (PyTorch's fused optimisers do not count as changes), weights are changed in another way (but by `.data`, which does not
-        either), or the number of threads, for the last bit's sake."""
+        (PyTorch's fused optimisers, as `.data`, count as no change), weights or, for the last bit's sake, the number of threads
+        change."""
         parts = (self[0].weight, last.weight, last.bias)
         state = [(part.data_ptr(), part._version) for part in parts], torch.get_num_threads()
         if self._merged is None or self._merged[0] != state:
@@ -254,10 +251,9 @@ class TCM(CompressionModel):
     r"""LIC-TCM, of 45.2, 59.1 and 76.6 million parameters at N = 64, 96 and 128 (the paper's small, medium, large).
 
     Answers CompressAI's `forward`, `compress`, `decompress` and `update`. Pictures of any size from 1 x 1 are continued to
-    multiples of 128 by their last row and column, and cropped again. Each picture of a batch is coded by itself, so its bytes, and
-    what is decoded from them, are the same in any batch. Set `checkpointing` to compute the blocks of g_a and g_s a second time
-    in the backward pass instead of keeping what they computed. Half of its time on a CPU goes into oneDNN's convolutions, a tenth
-    into attention, a hundredth into entropy coding; `make bench` measures it against a plain version.
+    multiples of 128 by their last row and column, and cropped again. Each of a batch is coded by itself, so its bytes, and what is
+    decoded from them, are the same in any batch. Set `checkpointing` to compute the blocks of g_a and g_s a second time in the
+    backward pass instead of keeping what they computed. ValueError where the numbers do not go together.
 
     Args:
         config: blocks in the three stages of g_a, then of g_s; h_a has as many as the first, h_mean_s and h_scale_s as the fourth.
@@ -268,9 +264,6 @@ class TCM(CompressionModel):
         num_slices: that y is coded in; divides M.
         max_support_slices: how many of the first slices the later ones know; negative for all.
         width: channels inside the entropy model, a multiple of 16; z has one and a half times as many. The paper has one width.
-
-    Raises:
-        ValueError: the numbers do not go together.
 
     >>> codec = TCM(N=32, M=64, num_slices=2).eval()
     >>> codec(torch.rand(1, 3, 70, 100))["x_hat"].shape
@@ -305,7 +298,6 @@ class TCM(CompressionModel):
         self.max_support_slices = max_support_slices if 0 <= max_support_slices < num_slices - 1 else num_slices
         self.checkpointing = False
         depths = (drop_path_rate * i / max(sum(config) - 1, 1) for i in range(sum(config)))
-
         down, up = layers.ResidualBlockWithStride, layers.ResidualBlockUpsample
 
         def stage(blocks: int, head: int) -> list[nn.Module]:
@@ -318,18 +310,17 @@ class TCM(CompressionModel):
             blocks = hyper_stage(config[3])  # first: the order of making decides the random start
             return nn.Sequential(up(hyper, 2 * N), *blocks, layers.subpel_conv3x3(2 * N, M, 2))
 
-        analysis, synthesis = [], []
-        for i, (blocks, head) in enumerate(zip(config[:3], head_dim[:3], strict=True)):
-            analysis += [down(2 * N if i else 3, 2 * N), *stage(blocks, head)]
-        self.g_a = nn.Sequential(*analysis, layers.conv3x3(2 * N, M, stride=2))
-        for i, (blocks, head) in enumerate(zip(config[3:], head_dim[3:], strict=True)):
-            synthesis += [up(2 * N if i else M, 2 * N), *stage(blocks, head)]
-        self.g_s = nn.Sequential(*synthesis, layers.subpel_conv3x3(2 * N, 3, 2))
+        def stages(resize: type[nn.Module], channels: int, first: int) -> list[nn.Module]:
+            sizes = zip((channels, 2 * N, 2 * N), config[first : first + 3], head_dim[first : first + 3], strict=True)
+            return [part for c, blocks, head in sizes for part in (resize(c, 2 * N), *stage(blocks, head))]
+
+        self.g_a = nn.Sequential(*stages(down, 3, 0), layers.conv3x3(2 * N, M, stride=2))
+        self.g_s = nn.Sequential(*stages(up, M, 3), layers.subpel_conv3x3(2 * N, 3, 2))
         self.h_a = nn.Sequential(down(M, 2 * N), *hyper_stage(config[0]), layers.conv3x3(2 * N, hyper, stride=2))
         self.h_mean_s, self.h_scale_s = hyper_synthesis(), hyper_synthesis()
         # What slice i knows: what the hyperprior says, and the slices before it.
-        known = [M + M // num_slices * min(i, self.max_support_slices) for i in range(num_slices)]
         out = M // num_slices
+        known = [M + out * min(i, self.max_support_slices) for i in range(num_slices)]
         self.atten_mean = nn.ModuleList(nn.Sequential(SWAtten(channels, width)) for channels in known)
         self.atten_scale = nn.ModuleList(nn.Sequential(SWAtten(channels, width)) for channels in known)
         self.cc_mean_transforms = nn.ModuleList(Context(channels, width, out) for channels in known)
@@ -356,11 +347,8 @@ class TCM(CompressionModel):
     def forward(self, x: Tensor) -> dict[str, Any]:
         r"""Decoded pictures and the likelihoods of the latents, with noise in training and rounded otherwise.
 
-        Of x (N, 3, H, W) in [0, 1]: `x_hat` (N, 3, H, W), not clamped, and `likelihoods` of `y` (N, M, h, w) and
+        Of x (N, 3, H, W) in [0, 1] (else ValueError): `x_hat` (N, 3, H, W), not clamped, and `likelihoods` of `y` (N, M, h, w) and
         `z` (N, 1.5 width, h / 4, w / 4), where h and w are a sixteenth of the padded picture's sides.
-
-        Raises:
-            ValueError: x has another shape or range, or is empty.
         """
         _check(x)
         y = self._run(self.g_a, pad(x, self.multiple).contiguous())
@@ -407,13 +395,9 @@ class TCM(CompressionModel):
 
     @torch.no_grad()
     def decompress(self, strings: Sequence[Sequence[bytes]], shape: Sequence[int]) -> dict[str, Tensor]:
-        """The pictures in `strings`, as `x_hat` (N, 3, H, W) in [0, 1]; what `forward` gives in eval mode, clamped.
-
-        With a plain tuple for `shape`, that of another program's header, the pictures keep their padding.
-
-        Raises:
-            ValueError: the strings are not N of y and N of z, or there are no CDF tables.
-        """
+        """The pictures in `strings`, N of y and N of z, as `x_hat` (N, 3, H, W) in [0, 1]; what `forward` gives in eval mode,
+        clamped. With a plain tuple for `shape`, that of another program's header, they keep their padding. ValueError as in
+        `compress`."""
         if len(strings) != 2 or len(strings[0]) != len(strings[1]) or not strings[0]:
             raise ValueError(f"strings of {[len(s) for s in strings]} pictures: TCM has one of y and one of z for each")
         tables = self._tables()
@@ -433,11 +417,9 @@ class TCM(CompressionModel):
         return {"x_hat": torch.cat(pictures)[..., :height, :width]}
 
     def _run(self, transform: nn.Sequential, x: Tensor) -> Tensor:
-        """g_a or g_s, in channels_last where maps are large: there it is faster, with few pixels it is slower.
-
-        With gradients, pictures enter in PyTorch's default format: on the CPU, the backward pass of a 1 x 1 convolution with
-        stride 2 on three channels in channels_last writes beyond its memory (torch 2.13).
-        """
+        """g_a or g_s, in channels_last where maps are large: there it is faster. With gradients, pictures enter in PyTorch's
+        default format: on the CPU, the backward pass of a 1 x 1 convolution with stride 2 on three channels in channels_last
+        writes beyond its memory (torch 2.13)."""
         for block in transform:
             large = x.shape[2] * x.shape[3] >= 4096 and not (x.shape[1] == 3 and torch.is_grad_enabled())
             x = x.contiguous(memory_format=torch.channels_last if large else torch.contiguous_format)
@@ -454,11 +436,11 @@ class TCM(CompressionModel):
 
     def _predict(self, i: int, hyper: tuple[Tensor, Tensor], y_hat: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and scale of slice `i` given the slices before it, and the support of the mean, before its last convolution."""
-        before = y_hat[: self.max_support_slices]
-        of_mean, of_scale = self.atten_mean[i][0], self.atten_scale[i][0]
-        support = of_mean.gated(torch.cat([hyper[0], *before], dim=1))
+        before, of_mean, of_scale = y_hat[: self.max_support_slices], self.atten_mean[i][0], self.atten_scale[i][0]
+        support, known = (
+            a.gated(torch.cat([h, *before], dim=1)) for a, h in zip((of_mean, of_scale), hyper, strict=True)
+        )
         mean = self.cc_mean_transforms[i].after(of_mean.out_conv, support)
-        known = of_scale.gated(torch.cat([hyper[1], *before], dim=1))
         return mean, self.cc_scale_transforms[i].after(of_scale.out_conv, known), support
 
     def _corrected(self, i: int, support: Tensor, y_hat: Tensor) -> Tensor:
@@ -490,8 +472,9 @@ def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The constructor's arguments that a state dict, perhaps of a model in parallel, was made with; ValueError if of no TCM."""
     state = {key.removeprefix("module."): value for key, value in state.items()}
 
-    def numbers(pattern: str) -> list[int]:
-        """Those that stand in the place of the group in the entries' names, in order."""
+    def numbers(
+        pattern: str,
+    ) -> list[int]:  # those that stand in the place of the group in the entries' names, in order
         return sorted({int(found[1]) for found in (re.match(pattern, key) for key in state) if found})
 
     def last(transform: str) -> int:

@@ -24,36 +24,26 @@ from icm_helpers.files import CHECKPOINTS as CHECKPOINTS
 
 @dataclass(frozen=True)
 class Codec:
-    """One codec: `make` gives an object with `encode` and `decode` of pictures, as `classical.Jpeg`, or a `network`.
+    """One codec: `make` gives an object with `encode` and `decode` of pictures, as `classical.Jpeg`; or a `network`, a torch
+    module with weights that answers CompressAI's `forward`, `compress`, `decompress`, `update` and `downsampling_factor`, the
+    pixels along one side for one element of its smallest latent."""
 
-    Args:
-        name: letters, digits and hyphens.
-        make: what makes it, or where that is found, as "module:attribute".
-        setting: the whole number that decides its rate, which `make` takes: "quality" or "qp"; None where there is none.
-        label, colour, marker: as figures show it.
-        suffix: of a coded file.
-        video: whether it codes frames together, by `encode_video` and `decode_video`.
-        network: whether it is a torch module with weights that answers CompressAI's `forward`, `compress`, `decompress`, `update`
-            and `downsampling_factor`, the pixels along one side for one element of its smallest latent.
-        sizes: what `make` takes for each quality; None where a network has one size, and so no quality.
-        options: what `make` takes besides.
-        arguments: where a network's file may hold any size, its state dict -> more of what `make` takes.
-        shipped: its weights in data/checkpoints, where they are called otherwise than it.
-    """
-
-    name: str
-    make: Callable[..., Any] | str
-    setting: str | None = None
-    label: str = ""
+    name: str  # letters, digits and hyphens
+    make: Callable[..., Any] | str  # what makes it, or where that is found, as "module:attribute"
+    setting: str | None = None  # the whole number that decides its rate, which `make` takes: "quality" or "qp"
+    label: str = ""  # as figures show it, and so
     colour: str = ""
     marker: str = ""
-    suffix: str = "icm"
-    video: bool = False
+    suffix: str = "icm"  # of a coded file
+    video: bool = False  # whether it codes frames together, by `encode_video` and `decode_video`
     network: bool = False
-    sizes: Mapping[int, tuple[int, ...]] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[int, tuple[int, ...]] | None = (
+        None  # what `make` takes for each quality; None: one size, and so no quality
+    )
+    options: Mapping[str, Any] = field(default_factory=dict)  # what `make` takes besides
+    # Where a network's file may hold any size: its state dict -> more of what `make` takes.
     arguments: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
-    shipped: str = ""
+    shipped: str = ""  # its weights in data/checkpoints, where they are called otherwise than it
 
     def build(self, *sizes: Any, **more: Any) -> Any:
         """What `make` makes of its `options` and of these."""
@@ -68,8 +58,7 @@ def register(codec: Codec) -> Codec:
     """Make a codec known by its name; ValueError where it is taken."""
     if codec.name in CODECS:
         raise ValueError(f"a codec is called {codec.name!r} already: take another name")
-    CODECS[codec.name] = codec
-    return codec
+    return CODECS.setdefault(codec.name, codec)
 
 
 def find(name: str) -> tuple[Codec, int | None]:
@@ -88,8 +77,7 @@ def find(name: str) -> tuple[Codec, int | None]:
     start, _, quality = name.rpartition("-q")
     if start in CODECS and quality.isdecimal():
         return CODECS[start], int(quality)
-    close = difflib.get_close_matches(name, CODECS, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = "".join(f" Did you mean {close!r}?" for close in difflib.get_close_matches(name, CODECS, n=1))
     raise ValueError(f"no codec is called {name!r}.{hint} Known: {', '.join(CODECS)}.")
 
 
