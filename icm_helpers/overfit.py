@@ -63,10 +63,8 @@ def overfit(
         frames: (T, 3, H, W) in [0, 1], float32 or uint8 in 0..255. They are kept on the device in 8 bits.
         loss: `losses.nerv_loss`, called with frames and pictures; with masks `losses.sa_nerv_loss`, called with them too.
         masks: binary, (T, 1, H, W).
-        epochs: how often each frame is seen.
-        batch: frames a step; where the last batch of an epoch would be smaller, frames of the next one fill it.
-        lr: of Adam, at its height.
-        warmup: part of the training in which the rate rises.
+        epochs, batch: how often each frame is seen; frames a step, which those of the next epoch fill up.
+        lr, warmup: of Adam, at its height; part of the training in which it rises.
         seed, device, precision, describe, how: as in `train.fit`, which also says what is raised when a training goes wrong.
 
     Returns:
@@ -116,14 +114,10 @@ def file_of(
     name: str,
     **how: Any,
 ) -> bytes:
-    """The file of a video: a network trained to its frames, pruned, trained on, and encoded.
+    """The file of a video: a network trained to its frames, pruned to a `density`, trained on, and encoded in `bits` a weight.
 
-    Args:
-        epochs: before pruning, and after it.
-        density, bits: as in `nerv.prune` and `nerv.encode_video`.
-        folder: where a training that is stopped goes on from; :func:`forget` clears it.
-        name: what the progress bar and the checkpoints are called.
-        how: as in :func:`overfit`.
+    `epochs` are those before and after pruning; a training that is stopped goes on from `folder`, which :func:`forget` clears; the
+    rest is as in :func:`overfit`.
     """
     for stage, count in zip(STAGES, epochs, strict=True):
         if stage == "pruned":
