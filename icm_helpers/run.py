@@ -20,17 +20,7 @@ from icm_helpers.data.video import Video
 from icm_helpers.files import CHECKPOINTS, RUNS
 from icm_helpers.ledger import results
 from icm_helpers.ledger.queries import FINETUNED
-from icm_helpers.ledger.recipe import (
-    BitAllocation,
-    Classical,
-    Clip,
-    Overfitted,
-    Pictures,
-    Probe,
-    Recipe,
-    Refined,
-    Trained,
-)
+from icm_helpers.ledger.recipe import Classical, Clip, Overfitted, Pictures, Recipe, Refined, Trained
 from icm_helpers.ledger.results import Record
 from icm_helpers.ledger.study import Study, VideoStudy
 from icm_helpers.objectives import MSE, Objective
@@ -289,9 +279,9 @@ def measured(recipe: Recipe, model: Any, **options: Any) -> tuple[dict[str, Any]
         model = model.to(place).eval()
     dataset = images(recipe, "val", recipe.pictures.images)
     found = {name: clean(recipe.pictures, full, place) for name, full in zip(panel, wanted.detectors, strict=True)}
-    if isinstance(wanted, BitAllocation):
+    if recipe.kind == "spent":
         return bit_allocation.spending(model, dataset, found, progress=progress)
-    if isinstance(wanted, Probe):
+    if recipe.kind == "probed":
         lessons = images(recipe, "train", wanted.train_images)
         return probe.evaluate(model, lessons, dataset, panel, progress=progress)
     if wanted.finetuned != "none":
