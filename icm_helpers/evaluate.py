@@ -179,13 +179,9 @@ def evaluate(
     truth = dataset.ground_truth()
     samples = resamplings(dataset.ids)  # a data set's ids are sorted, as the evaluator's are
     told = {"id": list(map(int, dataset.ids)), "bytes": [row[0] for row in rows], "pixels": [row[1] for row in rows]}
-    result: dict[str, Any] = {
-        "images": len(dataset),
-        "bpp": 8 * size.sum() / count.sum(),
-        "psnr": psnr((inner + outer).sum() / count.sum()),
-        "object_share": covered.sum() / count.sum(),
-        "per_image": told,
-    }
+    result: dict[str, Any] = {"images": len(dataset), "bpp": 8 * size.sum() / count.sum()}
+    result |= {"psnr": psnr((inner + outer).sum() / count.sum()), "object_share": covered.sum() / count.sum()}
+    result["per_image"] = told
     if bits:
         result["bpp_likelihood"] = float(np.sum(bits) / count.sum())
     bootstrap: dict[str, Any] = {"bpp": (8 * _pooled(size, count, samples)).tolist()}
@@ -236,12 +232,8 @@ def _by_cover(
             if "ap" in summary:
                 scores[name] = summary["ap"], replicates
         spent, pixels = 8 * size[members], count[members]
-        result[third] = {
-            "images": len(ids),
-            "object_share": covered[members].sum() / pixels.sum(),
-            "bpp": spent.sum() / pixels.sum(),
-            "box_ap": {name: ap for name, (ap, _) in scores.items()},
-        }
+        result[third] = {"images": len(ids), "object_share": covered[members].sum() / pixels.sum()}
+        result[third] |= {"bpp": spent.sum() / pixels.sum(), "box_ap": {name: ap for name, (ap, _) in scores.items()}}
         drawn = {name: replicates for name, (_, replicates) in scores.items()}
         bootstrap[third] = {"bpp": _pooled(spent, pixels, draws).tolist(), "box_ap": drawn}
     return result, bootstrap

@@ -38,19 +38,11 @@ def evaluate(clip: Video, x_hat: Tensor, detectors: dict[str, Detector]) -> tupl
     whole, drawn = table.sum(0), table[samples].sum(1)  # (8,) and (replicates, 8)
     total, inside, area, pixels = whole[:4]
     similar = overfit.quality(clip.frames, x_hat)["ms_ssim"]
-    result: dict[str, Any] = {
-        "frames": len(clip),
-        "pixels": int(pixels) // len(clip),
-        "psnr": psnr(total / pixels),
-        "psnr_inside": psnr(inside / area),
-        "psnr_outside": psnr((total - inside) / (pixels - area)),
-        **({} if math.isnan(similar) else {"ms_ssim": similar}),
-        "boundary_f": f_score(whole[4:]),
-    }
-    bootstrap: dict[str, Any] = {
-        "psnr": [psnr(row[0] / row[3]) for row in drawn],
-        "boundary_f": [f_score(row[4:]) for row in drawn],
-    }
+    result: dict[str, Any] = {"frames": len(clip), "pixels": int(pixels) // len(clip), "psnr": psnr(total / pixels)}
+    result |= {"psnr_inside": psnr(inside / area), "psnr_outside": psnr((total - inside) / (pixels - area))}
+    result |= ({} if math.isnan(similar) else {"ms_ssim": similar}) | {"boundary_f": f_score(whole[4:])}
+    bootstrap: dict[str, Any] = {"psnr": [psnr(row[0] / row[3]) for row in drawn]}
+    bootstrap["boundary_f"] = [f_score(row[4:]) for row in drawn]
     seen = replace(clip, frames=x_hat)
     for name, detector in detectors.items():
         if unknown := {k: v for k, v in clip.categories.items() if detector.categories.get(k) != v}:
