@@ -236,3 +236,32 @@ def intervals(ax: Axes, groups: Mapping[str, Any], across: str) -> None:
 def difference(a: Tensor, b: Tensor) -> Tensor:
     """Where two pictures (3, H, W) differ: (1, H, W), mean over colours, five times."""
     return 5 * (a - b).abs().mean(0, keepdim=True)
+
+
+def lines(ax: Axes, runs: Any, x: str, y: str) -> None:
+    """A line for each `method` of a frame, through its points by rising x."""
+    for method, points in runs.groupby("method", sort=False):
+        colour, marker, label = METHODS[method]
+        points = points.sort_values(x)
+        ax.plot(points[x], points[y], color=colour, marker=marker, label=label)
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.legend(fontsize=9)
+
+
+def price_maps(image: Tensor, boxes: Tensor, found: Tensor, prices: Sequence[Tensor], titles: Sequence[str]) -> Figure:
+    """A picture, and what codecs spend on each place of it, (1, H, W), in one grey scale; boxes (n, 4) are dashed if not found."""
+    figure, axes = plt.subplots(1, 1 + len(prices), figsize=(2.7 * (1 + len(prices)), 3.1), squeeze=False)
+    top = max((price.max().item() for price in prices), default=1.0)
+    axes[0, 0].imshow(image.permute(1, 2, 0).numpy())
+    for ax, price in zip(axes[0, 1:], prices, strict=True):
+        ax.imshow(price[0].numpy(), cmap="gray", vmin=0, vmax=top)
+    for ax, title in zip(axes[0], titles, strict=True):
+        ax.axis("off")
+        ax.set_title(title, fontsize=9.5)
+        for (x0, y0, x1, y1), known in zip(boxes.tolist(), found.tolist(), strict=True):
+            look = ("#e69f00", "-") if known else ("#56b4e9", "--")
+            look = {"edgecolor": look[0], "linestyle": look[1], "fill": False, "linewidth": 1.5}
+            ax.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, **look))
+    figure.tight_layout()
+    return figure

@@ -208,7 +208,9 @@ def test_what_a_module_of_ones_own_registers_is_known_to_the_command_line(tmp_pa
 )
 def test_what_cannot_be_trained_is_refused_before_any_step(words, message):
     with pytest.raises(SystemExit, match=message):
-        cli.main(["codec", "--train-images", "2", "--size", "128", "--steps", "1", "--out", "never.safetensors", *words])
+        cli.main(
+            ["codec", "--train-images", "2", "--size", "128", "--steps", "1", "--out", "never.safetensors", *words]
+        )
 
 
 def test_a_teacher_that_calls_things_otherwise_is_refused_before_any_step(real_data):

@@ -59,14 +59,14 @@ def test_where_nothing_reaches_the_threshold_there_is_no_mask(confident):
 
 
 def test_the_shipped_nano_model_finds_objects_that_it_has_not_seen():
-    dataset, (segment, _) = datasets.load("scenes", "val", size=192, limit=2), masks.automatic(alpha=0.48)
+    dataset, (segment, _) = datasets.load("scenes", "val", size=192, limit=4), masks.automatic(alpha=0.48)
     best, kept = [], []
     for i in range(len(dataset)):
         found = masks.MaskSet.of(dataset[i].image, segment(dataset[i].image))
         best += masks.ious(found, dataset[i].masks).max(0, initial=0).tolist()
         kept.append([len(found.above(alpha)) for alpha in (0.98, 0.93, 0.48)])
-    assert np.mean(best) == pytest.approx(0.792, abs=0.02)
-    assert np.mean(kept, 0) == pytest.approx([2.5, 6.5, 18.5], rel=0.2)
+    assert np.mean(best) == pytest.approx(0.753, abs=0.02)
+    assert np.mean(kept, 0) == pytest.approx([2.5, 5.25, 17.5], rel=0.2)
 
 
 @pytest.mark.parametrize("wrong", [{"pred_iou_thresh": 0.0}, {"stability_score_thresh": 1.5}, {"points_per_side": 0}])
@@ -103,13 +103,13 @@ def test_every_prompt_lies_on_its_whole_and_on_its_part():
 
 def fit(steps: int, stop: int | None = None, folder=None) -> tuple[torch.nn.Module, list[dict[str, float]]]:
     torch.manual_seed(0)
-    model = sam.nano(64)
-    data = sam.Prompts(seed=0, length=2 * steps, scenes=2, points=4, size=64)
+    model = sam.nano(128)
+    data = sam.Prompts(seed=0, length=2 * steps, scenes=2, points=4, size=128)
     if stop is not None:
         whole = data._scene
         data._scene = lambda index: whole(index) if len(seen.append(index) or seen) <= 2 * stop else interrupt()
         seen: list[int] = []
-    plan = train.Schedule(steps=steps, batch=2, lr=4e-4, warmup=2, milestones=(), save_every=2)
+    plan = train.Schedule(steps=steps, batch=2, lr=2e-4, warmup=4, milestones=(), save_every=2)
     return model, train.fit(
         sam.Prompted(model), data, sam.prompt_loss, plan, folder=folder, device="cpu", progress=False
     )
@@ -120,15 +120,15 @@ def interrupt() -> None:
 
 
 def test_a_few_steps_lower_the_loss_and_a_stopped_training_ends_with_the_same_bits(tmp_path):
-    model, curve = fit(8)
+    model, curve = fit(16)
     torch.manual_seed(0)
-    batch = torch.utils.data.default_collate([sam.Prompts(seed=1, length=8, scenes=2, size=64)[i] for i in range(8)])
+    batch = torch.utils.data.default_collate([sam.Prompts(seed=1, length=8, scenes=2, size=128)[i] for i in range(8)])
     with torch.no_grad():
-        before, after = (sam.prompt_loss(sam.Prompted(m), batch)["loss"].item() for m in (sam.nano(64), model))
-    assert after < 0.96 * before, (before, after)
+        before, after = (sam.prompt_loss(sam.Prompted(m), batch)["loss"].item() for m in (sam.nano(128), model))
+    assert after < 0.95 * before, (before, after)
     with pytest.raises(KeyboardInterrupt):
-        fit(8, stop=5, folder=tmp_path)
-    resumed, again = fit(8, folder=tmp_path)
+        fit(16, stop=9, folder=tmp_path)
+    resumed, again = fit(16, folder=tmp_path)
     assert all(torch.equal(v, resumed.state_dict()[k]) for k, v in model.state_dict().items()) and curve == again
 
 

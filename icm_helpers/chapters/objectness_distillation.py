@@ -74,7 +74,7 @@ COCO_MINI_MSE_LOW_LR = replace(
 
 # The loss microscope: latents of the common start, refined picture by picture, judged by the teacher and by a stranger.
 MICROSCOPE = replace(
-    DISTILL_COCO_MINI, name="coco-mini, microscope", lmbdas=(), bit_allocation=False, beside=(), hours=1.0,
+    DISTILL_COCO_MINI, name="coco-mini, microscope", role="microscope", lmbdas=(), bit_allocation=False, beside=(), hours=1.0,
     microscope=Microscope(
         lmbdas=(0.002, 0.005, 0.01, 0.02), steps=15, losses=((MSE(), 1.0), *DISTILL_COCO_MINI.losses),
         precision="bf16-mixed", judges=2))

@@ -78,6 +78,11 @@ def label(method: str) -> str:
     return plots.METHODS[method][2]
 
 
+def short(method: str) -> str:
+    """The same without what all methods of its kind share: `equal weights`."""
+    return label(method).removeprefix("distillation, ")
+
+
 def measure(metric: str, judge: str | None = None) -> str:
     """The name of a metric that a reader sees, with the detector that took it: `box AP, yolov5n`."""
     return f"{queries.NAMES[metric]}, {judge}" if judge else queries.NAMES[metric]
@@ -159,10 +164,6 @@ class Part:
         """Who took a metric: detectors, [None] for a metric of the picture alone, [] where it was not measured."""
         return queries.judges(self.records, metric, finetuned=finetuned)
 
-    def taught_metrics(self, metrics: Sequence[str]) -> list[str]:
-        """Those metrics that the teacher takes."""
-        return [m for m in metrics if self.teacher in self.judges(m)]
-
     def curves(self, metric: str, judge: str | None = None, methods: Sequence[str] | None = None) -> dict[str, Curve]:
         """Method -> curve, see `queries.curves`."""
         return queries.curves(self.records, metric, judge, methods)
@@ -212,9 +213,19 @@ class Chapter:
         return self.role("main")
 
     def usual(self, part: Part) -> Part:
-        """What to compare an ablation with: of the main part on the same data, the lambdas and seeds that the ablation has."""
-        same = next(p for p in self.main if p.data == part.data)
-        return same.select(lmbda=part.study.lmbdas, seed=part.study.seeds)
+        """What an ablation or a slower study is compared with: records of the same data, teacher, lambdas and seeds in the main
+        part, for an ablation in those that have its learning rate."""
+        same = [p for p in self.parts if p.data == part.data and part.teacher in ("none", p.teacher)]
+        rate = part.study.training.lr
+        roles = ("main", "slower") if part.role == "ablation" else ("main",)
+        like = [p for p in same if p.role in roles and (len(roles) == 1 or p.study.training.lr == rate)]
+        records = select([r for p in like for r in p.records], lmbda=part.study.lmbdas, seed=part.study.seeds)
+        return replace(like[0], records=records)
+
+    def whole(self, part: Part) -> Part:
+        """A part with all records of the main one on the same data and of the same teacher beside its own."""
+        main = next(p for p in self.main if p.data == part.data and part.teacher in ("none", p.teacher))
+        return replace(part, records=[*part.records, *main.records])
 
     def changes(self, part: Part) -> dict[str, tuple[Any, Any]]:
         """The fields in which a part's loss differs from that of the chapter's first: name -> its value, the first one's."""
@@ -408,6 +419,17 @@ def tested(delta: Interval, otherwise: str = "-") -> str:
     return str(delta) if delta.defined >= verdicts.DEFINED else otherwise
 
 
+def decimal(delta: Interval, scale: float = 1.0) -> str:
+    """The same to one decimal, multiplied by a number."""
+    value, low, high = (scale * v for v in (delta.value, delta.low, delta.high))
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]" if delta.defined >= verdicts.DEFINED else "overlap too little"
+
+
+def points(delta: Interval) -> str:
+    """The same in hundredths: points of AP."""
+    return decimal(delta, 100.0)
+
+
 def runs(parts: Part | Sequence[Part], metrics: Sequence[str] = (), judge: str | None = None) -> pd.DataFrame:
     """A row for each record: its :func:`facts`, bpp, and metrics, under the names that a reader sees where they have one.
 
@@ -420,9 +442,9 @@ def runs(parts: Part | Sequence[Part], metrics: Sequence[str] = (), judge: str |
             told = {name: record.result[name] for name in ("bpp", *metrics) if name in record.result}
             by = {j for v in told.values() if isinstance(v, dict) for j in v if judge in (None, j)}
             for j in sorted(by) or [judge]:
-                seen = {k: v.get(j) if isinstance(v, dict) else v for k, v in told.items()}
-                seen = {queries.NAMES.get(k, k): v for k, v in seen.items() if v is not None}
-                rows.append(facts(record) | {"judge": j, "where": f"{part.data}, {j}"} | seen)
+                seen = {queries.NAMES.get(k, k): v.get(j) if isinstance(v, dict) else v for k, v in told.items()}
+                of = facts(record)
+                rows.append(of | {"name": label(of["method"]), "judge": j, "where": f"{part.data}, {j}"} | seen)
     return pd.DataFrame(rows)
 
 
@@ -467,14 +489,29 @@ def seed_spread(part: Part, methods: Sequence[str], metrics: Sequence[str], judg
     return ranges.reindex([m for m in methods if m in ranges.index])
 
 
-def tried(parts: Sequence[Part]) -> pd.DataFrame:
+def gaps(part: Part, method: str, anchors: Sequence[str], metrics: Sequence[str], judge: str) -> pd.DataFrame:
+    """A method minus anchors in points of AP, a column for each rate of the method; empty where an anchor was not measured."""
+    rows = {}
+    for metric in (m for m in metrics if judge in part.judges(m)):
+        drawn = part.curves(metric, judge)
+        own = drawn[method]
+        for other in (drawn[anchor] for anchor in anchors):
+            there = (own.bpp >= other.bpp[0]) & (own.bpp <= other.bpp[-1])
+            gap = 100 * (own.metric - np.interp(np.log(own.bpp), np.log(other.bpp), other.metric))
+            told = [f"{g:+.1f}" if inside else "" for g, inside in zip(gap, there, strict=True)]
+            rows[f"{measure(metric)}, minus {short(other.name)}"] = told
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[f"{bpp:.3f} bpp" for bpp in own.bpp])
+
+
+def tried(parts: Sequence[Part], by: Sequence[str] | None = None) -> pd.DataFrame:
     """What codecs measured that were trained for a few steps, only to show that they train, code and are judged."""
     rows = []
     for record in (r for part in parts for r in part.records):
         told, result = facts(record), record.result
-        row = {"loss": told["method"], "lmbda": told["lmbda"], "steps": told["steps"]}
+        row = {"loss": told["loss"], "lmbda": told["lmbda"], "steps": told["steps"]}
         row |= {"bpp, all bytes": result["bpp"], "bpp, by likelihoods": result["bpp_likelihood"]}
-        rows.append(row | {"PSNR [dB]": result["psnr"]} | {f"box AP, {j}": v for j, v in result["box_ap"].items()})
+        judged = {f"box AP, {j}": v for j, v in result["box_ap"].items() if by is None or j in by}
+        rows.append(row | {"PSNR [dB]": result["psnr"]} | judged)
     return pd.DataFrame(rows).set_index("loss").round(3)
 
 

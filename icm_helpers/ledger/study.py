@@ -22,9 +22,9 @@ from icm_helpers.ledger.recipe import (
 )
 from icm_helpers.objectives import Distill, Loss
 
-ROLES = ("main", "replicate", "ablation", "slower", "demonstration")
+ROLES = ("main", "replicate", "ablation", "slower", "microscope", "demonstration")
 """What a study is for: the chapter's comparison on a data set; the same trained again; one thing changed; only the learning rate
-changed; or too short to judge."""
+changed; latents refined, nothing trained; or too short to judge."""
 Anchors = tuple[tuple[str, tuple[int, ...]], ...]
 Scaled = tuple[tuple[Loss, float], ...]
 
