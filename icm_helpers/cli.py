@@ -146,7 +146,6 @@ class Codec(Command):
             how = replace(how, start=f"{how.start}@{files.fingerprint(models.present(shipped))}")
         codec = Trained(zoo.named(self.codec, self.quality), loss, self.lmbda, how, self.scale, self.seed)
         recipe, out = Recipe("mine", pictures_of(self.data, 0, self.size), codec, Accuracy(())), file_of(self.out)
-
         run.train_codec(recipe, out, device=self.device, compiled=self.compile, remember=self.remember)
         if not train.rank():
             print(f"wrote {out} (fingerprint {files.fingerprint(out)})")
@@ -196,13 +195,10 @@ class Grid(Command):
             return
         hours, place = sum(map(hours_of.get, missing)), "one GPU" if self.preset == "paper" else "two CPU cores"
         print(f"estimated cost of these: {hours:.1f} hours on {place}")
-        how = {
-            "train_only": self.train_only,
-            "device": self.device,
-            "compiled": self.compile,
-            "remember": self.remember,
-        }
-        job = grid.Job(partial(measure, **how), partial(finished, train_only=self.train_only))
+        how = {"device": self.device, "compiled": self.compile, "remember": self.remember}
+        job = grid.Job(
+            partial(measure, train_only=self.train_only, **how), partial(finished, train_only=self.train_only)
+        )
         # Shares are of the runs, not of those that are missing: they never overlap.
         todo = [recipe for recipe in wanted[k - 1 :: n] if recipe in missing and not job.finished(recipe)]
         if not todo:

@@ -65,10 +65,7 @@ def average_precision(
 ) -> tuple[dict[str, float], list[float]]:
     """COCO average precision of COCO results, which may be empty, and its bootstrap replicates.
 
-    Args:
-        truth: COCO ground truth.
-        iou_type: bbox or segm.
-        samples: indices (replicates, n) into the sorted image ids; None for no replicates.
+    `iou_type` is bbox or segm; `samples` are indices (replicates, n) into the sorted image ids, None for no replicates.
 
     Returns:
         `ap` (IoU .50:.95), `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large`, each absent where there is no such object, and
@@ -81,14 +78,14 @@ def average_precision(
         return dict.fromkeys(names[:3], 0.0) if asked else {}, [0.0] * (0 if samples is None else len(samples))
     # Copies: loadRes writes into the entries, and would give each box a mask of its own shape.
     found = coco.loadRes([dict(entry) for entry in results])
-    full = COCOeval_faster(coco, found, iou_type, print_function=_silent)
+    full = COCOeval_faster(coco, found, iou_type, print_function=lambda *_: None)
     full.evaluate()
     full.accumulate()
     full.summarize()
     summary = {name: float(value) for name, value in zip(names, full.stats[:6], strict=True) if value >= 0}
     if samples is None:
         return summary, []
-    once = COCOeval_faster(coco, found, iou_type, print_function=_silent, separate_eval=True)
+    once = COCOeval_faster(coco, found, iou_type, print_function=lambda *_: None, separate_eval=True)
     once.params.areaRng, once.params.areaRngLbl, once.params.maxDets = [[0, 1e10]], ["all"], [100]
     once.evaluate()
     matches, images, categories = once._evalImgs_cpp, len(once.params.imgIds), len(once.params.catIds)  # category-major
@@ -137,9 +134,7 @@ def evaluate(
 
     Args:
         codec: anything :func:`icm_helpers.codecs.container.encode` takes.
-        dataset: the evaluation images.
-        detectors: by name.
-        clean: detectors' :func:`clean_detections` on this data set; a detector that is left out gets no agreement.
+        detectors, clean: by name, and their :func:`clean_detections` here; one without these gets no agreement.
         encode: (codec, sample) -> bytes, where coding needs more than codec and image (refined latents, say).
 
     Returns:
@@ -153,8 +148,7 @@ def evaluate(
         `bootstrap`: bpp, psnr_inside, psnr_outside, and box_ap, mask_ap, agreement, pq, sq, rq, pq_things, pq_stuff by
         detector, 200 paired replicates each; by_cover with bpp and box_ap likewise, each third resampled by itself.
 
-    Raises:
-        DataError: a detector does not know an annotated category.
+    A DataError says that a detector does not know an annotated category.
     """
     for name, detector in detectors.items():
         require_categories(dataset, detector.categories, name)
@@ -185,13 +179,9 @@ def evaluate(
     truth = dataset.ground_truth()
     samples = resamplings(dataset.ids)  # a data set's ids are sorted, as the evaluator's are
     told = {"id": list(map(int, dataset.ids)), "bytes": [row[0] for row in rows], "pixels": [row[1] for row in rows]}
-    result: dict[str, Any] = {
-        "images": len(dataset),
-        "bpp": 8 * size.sum() / count.sum(),
-        "psnr": psnr((inner + outer).sum() / count.sum()),
-        "object_share": covered.sum() / count.sum(),
-        "per_image": told,
-    }
+    result: dict[str, Any] = {"images": len(dataset), "bpp": 8 * size.sum() / count.sum()}
+    result |= {"psnr": psnr((inner + outer).sum() / count.sum()), "object_share": covered.sum() / count.sum()}
+    result["per_image"] = told
     if bits:
         result["bpp_likelihood"] = float(np.sum(bits) / count.sum())
     bootstrap: dict[str, Any] = {"bpp": (8 * _pooled(size, count, samples)).tolist()}
@@ -199,25 +189,24 @@ def evaluate(
         if share.any():
             result[name] = psnr(error.sum() / share.sum())
             bootstrap[name] = psnr(_pooled(error, share, samples)).tolist()
+
+    def put(name: str, summary: dict[str, float], replicates: dict[str, list[float]]) -> None:
+        for key, value in summary.items():
+            result.setdefault(key, {})[name] = value
+            if key in replicates:
+                bootstrap.setdefault(key, {})[name] = replicates[key]
+
     for name, found in results.items():
-        for task, iou_type in (("box", "bbox"), ("mask", "segm")):
-            if task == "mask" and not (name in outlining and dataset.outlined):
-                continue
+        masked = name in outlining and dataset.outlined
+        for task, iou_type in (("box", "bbox"), ("mask", "segm"))[: 1 + masked]:
             summary, replicates = average_precision(truth, found, iou_type, samples)
-            for key, value in summary.items():
-                result.setdefault(f"{task}_{key}", {})[name] = value
-            if "ap" in summary:
-                bootstrap.setdefault(f"{task}_ap", {})[name] = replicates
+            put(name, {f"{task}_{key}": value for key, value in summary.items()}, {f"{task}_ap": replicates})
         confident = as_truth(truth, clean.get(name, []))
         if confident["annotations"]:
             summary, replicates = average_precision(confident, found, "bbox", samples)
-            result.setdefault("agreement", {})[name] = summary["ap"]
-            bootstrap.setdefault("agreement", {})[name] = replicates
+            put(name, {"agreement": summary["ap"]}, {"agreement": replicates})
     for name, counted in tallies.items():
-        summary, replicates = panoptic_scores(dataset.panoptic, counted, samples)
-        for key in summary:
-            result.setdefault(key, {})[name] = summary[key]
-            bootstrap.setdefault(key, {})[name] = replicates[key]
+        put(name, *panoptic_scores(dataset.panoptic, counted, samples))
     if len(dataset) >= 30:
         result["by_cover"], bootstrap["by_cover"] = _by_cover(dataset, size, count, covered, results)
     return result, bootstrap
@@ -243,12 +232,8 @@ def _by_cover(
             if "ap" in summary:
                 scores[name] = summary["ap"], replicates
         spent, pixels = 8 * size[members], count[members]
-        result[third] = {
-            "images": len(ids),
-            "object_share": covered[members].sum() / pixels.sum(),
-            "bpp": spent.sum() / pixels.sum(),
-            "box_ap": {name: ap for name, (ap, _) in scores.items()},
-        }
+        result[third] = {"images": len(ids), "object_share": covered[members].sum() / pixels.sum()}
+        result[third] |= {"bpp": spent.sum() / pixels.sum(), "box_ap": {name: ap for name, (ap, _) in scores.items()}}
         drawn = {name: replicates for name, (_, replicates) in scores.items()}
         bootstrap[third] = {"bpp": _pooled(spent, pixels, draws).tolist(), "box_ap": drawn}
     return result, bootstrap
@@ -273,11 +258,8 @@ def as_truth(truth: dict[str, Any], detections: list[dict[str, Any]]) -> dict[st
     listed = {category["id"] for category in truth["categories"]}
     kept = [d for d in detections if d["score"] >= CONFIDENT and d["category_id"] in listed]
     copied = ("image_id", "category_id", "bbox")
-    annotations = [
-        {k: d[k] for k in copied} | {"id": i, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0}
-        for i, d in enumerate(kept, start=1)
-    ]
-    return {**truth, "annotations": annotations}
+    boxes = ({k: d[k] for k in copied} | {"area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0} for d in kept)
+    return {**truth, "annotations": [{"id": i, **box} for i, box in enumerate(boxes, start=1)]}
 
 
 @torch.inference_mode()
@@ -294,7 +276,3 @@ def psnr(mse: Any) -> Any:
     """Peak signal-to-noise ratio [dB] of mean squared errors on [0, 1], a number or an array."""
     psnr = -10 * np.log10(np.maximum(mse, 1e-12))  # 120 dB where nothing is lost: JSON knows no infinity
     return psnr if np.ndim(mse) else float(psnr)
-
-
-def _silent(*_: Any) -> None:
-    """faster-coco-eval logs through this."""

@@ -38,19 +38,11 @@ def evaluate(clip: Video, x_hat: Tensor, detectors: dict[str, Detector]) -> tupl
     whole, drawn = table.sum(0), table[samples].sum(1)  # (8,) and (replicates, 8)
     total, inside, area, pixels = whole[:4]
     similar = overfit.quality(clip.frames, x_hat)["ms_ssim"]
-    result: dict[str, Any] = {
-        "frames": len(clip),
-        "pixels": int(pixels) // len(clip),
-        "psnr": psnr(total / pixels),
-        "psnr_inside": psnr(inside / area),
-        "psnr_outside": psnr((total - inside) / (pixels - area)),
-        **({} if math.isnan(similar) else {"ms_ssim": similar}),
-        "boundary_f": f_score(whole[4:]),
-    }
-    bootstrap: dict[str, Any] = {
-        "psnr": [psnr(row[0] / row[3]) for row in drawn],
-        "boundary_f": [f_score(row[4:]) for row in drawn],
-    }
+    result: dict[str, Any] = {"frames": len(clip), "pixels": int(pixels) // len(clip), "psnr": psnr(total / pixels)}
+    result |= {"psnr_inside": psnr(inside / area), "psnr_outside": psnr((total - inside) / (pixels - area))}
+    result |= ({} if math.isnan(similar) else {"ms_ssim": similar}) | {"boundary_f": f_score(whole[4:])}
+    bootstrap: dict[str, Any] = {"psnr": [psnr(row[0] / row[3]) for row in drawn]}
+    bootstrap["boundary_f"] = [f_score(row[4:]) for row in drawn]
     seen = replace(clip, frames=x_hat)
     for name, detector in detectors.items():
         if unknown := {k: v for k, v in clip.categories.items() if detector.categories.get(k) != v}:
@@ -66,14 +58,11 @@ def evaluate(clip: Video, x_hat: Tensor, detectors: dict[str, Detector]) -> tupl
 def edge_matches(x: Tensor, x_hat: Tensor, mask: Tensor, tolerance: int = TOLERANCE) -> tuple[int, int, int, int]:
     """Canny's edges on and around objects, in a frame and in the decoded one: what :func:`f_score` is made of.
 
-    Args:
-        x, x_hat: (3, H, W) in [0, 1]; the edges are those of their luma, thresholds 50 and 100.
-        mask: of the objects, (1, H, W) in {0, 1}; widened by `tolerance` + 1 pixels, so that their outlines lie inside.
-        tolerance: an edge pixel is met by one at most so far away, in rows and in columns.
+    Of pictures (3, H, W) in [0, 1] the edges of :func:`canny`; of the objects' mask (1, H, W) in {0, 1} also `tolerance` + 1 pixels
+    around it, so that their outlines lie inside. An edge pixel is met by one at most `tolerance` rows and columns away.
 
     Returns:
-        How many decoded edge pixels meet an original one, how many there are; how many original ones meet a decoded one, how many
-        there are.
+        How many decoded edge pixels meet an original one, of how many; how many original ones meet a decoded one, of how many.
 
     >>> import torch
     >>> x = torch.zeros(3, 16, 16)

@@ -22,14 +22,9 @@ RUNS = ROOT / "runs"
 def atomically(path: Path | str, *, replace: bool = True, hint: str = "run the same command again") -> Iterator[Path]:
     """Gives the path of a temporary file to write; after the block, flushed to disk, it takes the place of `path`.
 
-    Until then, and where the block fails or the process is killed, `path` keeps what it held. Missing folders are made.
-
-    Without `replace` a file that exists stays, also where another process wrote it a moment ago. `hint` ends the message of an
-    error: what to do once there is space.
-
-    Raises:
-        FileExistsError: `path` exists, and is not to be replaced.
-        OSError: the disk is full, or may not be written to.
+    Until then, and where the block fails or the process is killed, `path` keeps what it held. Missing folders are made. Without
+    `replace` a file that exists stays, also where another process wrote it a moment ago: a FileExistsError. An OSError says that
+    the disk is full, or may not be written to, and ends with a `hint`: what to do once there is space.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "a.txt")
@@ -53,9 +48,8 @@ def atomically(path: Path | str, *, replace: bool = True, hint: str = "run the s
         reason = error.__context__ if isinstance(error, RuntimeError) else error
         if isinstance(error, FileExistsError) or not isinstance(reason, OSError | SafetensorError):
             raise
-        raise OSError(
-            f"cannot write {path} ({reason}): free space on its disk, or make its folder writable, and {hint}"
-        ) from error
+        told = f"cannot write {path} ({reason})"
+        raise OSError(f"{told}: free space on its disk, or make its folder writable, and {hint}") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -84,10 +78,6 @@ _SAME = {"e1784706": "aa2ff663", "2be22ced": "edbb1b8d", "4f180cf2": "ff6f13e9"}
 
 
 def fingerprint(path: Path | str) -> str:
-    """The first eight hexadecimal digits of a file's SHA-256; or, where recipes know its tensors from another file, that file's.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
+    """The first eight hexadecimal digits of a file's SHA-256; or, where recipes know its tensors from another file, that file's."""
     found = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
     return _SAME.get(found, found)

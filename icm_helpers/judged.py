@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,12 +119,10 @@ def _kept(out: Path | None) -> list[dict[str, Any]]:
     """What an earlier :func:`judge` wrote."""
     if out is None or not out.exists():
         return []
-    try:
+    with suppress(TypeError, ValueError):
         kept = json.loads(out.read_text(encoding="utf-8"))
         if isinstance(kept, list) and all({"asked", "result", "bootstrap"} <= set(record) for record in kept):
             return kept
-    except (TypeError, ValueError):
-        pass
     raise ValueError(f"{out} was not written by `judge`, or is damaged: name another --out, or delete it")
 
 

@@ -62,11 +62,8 @@ def options_of(losses: Iterable[str]) -> type:
 
 
 def loss_of(name: str, options: Any, data: str) -> objectives.Loss:
-    """A loss with the options that are given, and for some that are left out what the book takes.
-
-    Raises:
-        ValueError: an option is none of this loss, or one that it needs is left out.
-    """
+    """A loss with the options that are given, and for some that are left out what the book takes; a ValueError says that an option
+    is none of this loss, or that one which it needs is left out."""
     loss, given = objectives.named(name), {k: v for k, v in vars(options).items() if v is not None}
     known, source = {f.name: f for f in fields(loss)}, datasets.DATASETS.get(data)
     if wrong := ", ".join(flag(option) for option in given if option not in known):

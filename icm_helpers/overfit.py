@@ -60,11 +60,12 @@ def overfit(
         frames: (T, 3, H, W) in [0, 1], float32 or uint8 in 0..255. They are kept on the device in 8 bits.
         loss: `losses.nerv_loss`, called with frames and pictures; with masks `losses.sa_nerv_loss`, called with them too.
         masks: binary, (T, 1, H, W).
-        epochs: how often each frame is seen.
-        batch: frames a step; where the last batch of an epoch would be smaller, frames of the next one fill it.
-        lr: of Adam, at its height.
-        warmup: part of the training in which the rate rises.
-        seed, how: as in `train.fit`, which also says what is raised when a training goes wrong.
+        epochs, batch: how often each frame is seen; frames a step, which those of the next epoch fill up.
+        lr, warmup: of Adam, at its height; part of the training in which it rises.
+        seed, device, precision, describe, how: as in `train.fit`, which also says what is raised when a training goes wrong.
+
+    Returns:
+        One dictionary for each 4 % of the steps: `step`, and means since the one before of `loss` and `psnr` (dB, of each batch).
 
     Raises:
         ValueError: frames or masks have another shape, or the frames are larger than the network's picture.
@@ -110,11 +111,10 @@ def file_of(
     name: str,
     **how: Any,
 ) -> bytes:
-    """The file of a video: a network trained to its frames for some `epochs`, pruned to a `density`, trained on, and encoded in
-    `bits`.
+    """The file of a video: a network trained to its frames, pruned to a `density`, trained on, and encoded in `bits` a weight.
 
-    A training that is stopped goes on from `folder`, which :func:`forget` clears; `name` is what the progress bar and the
-    checkpoints are called.
+    `epochs` are those before and after pruning; a training that is stopped goes on from `folder`, which :func:`forget` clears; the
+    rest is as in :func:`overfit`.
     """
     for stage, count in zip(STAGES, epochs, strict=True):
         if stage == "pruned":

@@ -20,17 +20,7 @@ from icm_helpers.data.video import Video
 from icm_helpers.files import CHECKPOINTS, RUNS
 from icm_helpers.ledger import results
 from icm_helpers.ledger.queries import FINETUNED
-from icm_helpers.ledger.recipe import (
-    BitAllocation,
-    Classical,
-    Clip,
-    Overfitted,
-    Pictures,
-    Probe,
-    Recipe,
-    Refined,
-    Trained,
-)
+from icm_helpers.ledger.recipe import Classical, Clip, Overfitted, Pictures, Recipe, Refined, Trained
 from icm_helpers.ledger.results import Record
 from icm_helpers.ledger.study import Study, VideoStudy
 from icm_helpers.objectives import MSE, Objective
@@ -75,8 +65,7 @@ def clip(recipe: Recipe) -> Video:
 def start(recipe: Recipe, video: Video | None = None) -> Any:
     """A recipe's codec as it starts: classical, from its start weights, or random; of a network `nerv-fitting` as `video` asks for.
 
-    Raises:
-        ValueError: no such codec, or other start weights than the recipe's.
+    A ValueError says that there is no such codec, or that the start weights are others than the recipe's.
     """
     codec = recipe.codec
     if isinstance(codec, Classical):
@@ -184,8 +173,7 @@ _FLEETING: dict[str, Any] = {}  # codecs of a few steps, which demonstrations tr
 def train_codec(recipe: Recipe, out: Path | None, **options: Any) -> Any:
     """The codec of a recipe, trained now, resuming in runs/ where it was stopped, and written to `out`; with None nowhere.
 
-    Raises:
-        ValueError: the pictures, the crops or the teacher are none that this codec and loss can be trained with.
+    A ValueError says that pictures, crops or teacher are none that this codec and loss can be trained with.
     """
     how, codec, plan, model = How(**options), recipe.codec, recipe.codec.training, start(recipe)
     place, folder = how.place, RUNS / recipe.codec_id
@@ -247,11 +235,7 @@ def decoded(recipe: Recipe, data: bytes) -> torch.Tensor:
 
 
 def refined_bytes(recipe: Recipe, model: Any, sample: Sample) -> bytes:
-    """One image coded with latents refined under a recipe's loss.
-
-    Raises:
-        ValueError: the loss asks for what only training crops bring.
-    """
+    """One image coded with latents refined under a recipe's loss; a ValueError if that asks for what only training crops bring."""
     codec, device = recipe.codec, next(model.parameters()).device
     if not codec.loss.refinable:
         raise ValueError(f"latents cannot be refined under {codec.loss.name}: it asks for more than a picture brings")
@@ -289,9 +273,9 @@ def measured(recipe: Recipe, model: Any, **options: Any) -> tuple[dict[str, Any]
         model = model.to(place).eval()
     dataset = images(recipe, "val", recipe.pictures.images)
     found = {name: clean(recipe.pictures, full, place) for name, full in zip(panel, wanted.detectors, strict=True)}
-    if isinstance(wanted, BitAllocation):
+    if recipe.kind == "spent":
         return bit_allocation.spending(model, dataset, found, progress=progress)
-    if isinstance(wanted, Probe):
+    if recipe.kind == "probed":
         lessons = images(recipe, "train", wanted.train_images)
         return probe.evaluate(model, lessons, dataset, panel, progress=progress)
     if wanted.finetuned != "none":
@@ -340,11 +324,8 @@ def finetuned(recipe: Recipe, codec: Any, how: How) -> Any:
 
 
 def records(study: Study | VideoStudy, *, rerun: bool = False, device: str = "auto") -> list[Record]:
-    """A study's records: from the ledger; missing ones measured first with `rerun`; or measured on the spot where it has no ledger.
-
-    Raises:
-        LedgerError: a record is missing and `rerun` is off.
-    """
+    """A study's records: from the ledger, where missing ones are measured with `rerun`, and are a LedgerError without; or, where it
+    has no ledger, measured on the spot."""
     if not study.ledger:
         return [measure(r, ledger=False, device=device, progress=False) for r in study.recipes()]
     return results.load_or_run(study.recipes(), partial(measure, device=device), rerun=rerun)

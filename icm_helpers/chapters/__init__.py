@@ -13,10 +13,7 @@ NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 @cache
 def named(name: str) -> Chapter:
-    """A chapter by its name.
-
-    Raises:
-        ValueError: no such chapter.
+    """A chapter by its name; a ValueError if there is none.
 
     >>> [study.data for study in named("object_region_mse").studies("paper")]
     ['coco2017']

@@ -41,11 +41,7 @@ class Chapter:
     presets: dict[str, tuple[Study | VideoStudy, ...]] = field(hash=False)
 
     def studies(self, preset: str = "book") -> tuple[Study | VideoStudy, ...]:
-        """The studies of a preset.
-
-        Raises:
-            ValueError: no such preset.
-        """
+        """The studies of a preset; a ValueError if there is none of this name."""
         if preset not in self.presets:
             raise ValueError(f"a preset of {self.name} is one of {', '.join(self.presets)}, not {preset!r}")
         return self.presets[preset]

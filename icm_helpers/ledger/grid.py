@@ -175,10 +175,8 @@ class Cluster:
         return self.executor.submit(job.apart, recipe)
 
     def outcome(self, task: Any) -> str | None:
-        if not task.done():
-            return None
         # A job that was killed, or ran out of time, has an exception instead of a result.
-        return "failed" if task.exception() is not None else task.result()
+        return None if not task.done() else "failed" if task.exception() is not None else task.result()
 
     def stop(self, tasks: list[Any]) -> None:
         for task in tasks:
@@ -251,4 +249,4 @@ def sweep(
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else "without a word"
+    return (lines or ["without a word"])[-1]

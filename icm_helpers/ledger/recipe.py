@@ -275,8 +275,7 @@ def _part(cls: type, content: dict[str, Any], **parts: Any) -> Any:
             values[f.name] = parts[f.name]
         elif cls is not Classical or key != "lmbda":
             values[f.name] = content.get(key, f.default) if f.default is not MISSING else content[key]
-    if "channels" in values:
-        values["channels"] = int(values["channels"])
-    if "detectors" in values:
-        values["detectors"] = tuple(values["detectors"])
+    for name, kind in (("channels", int), ("detectors", tuple)):
+        if name in values:
+            values[name] = kind(values[name])
     return cls(**values)

@@ -53,12 +53,8 @@ def read(recipe: Recipe) -> Record:
 
 
 def load(path: Path, recipe: Recipe | None = None) -> Record:
-    """The record in a file, and of a recipe if one is given.
-
-    Raises:
-        LedgerError: it cannot be read, it was edited by hand, or it holds another recipe.
-        FileNotFoundError: there is no such file.
-    """
+    """The record in a file, and of a recipe if one is given; a LedgerError if it cannot be read, was edited by hand, or holds
+    another recipe."""
     cure = "restore it with git, or delete it and measure again"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -114,11 +110,8 @@ def write(recipe: Recipe, result: dict, bootstrap: dict, *, device: str, seconds
 def load_or_run(
     recipes: Iterable[Recipe], run: Callable[[Recipe], Record] | None = None, *, rerun: bool = False
 ) -> list[Record]:
-    """The records of `recipes`, in their order; with `rerun`, the missing ones are measured by `run` first.
-
-    Raises:
-        LedgerError: a record is missing and `rerun` is off, or a record does not fit its recipe.
-    """
+    """The records of `recipes`, in their order; with `rerun`, the missing ones are measured by `run` first; errors are those of
+    :func:`read`."""
     records = []
     for recipe in recipes:
         if rerun and run is not None and not recipe.path.exists():

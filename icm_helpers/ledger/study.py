@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -89,16 +88,14 @@ class Study(_Runs):
 
     @cached_property
     def _recipes(self) -> tuple[Recipe, ...]:
-        detectors, first = self.measured.detectors, self.seeds[0]
+        judged, detectors, first = self.measured, self.measured.detectors, self.seeds[0]
         alone = Accuracy(detectors[:1])
 
         def recipe(codec: Any, measured: Any) -> Recipe:
             return Recipe(self.chapter, self.pictures, codec, measured)
 
         trained = [
-            recipe(
-                Trained(self.codec, loss, lmbda, self.training, scale, seed), self.measured if seed == first else alone
-            )
+            recipe(Trained(self.codec, loss, lmbda, self.training, scale, seed), judged if seed == first else alone)
             for seed in self.seeds
             for lmbda in (self.lmbdas if seed == first else self.seed_lmbdas or self.lmbdas)
             for loss, scale in self.losses
@@ -115,17 +112,14 @@ class Study(_Runs):
             for r in (*trained, *anchors)
             if (r.loss.name if r.loss else r.codec.codec) in self.probed and (r.loss is None or r.seed == first)
         ]
-        return (*trained, *spent, *probed, *(recipe(*pair) for pair in self._refined()), *anchors, *self.beside)
-
-    def _refined(self) -> Iterator[tuple[Refined, Accuracy]]:
-        if self.microscope is None:
-            return
-        m, start = self.microscope, self.training.start
-        for lmbda in m.lmbdas:
-            for loss, scale in m.losses or self.losses:
-                if loss.refinable:
-                    codec = Refined(self.codec, loss, lmbda, start, m.steps, m.lr, scale, m.precision)
-                    yield codec, Accuracy(self.measured.detectors[: m.judges])
+        m, some = self.microscope, self.microscope and Accuracy(detectors[: self.microscope.judges])
+        refined = [
+            recipe(Refined(self.codec, loss, lmbda, self.training.start, m.steps, m.lr, scale, m.precision), some)
+            for lmbda in (m.lmbdas if m else ())
+            for loss, scale in m.losses or self.losses
+            if loss.refinable
+        ]
+        return (*trained, *spent, *probed, *refined, *anchors, *self.beside)
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,6 @@ def of_studies(claims: Sequence[Claim], measured: Sequence[tuple[Study | VideoSt
 
 def scoreboard() -> dict[str, list[Finding]]:
     """Every claim of every chapter, from the ledger, which must be complete (else a LedgerError)."""
-
     board = {}
     for chapter in map(chapters.named, chapters.NAMES):
         measured = [(s, results.load_or_run(s.recipes())) for s in chapter.studies() if s.role in ("main", "replicate")]
