@@ -17,16 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from compressai.models import CompressionModel
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from tqdm import tqdm
 
-from icm_helpers import evaluate, files
+from icm_helpers import evaluate, files, plots
 from icm_helpers.codecs import container, networks, zoo
-from icm_helpers.data import datasets, downloads
+from icm_helpers.data import datasets, downloads, scenes
 from icm_helpers.ledger import results
 from icm_helpers.ledger.recipe import LEDGER
 
@@ -35,8 +38,12 @@ PUBLISHED = LEDGER / "codecs" / "published.json"  # numbers of others, each with
 REFERENCE = "mean-scale-small"  # whose time is 1
 CROP, SIDE = "kodim20", 256  # every codec is counted and timed on the middle of this picture
 REPEATS = 5
-TRAINED = ("start-coco-mini", "mean-scale-small-mse-l0.01-s0-ee6d181f")
-TRAINED += ("start-scenes", "mean-scale-small-mse-l0.002-s0-bb629e52")
+NAMES = {  # of the trained weights
+    "start-coco-mini": "photographs, 6000 steps",
+    "mean-scale-small-mse-l0.01-s0-ee6d181f": "photographs, 11000 steps",
+    "start-scenes": "scenes, 6000 steps",
+    "mean-scale-small-mse-l0.002-s0-bb629e52": "scenes, 10000 steps, smaller lambda",
+}
 ANCHORS = {"jpeg": (10, 30, 75), "webp": (5, 30, 75), "avif": (15, 35, 60), "hevc": (42, 37, 32), "vvc": (47, 42, 37)}
 
 Row = dict[str, Any]
@@ -71,7 +78,7 @@ def entries() -> list[Entry]:
         if not codec.network:
             found += [Entry(name, f"{q}", "none", partial(zoo.load, name, q)) for q in ANCHORS.get(name, ())]
         elif name == REFERENCE:
-            paths = [zoo.CHECKPOINTS / f"{stem}.safetensors" for stem in TRAINED]
+            paths = [zoo.CHECKPOINTS / f"{stem}.safetensors" for stem in NAMES]
             found += [Entry(name, "", path.stem, partial(zoo.load, name, path)) for path in paths]
         elif name == "tcm":
             sizes = {"small": 64, "medium": 96, "large": 128}
@@ -285,3 +292,150 @@ def report(
     finally:
         torch.set_num_threads(threads)  # whoever called this goes on computing
     return len(chosen)
+
+
+# --- for a reader --------------------------------------------------------------------------------------------------------
+
+MIDDLE = ("jpeg 30", "webp 30", "avif 35", "hevc 37", "vvc 42")  # of the three qualities that were measured
+SERIAL = ("mbt2018", "mbt2018-vbr", "cheng2020-anchor", "cheng2020-attn")  # one position after another
+LABELS = {  # in the figure of time, of those that lie together one, and where its name goes
+    "mean-scale-small": (8, -3),
+    "tcm-tiny": (-8, 6),
+    "tcm large": (8, -3),
+    "mbt2018-mean 1-4": (8, -8),
+    "mbt2018 1-4": (-8, 6),
+    "mbt2018-vbr": (8, 3),
+    "cheng2020-anchor 1-3": (-4, -16),
+    "cheng2020-attn 4-6": (8, 3),
+}
+LEARNED = {"tcm large": ("#0072b2", "s"), "cheng2020-attn": ("#d55e00", "D"), "mbt2018-mean": ("#009e73", "o")}
+
+
+def published() -> dict[str, dict[str, Any]]:
+    """Curves that others published, by name: `bpp`, `psnr` and `source`."""
+    return json.loads(PUBLISHED.read_text(encoding="utf-8"))
+
+
+def tried(*names: str) -> dict[str, Row]:
+    """Rows of random networks, or JPEG, measured once on a drawn picture: to see that measuring works."""
+    picture = torch.from_numpy(scenes.scene(1_000_000, 128).image).permute(2, 0, 1).float() / 255
+    rows = {}
+    for name in names:
+        network = zoo.find(name)[0].network
+        codec = zoo.load(name, weights=None) if network else zoo.load(name, 30)
+        if network:
+            awaken(codec, picture[None])
+        told = {"codec": name, "setting": "" if network else "30", "weights": "random" if network else "none"}
+        rows[name if network else f"{name} 30"] = told | measure(codec, picture, {"drawn": picture}, repeats=1)
+    return rows
+
+
+def costs(rows: Mapping[str, Row]) -> pd.DataFrame:
+    """Weights, arithmetic and time of every network, and of the classical codecs at their middle quality."""
+    table = []
+    for key, row in rows.items():
+        if "parameters" in row or key in MIDDLE:
+            told = {"codec": row["codec"], "setting": row["setting"]}
+            told["weights [millions]"] = f"{row['parameters'] / 1e6:.2f}" if "parameters" in row else ""
+            for side in ("encode", "decode"):
+                told[f"{side} [kMAC / pixel]"] = f"{row['macs'][side] / 1000:.1f}" if "macs" in row else ""
+            for side, ratio in row["ratio"].items():
+                told[f"{side} [times]"] = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"
+            told |= {f"{side} [s]": f"{seconds:.3f}" for side, seconds in row["seconds"].items()}
+            table.append(told | {"at [bpp]": f"{row['crop']['bpp']:.2f}"})
+    costs = pd.DataFrame(table).drop_duplicates(["codec", "setting"])  # trained several times costs the same
+    return costs.set_index("codec")
+
+
+def promises(networks: Mapping[str, Row]) -> pd.DataFrame:
+    """The bytes of each network's file beside what its likelihoods promise."""
+    table = []
+    for row in networks.values():
+        rate = row["crop"]
+        told = {"codec": row["codec"], "setting": row["setting"], "weights": NAMES.get(row["weights"], row["weights"])}
+        told["likelihoods [bpp]"] = f"{rate['bpp_likelihood']:.3f}"
+        told["strings [bpp]"] = f"{rate['bpp_strings']:.3f}"
+        told["strings over likelihoods"] = f"{100 * (rate['bpp_strings'] / rate['bpp_likelihood'] - 1):+.1f} %"
+        table.append(told | {"file [bpp]": f"{rate['bpp']:.3f}", "container [bytes]": row["container_bytes"]})
+    return pd.DataFrame(table).set_index("codec")
+
+
+def qualities(rows: Mapping[str, Row]) -> pd.DataFrame:
+    """Rate and PSNR of whole pictures, where they were measured."""
+    table = []
+    for row in (row for row in rows.values() if "kodak" in row):
+        rate = row["kodak"]
+        told = {"codec": row["codec"], "setting": NAMES.get(row["weights"], row["setting"])}
+        told |= {"file [bpp]": f"{rate['bpp']:.3f}"}
+        told["likelihoods [bpp]"] = f"{rate['bpp_likelihood']:.3f}" if "bpp_likelihood" in rate else ""
+        table.append(told | {"PSNR [dB]": f"{rate['psnr']:.2f}", "pictures": len(row["pictures"])})
+    return pd.DataFrame(table).set_index("codec")
+
+
+def quoted(curves: Mapping[str, dict[str, Any]]) -> pd.DataFrame:
+    """Published points with their sources."""
+    rows = {}
+    for name, curve in curves.items():
+        points = zip(curve["bpp"], curve["psnr"], strict=True)
+        told = ", ".join(f"{psnr:.2f} at {bpp:.3f}" for bpp, psnr in points)
+        rows[name] = {"PSNR [dB] at bpp": told, "source": curve["source"]}
+    return pd.DataFrame(rows).T.rename_axis("published")
+
+
+def measured_on(rows: Mapping[str, Row]) -> str:
+    """On which machines, at which commits and with which packages the rows were measured."""
+    kept = {json.dumps({k: v for k, v in row["provenance"].items() if k != "date"}) for row in rows.values()}
+    lines = []
+    for found in map(json.loads, sorted(kept)):
+        names = ("torch", "compressai", "pillow", "imageio-ffmpeg")
+        packages = ", ".join(f"{name} {found['packages'][name]}" for name in names)
+        lines.append(f"measured on {found['device']} at commit {found['commit']}, with {packages}")
+    return "\n".join(lines)
+
+
+def time_and_arithmetic(networks: Mapping[str, Row]) -> Figure:
+    """Decoding time against arithmetic, a point for each network and size."""
+    figure, ax = plt.subplots(figsize=(7.2, 4.2))
+    named = set()
+    for row in networks.values():
+        serial, place = row["codec"] in SERIAL, (row["macs"]["decode"] / 1000, row["ratio"]["decode"])
+        colour = plots.METHODS["object-region" if serial else "mse"][0]
+        ax.plot(*place, "D" if serial else "o", color=colour)
+        name = f"{row['codec']} {row['setting']}".strip()
+        if name in LABELS.keys() - named:
+            named.add(name)
+            side = "right" if LABELS[name][0] < 0 else "left"
+            ax.annotate(name, place, LABELS[name], textcoords="offset points", fontsize=9, color=colour, ha=side)
+    ax.set(xscale="log", xlabel="arithmetic of the decoder [thousand MACs a pixel]")
+    ax.set(yscale="log", ylabel="time to decode [times mean-scale-small]")
+    ax.margins(0.12)
+    return figure
+
+
+def rate_and_quality(rows: Mapping[str, Row], curves: Mapping[str, dict[str, Any]]) -> Figure:
+    """Rate against PSNR of whole pictures, filled, and published curves, hollow."""
+    networks = {key: row for key, row in rows.items() if "parameters" in row}
+    quoted = LEARNED | {"VTM": (plots.METHODS["vvc"][0], ">"), "WebP": (plots.METHODS["webp"][0], "v")}
+    figure, ax = plt.subplots(figsize=(7.2, 5))
+
+    def draw(points: Sequence[Any], how: str, colour: str, label: str) -> None:
+        ax.plot([p["bpp"] for p in points], [p["psnr"] for p in points], how, color=colour, label=label)
+
+    for name in (name for name in quoted if name in curves):
+        colour, marker = quoted[name]
+        points = [p for p in zip(curves[name]["bpp"], curves[name]["psnr"], strict=True) if 0.1 < p[0] < 1.1]
+        hollow = {"linestyle": ":", "linewidth": 1, "markerfacecolor": "none"}
+        ax.plot(*zip(*points, strict=True), marker, color=colour, label=f"{name}, published", **hollow)
+    for name in dict.fromkeys(row["codec"] for key, row in rows.items() if key not in networks):
+        colour, marker, label = plots.METHODS[name]
+        draw([row["kodak"] for row in rows.values() if row["codec"] == name], marker + "-", colour, label)
+    for trained, marker in (("photographs", "o"), ("scenes", "X")):
+        points = [row["kodak"] for row in networks.values() if trained in NAMES.get(row["weights"], "")]
+        if points:
+            draw(points, marker, "#b8860b", f"mean-scale-small, trained on {trained}")
+    for key, row in networks.items():  # what a reader measured
+        if "kodak" in row and row["weights"] not in NAMES:
+            draw([row["kodak"]], "*", plots.INK, key)
+    plots.rate_axis(ax, "PSNR [dB]")
+    ax.legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure

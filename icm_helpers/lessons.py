@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 
+import bjontegaard
 import numpy as np
 import pandas as pd
 import torch
@@ -193,9 +194,51 @@ def slopes(points: pd.DataFrame, alone: tuple[float, float]) -> Figure:
     return figure
 
 
-def cross(ax: Axes, column: int, row: int, cell: int) -> None:
-    """Mark a cell of so many pixels."""
-    ax.plot((column + 0.5) * cell, (row + 0.5) * cell, "+", color="#e69f00", markersize=9, markeredgewidth=1.8)
+def watched(model: nn.Module, x: Tensor, *modules: nn.Module) -> list[Tensor]:
+    """What each module gets to see while a codec codes a picture."""
+    caught = {}
+
+    def catch(module: nn.Module, inputs: tuple) -> None:
+        caught[module] = inputs[0].detach()
+
+    hooks = [module.register_forward_pre_hook(catch) for module in modules]
+    with torch.no_grad():
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return [caught[module] for module in modules]
+
+
+def _crossed(views: Sequence[Tensor], titles: Sequence[str], column: int, row: int, cell: int) -> Figure:
+    figure = plots.pictures(views, titles)
+    for ax in figure.axes:  # the cell that is meant
+        ax.plot((column + 0.5) * cell, (row + 0.5) * cell, "+", color="#e69f00", markersize=9, markeredgewidth=1.8)
+    return figure
+
+
+def reach(picture: Tensor, asked: Mapping[str, tuple[Callable, Tensor]], at: int, cell: int) -> Figure:
+    """Where the input of functions changes their output at (at, at), logarithmic over four orders of magnitude, cells lit.
+
+    Args:
+        asked: by name, a function of a map (1, C, h, w) and the map that it gets.
+        cell: pixels along a cell's side in the picture (3, H, W).
+    """
+    views, titles = [], []
+    for name, (function, seen) in asked.items():
+        seen = seen.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(seen)[0, :, at, at].sum(), seen)
+        strength = gradient.abs().sum(1)[0]  # (h, w)
+        light = (1 + (strength / strength.max()).log10() / 4).clamp(0, 1)
+        views.append(lit(picture, functional.interpolate(light[None, None], scale_factor=cell)[0], 0.12))
+        titles.append(f"{name}\n{(strength > 0).sum()} cells")
+    return _crossed(views, titles, at, at, cell)
+
+
+def looks(window: Tensor, maps: Mapping[str, Tensor], column: int, row: int, cell: int) -> Figure:
+    """A window of a picture (3, H, W), and by name how much the cell at a cross looks at each of its cells, (h, w)."""
+    titles = [f"{name}: {m.min():.1%} to {m.max():.1%}" for name, m in maps.items()]
+    views = [window, *(mosaic(m, cell) for m in maps.values())]
+    return _crossed(views, ["the window", *titles], column, row, cell)
 
 
 def squares(values: Tensor, columns: Sequence[str], rows: Sequence[str], xlabel: str, ylabel: str) -> Figure:
@@ -370,4 +413,53 @@ def prices(rates: Mapping[str, float], notes: Sequence[str]) -> Figure:
     ax.bar_label(bars, notes, color=plots.INK, fontsize=9)
     ax.set_ylabel("rate [bits per pixel]")
     ax.margins(y=0.14)
+    return figure
+
+
+SIDES = {"A": ("#3b8ea5", "o"), "B": ("#c2577a", "s")}
+"""Two codecs of nobody: colour and marker."""
+
+
+def codecs(ax: Axes, points: Sequence[plots.Points], title: str, *, line: bool = True, area: bool = False) -> None:
+    """Draw the (rates, APs) of codecs A and B, on request with the area that BD-rate averages."""
+    for (name, (colour, marker)), (rate, ap) in zip(SIDES.items(), points, strict=True):
+        ax.plot(rate, ap, marker + "-" * line, color=colour, label=f"codec {name}")
+    if area:
+        qualities, rates = plots.between(ax, *points, alpha=0.25)
+        for rate, (colour, _) in zip(rates, SIDES.values(), strict=True):
+            ax.plot(rate, qualities, color=colour)
+    plots.rate_axis(ax, "AP", "rate [bits per pixel]", ticks=5)
+    ax.set_title(title)
+
+
+def interpolated(ax: Axes, points: Sequence[plots.Points], methods: Sequence[str], title: str) -> None:
+    """Curves of the `bjontegaard` package through two codecs' points by several methods, and BD-rate by each."""
+    for method, style in zip(methods, ("-", "--", ":"), strict=True):
+        value, *fits = bjontegaard.bd_rate(*points[0], *points[1], method, interpolators=True, min_overlap=0)
+        for fit, (_, ap), (colour, _) in zip(fits, points, SIDES.values(), strict=True):
+            fine = np.linspace(ap[0], ap[-1], 400)
+            ax.plot(10 ** fit(fine), fine, style, color=colour)
+        ax.plot([], [], style, color=plots.INK, label=f"{method}: {value:+.1f} %")
+    codecs(ax, points, title, line=False)
+    ax.set_ylim(0.28, 0.6)
+    ax.legend(loc="upper left", fontsize=9, handles=ax.get_legend_handles_labels()[0][: len(methods)])
+
+
+def precision_recall(ax: Axes, precision: np.ndarray, recall: np.ndarray, read: np.ndarray) -> None:
+    """A dot after each detection, and a line through the precisions that are read at equal steps of recall."""
+    ax.plot(np.linspace(0, 1, len(read)), read, color=plots.METHODS["mse"][0], label=f"read at {len(read)} places")
+    colour = plots.METHODS["object-region"][0]
+    ax.plot(recall, precision, "o", color=colour, markersize=4, label="after each detection")
+    ax.set(xlabel="recall", ylim=(-0.03, 1.05))
+
+
+def surfaces(bits: Tensor, kinds: Mapping[str, Tensor]) -> Figure:
+    """Mean bits per pixel on each kind of surface (masks as `bits`), and the share of pixels that it covers."""
+    found = {name: bits[at].mean().item() for name, at in kinds.items() if at.any()}
+    ordered = sorted(found, key=found.get)
+    figure, ax = plt.subplots(figsize=(6.4, 2.6))
+    labels = [f"{name} ({kinds[name].float().mean():.0%})" for name in ordered]
+    ax.barh(labels, [found[name] for name in ordered], color=plots.METHODS["mse"][0])
+    ax.axvline(bits.mean(), color=plots.INK, linestyle=":")
+    ax.set_xlabel("bits per pixel (dotted: of whole pictures)")
     return figure
