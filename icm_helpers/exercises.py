@@ -1,4 +1,4 @@
-"""What the exercises of the foundations ask of a solution: each check takes yours, and says what is wrong, or that it is right."""
+"""What the exercises ask of a solution: each check takes yours, and says what is wrong, or that it is right."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from faster_coco_eval.core import mask as rle
 from torch import Tensor
 
-from icm_helpers import simulate
+from icm_helpers import bd, losses, simulate
 from icm_helpers.codecs import tcm
 
 # --- comparing two codecs ------------------------------------------------------------------------------------------------
@@ -178,3 +178,65 @@ def check_centroid(yours: Callable, seed: int) -> None:
         true = (t - t.round())[t.round() == n[i]].mean()
         assert abs(found[i] - true) < 0.01, f"n {n[i]:.0f}, scale {scale[i]}: {true:.3f}, not {found[i]:.3f}"
     print("right: as found among a million numbers, for two scales")
+
+
+# --- object-region MSE ---------------------------------------------------------------------------------------------------
+
+
+def check_bits_per_pixel(yours: Callable) -> None:
+    """Bits per pixel of bytes."""
+    assert yours(b"1234", 4, 4) == 2
+    assert yours(b"123456", 2, 3) == 8
+    print("right: bytes times eight, over the pixels of the picture")
+
+
+def check_weighted_mse(yours: Callable, x: Tensor, x_hat: Tensor, mask: Tensor) -> None:
+    """A background that weighs `outside`."""
+    none, half, full = (yours(x, x_hat, mask, outside) for outside in (0.0, 0.5, 1.0))
+    assert torch.isclose(none, losses.masked_mse(x, x_hat, mask))
+    assert torch.isclose(full, torch.nn.functional.mse_loss(x_hat, x))
+    assert none < half < full
+    print("right: both ends agree, and half a weight lies between")
+
+
+def check_widths(paired: float, unpaired: float) -> None:
+    """Two widths of intervals [dB]."""
+    assert 0 < paired < unpaired, "the same pictures are hard for both methods: pairing should narrow the interval"
+    print(f"right: paired {paired:.2f} dB wide, unpaired {unpaired:.2f} dB")
+
+
+# --- objectness distillation ---------------------------------------------------------------------------------------------
+
+
+def check_mean_objectness(yours: Callable) -> None:
+    """Weights from the logits of one level, by the mean."""
+    logits = torch.randn(2, 3, 5, 7)
+    book = losses.objectness_weights({"p2": logits}, {"p2": (5, 7)}, reduction="mean")["p2"]
+    assert yours(logits).shape == (2, 1, 5, 7), "keep the dimension of the anchors, with size 1"
+    assert torch.allclose(yours(logits), book), "probabilities first, then the mean"
+    print("right")
+
+
+@torch.no_grad()
+def check_soft_weights(yours: Callable, teacher: Any, batch: tuple, x_hat: Tensor) -> None:
+    """True boxes as weights, with a background that counts; `batch` holds pictures, masks, and objects."""
+    feats, feats_hat = teacher.features(batch[0]), teacher.features(x_hat)
+    sizes = {level: tuple(f.shape[2:]) for level, f in feats.items()}
+    weights = losses.box_weights([of["boxes"] for of in batch[2]], sizes, tuple(x_hat.shape[2:]))
+    loss = {v: losses.feature_distillation(feats, feats_hat, yours(weights, v)) for v in (0.0, 0.5, 1.0)}
+    assert torch.isclose(loss[0.0], losses.feature_distillation(feats, feats_hat, weights))
+    assert torch.isclose(loss[1.0], losses.feature_distillation(feats, feats_hat))
+    assert torch.isclose(loss[0.5], (loss[0.0] + loss[1.0]) / 2)
+    between = yours({"p2": torch.full((1, 1, 2, 2), 0.5)}, 0.2)["p2"]
+    assert torch.allclose(between, torch.tensor(0.6)), "what lies between 0 and 1 moves along a line"
+    print("right: both ends agree, and half lies in the middle")
+
+
+def check_points(yours: Callable, equal: bd.Curve, boxes: bd.Curve, objectness: bd.Curve) -> None:
+    """The share of replicates with a gain above 1.5 points."""
+    for anchor, test in ((equal, objectness), (objectness, equal), (boxes, objectness)):
+        found, interval = yours(anchor, test), bd.bd_metric(anchor, test)
+        assert 0 <= found <= 1
+        assert not interval.low > 0.015 or found > 0.95, "the whole interval lies above 1.5 points"
+        assert not interval.high < 0.015 or found < 0.05, "the whole interval lies below 1.5 points"
+    print(f"right: in {yours(equal, objectness):.0%} of the replicates")

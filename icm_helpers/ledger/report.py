@@ -479,14 +479,33 @@ def by_size(parts: Sequence[Part]) -> pd.DataFrame:
     return pd.DataFrame(rows.values(), pd.MultiIndex.from_tuples(rows, names=["data", "judge", "task"])).round(3)
 
 
-def seed_spread(part: Part, methods: Sequence[str], metrics: Sequence[str], judge: str | None) -> pd.DataFrame:
-    """The largest range over the seeds of one lambda, of rate and metrics, a row for each method; NaN where there is one seed."""
-    names = ["bpp", *(queries.NAMES[m] for m in metrics)]
-    listed = runs(part.select(method=tuple(methods)), metrics, judge)
-    rungs = listed.groupby(["method", "lmbda"])[[name for name in names if name in listed]]
-    ranges = rungs.agg(lambda v: v.max() - v.min() if len(v) > 1 else np.nan).groupby("method").max()
-    ranges.insert(0, "seeds", listed.groupby("method")["seed"].nunique())
-    return ranges.reindex([m for m in methods if m in ranges.index])
+def seed_spread(parts: Sequence[Part], methods: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+    """The largest range over the seeds of one lambda, of rate and of metrics by the teacher, a row for each method that has several
+    seeds, by data and teacher."""
+    spread = {}
+    for part in parts:
+        listed = runs(part.select(method=tuple(methods)), metrics, part.teacher)
+        rungs = listed.groupby(["method", "lmbda"])[[c for c in ("bpp", *map(measure, metrics)) if c in listed]]
+        ranges = rungs.agg(lambda v: v.max() - v.min() if len(v) > 1 else np.nan).groupby("method").max()
+        ranges.insert(0, "seeds", listed.groupby("method")["seed"].nunique())
+        spread[part.data, part.teacher] = ranges.reindex([m for m in methods if m in ranges.index])
+    return pd.concat(spread, names=["data", "teacher"]).dropna(subset="bpp").round(4)
+
+
+def ablations(chapter: Chapter, method: str, metrics: Sequence[str]) -> pd.DataFrame:
+    """What each change of an option does to a method: rates before and after, and BD-rates by the teacher, by change and learning
+    rate; empty where there is no ablation."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for part in chapter.role("ablation"):
+        for option, (now, before) in chapter.changes(part).items():
+            usual = chapter.usual(part).select(method=method)
+            row = rows[f"{option}: {now} instead of {before}", f"{part.study.training.lr:g}"] = {}
+            for name, some in (("as it was", usual), ("changed", part)):
+                row[f"bpp, {name}"] = ", ".join(f"{bpp:.3f}" for bpp in runs(some)["bpp"])
+            pair, beside = (("usual", method), method), {"usual": usual.records}
+            frame = deltas(part, [pair], metrics, beside=beside, by=[part.teacher])
+            row |= {f"{measure(k)}, BD-rate [%]": str(v) for k, v in zip(frame["metric"], frame["delta"], strict=True)}
+    return keyed(rows, "change", "lr").sort_index() if rows else pd.DataFrame()
 
 
 def gaps(part: Part, method: str, anchors: Sequence[str], metrics: Sequence[str], judge: str) -> pd.DataFrame:
@@ -614,6 +633,7 @@ def detections(
             told["found"] = int(bit_allocation.found_objects(sample, sure_ones).sum())
             told["objects"] = len(sample.labels)
         ax.set_title(title.format(**told), fontsize=fontsize)
-    figure.suptitle(heading, color=plots.INK, fontsize=11)
+    if heading:
+        figure.suptitle(heading, color=plots.INK, fontsize=11)
     figure.tight_layout()
     return figure
