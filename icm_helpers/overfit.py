@@ -57,17 +57,13 @@ def overfit(
 
     Args:
         network: draws (B, 3, H', W') at indices t, (B,); frame k of T has t = k / T.
-        frames: (T, 3, H, W) in [0, 1], float32 or uint8 in 0..255. They are kept on the device in 8 bits.
+        frames: (T, 3, H, W) in [0, 1], float32 or uint8 in 0..255, no larger than the network's picture, else ValueError. They are
+            kept on the device in 8 bits.
         loss: `losses.nerv_loss`, called with frames and pictures; with masks `losses.sa_nerv_loss`, called with them too.
         masks: binary, (T, 1, H, W).
-        epochs: how often each frame is seen.
         batch: frames a step; where the last batch of an epoch would be smaller, frames of the next one fill it.
-        lr: of Adam, at its height.
-        warmup: part of the training in which the rate rises.
+        lr, warmup: the rate of Adam at its height, and the part of the training in which it rises.
         seed, how: as in `train.fit`, which also says what is raised when a training goes wrong.
-
-    Raises:
-        ValueError: frames or masks have another shape, or the frames are larger than the network's picture.
     """
     count, _, height, width = frames.shape
     if masks is not None and masks.shape != (count, 1, height, width):
