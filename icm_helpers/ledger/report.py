@@ -230,9 +230,12 @@ class Chapter:
     def changes(self, part: Part) -> dict[str, tuple[Any, Any]]:
         """The fields in which a part's loss differs from that of the chapter's first: name -> its value, the first one's."""
         loss = part.study.losses[-1][0]
-        usual = next(other for other, _ in self.study.losses if type(other) is type(loss))
-        both = {f.name: (getattr(loss, f.name), getattr(usual, f.name)) for f in fields(loss)}
-        return {name: pair for name, pair in both.items() if pair[0] != pair[1]}
+        like = [other for other, _ in self.study.losses if type(other) is type(loss)]
+        names = [f.name for f in fields(loss)]
+        all_of = [
+            {k: (getattr(loss, k), getattr(o, k)) for k in names if getattr(loss, k) != getattr(o, k)} for o in like
+        ]
+        return min(all_of, key=len, default={})
 
     def having(self, kind: str) -> list[Part]:
         """The parts with records of a kind, and only these records; see :func:`facts`."""
@@ -361,6 +364,7 @@ def deltas(
     measured: Callable[[Curve, Curve], Interval] = bd.bd_rate,
     beside: Mapping[str, Sequence[Record] | Mapping[str, Any] | Callable[[list[Record]], list[Record]]] | None = None,
     by: Sequence[str | None] | None = None,
+    finetuned: bool = False,
 ) -> pd.DataFrame:
     """Methods against anchors, a row for each part, metric, judge and pair of which there are both curves.
 
@@ -369,7 +373,7 @@ def deltas(
             ("records", "task") is the curve of that method in the records `beside` of that name, ("", "task") in the part's own.
         measured: `bd.bd_rate` in percent, or `bd.bd_metric`.
         beside: other records, or what makes them of a part's own, such as :func:`tuned`, or :func:`select`'s words as a dictionary.
-        by: judges; all as they are where None.
+        by: judges; all as they are where None, with `finetuned` also those that were trained further.
 
     Returns:
         data, judge, where (data and judge), metric, measure (metric and judge), anchor, method, what, against and name (how
@@ -380,7 +384,7 @@ def deltas(
     for part in [parts] if isinstance(parts, Part) else parts:
         others = {k: found(part.records) if callable(found) else found for k, found in (beside or {}).items()}
         others = {k: select(part.records, **v) if isinstance(v, Mapping) else v for k, v in others.items()}
-        for metric, judge in ((m, j) for m in metrics for j in part.judges(m) if by is None or j in by):
+        for metric, judge in ((m, j) for m in metrics for j in part.judges(m, finetuned) if by is None or j in by):
             drawn = {k: queries.curves(v, metric, judge) for k, v in ({"": part.records} | others).items()}
             of = {"data": part.data, "judge": judge, "where": f"{part.data}, {judge}", "metric": metric}
             for what, pair in named.items():
