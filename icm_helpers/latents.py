@@ -1,7 +1,5 @@
-"""The loss microscope: refine the latents of a fixed codec for one image, and see what a loss asks for.
-
-No weight changes. What a trained codec approximates for all images at once, the microscope does for one, in seconds.
-"""
+"""The loss microscope: refine the latents of a fixed codec for one image, and see what a loss asks for. What a trained codec
+approximates for all images at once, the microscope does for one, in seconds."""
 
 from __future__ import annotations
 
@@ -35,16 +33,11 @@ def refine(
 
     Args:
         x: one image, (3, H, W) in [0, 1].
-        objective: a codec's answer for the image (1, 3, H, W) -> the scalar to minimise.
-        steps: of Adam; 0 gives the encoder's own latents.
-        lr: Adam's step, in units of the latent's rounding interval.
-        seed: of the noise.
+        objective: a codec's answer for the image (1, 3, H, W) -> the scalar to minimise; FloatingPointError where it is not finite.
+        steps, lr: of Adam; 0 steps give the encoder's own latents. The rate is in units of the latent's rounding interval.
 
     Returns:
         y (1, M, H/16, W/16) and z (1, N, H/64, W/64), not rounded; :func:`latents` codes them.
-
-    Raises:
-        TypeError, FloatingPointError: the codec is no mean-scale hyperprior; the loss is not finite.
     """
     if type(codec) is not MeanScaleHyperprior:  # a subclass has more to its entropy model: a context, a gain
         raise TypeError(f"refining needs the latents y and z of a mean-scale hyperprior, not a {type(codec).__name__}")

@@ -308,22 +308,23 @@ def dots(ax: Axes, place: int, values: Sequence[float], rng: np.random.Generator
     return {"mean AP": np.mean(values), "low": low, "high": high, "width": high - low}
 
 
-def ladders(panels: Mapping[str, Sequence[tuple[str, pd.DataFrame, str, str]]], levels: Mapping[str, float]) -> Figure:
+def ladders(
+    tables: Mapping[str, pd.DataFrame], panels: Mapping[str, Mapping[str, str]], levels: Mapping[str, float]
+) -> Figure:
     """Measures against the rate, a panel for each label of an axis.
 
     Args:
-        panels: of each curve its label, a table with `bpp` and the measure, the measure, and the method whose colour it takes; a
-            second curve of a measure is hollow.
+        tables: `bpp` and the measures, by what a legend says; of one table "", it names the measures. The second is hollow.
+        panels: the measures of each panel, and the method whose colour each takes.
         levels: of measures, a dotted line each.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.9 * len(panels), 3.6), layout="tight")
-    for ax, (ylabel, curves) in zip(axes, panels.items(), strict=True):
-        seen = set()
-        for label, table, measure, like in curves:
+    hollow = {"linestyle": "--", "markerfacecolor": "none"}
+    for ax, (ylabel, measures) in zip(axes, panels.items(), strict=True):
+        for measure, like in measures.items():
             colour, marker, _ = plots.METHODS[like]
-            hollow = {"linestyle": "--", "markerfacecolor": "none"} if measure in seen else {}
-            seen.add(measure)
-            ax.plot(table["bpp"], table[measure], color=colour, marker=marker, label=label, **hollow)
+            for (name, table), how in zip(tables.items(), ({}, hollow), strict=False):
+                ax.plot(table["bpp"], table[measure], color=colour, marker=marker, label=name or measure, **how)
             if measure in levels:
                 ax.axhline(levels[measure], color=colour, linestyle=":", linewidth=1.2)
         plots.rate_axis(ax, ylabel)

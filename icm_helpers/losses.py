@@ -107,15 +107,10 @@ def objectness_weights(
 
     The paper does not say how several anchors become one number: `max` asks whether any of them sees an object, `mean` how many
     do. A temperature below 1 sharpens, above 1 softens. ValueError for another reduction, a temperature that is not positive, or a
-    level
-    without logits.
+    level without logits.
 
-    Args:
-        logits: level -> (N, A, h, w), what the region proposal network gives for A anchors a cell.
-        sizes: level -> (h, w) of the features to weight; other sizes are resized to (bilinear).
-
-    Returns:
-        level -> (N, 1, h, w) in [0, 1], detached.
+    `logits` are level -> (N, A, h, w), what the region proposal network gives for A anchors a cell, `sizes` level -> (h, w) of the
+    features to weight, to which others are resized (bilinear). The weights are level -> (N, 1, h, w) in [0, 1], detached.
 
     >>> logits = {"p2": torch.tensor([0.0, -50.0]).reshape(1, 2, 1, 1).expand(1, 2, 4, 4)}
     >>> [objectness_weights(logits, {"p2": (4, 4)}, how)["p2"].mean().item() for how in ("max", "mean")]

@@ -57,7 +57,8 @@ def overfit(
 
     Args:
         network: draws (B, 3, H', W') at indices t, (B,); frame k of T has t = k / T.
-        frames: (T, 3, H, W) in [0, 1], float32 or uint8 in 0..255. They are kept on the device in 8 bits.
+        frames: (T, 3, H, W) in [0, 1], float32 or uint8 in 0..255, no larger than the network's picture, else ValueError. They are
+            kept on the device in 8 bits.
         loss: `losses.nerv_loss`, called with frames and pictures; with masks `losses.sa_nerv_loss`, called with them too.
         masks: binary, (T, 1, H, W).
         epochs, batch: how often each frame is seen; frames a step, which those of the next epoch fill up.

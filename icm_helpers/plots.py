@@ -213,3 +213,20 @@ def price_maps(image: Tensor, boxes: Tensor, found: Tensor, prices: Sequence[Ten
             ax.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, **look))
     figure.tight_layout()
     return figure
+
+
+def calibration(guessed: np.ndarray, true: np.ndarray, best: np.ndarray, bins: Sequence[float]) -> Figure:
+    """True IoU against a predicted one (n,) in bins, with standard errors and counts; and a histogram of objects' best IoU (k,)."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6))
+    colour, which = METHODS["mse"][0], np.digitize(guessed, bins)
+    for k in range(1, len(bins) + 1):
+        mine, at = true[which == k], guessed[which == k]
+        if len(mine) > 1:
+            axes[0].errorbar(at.mean(), mine.mean(), mine.std() / len(mine) ** 0.5, fmt="o", color=colour)
+            axes[0].annotate(len(mine), (at.mean(), mine.mean()), (5, -11), textcoords="offset points", fontsize=8)
+    axes[0].plot([min(bins), 1], [min(bins), 1], ":", color=INK)
+    axes[0].set(xlabel="predicted IoU", ylabel="true IoU")
+    axes[1].hist(best, bins=np.linspace(0, 1, 21), weights=np.full(len(best), 100 / max(1, len(best))), color=colour)
+    axes[1].set(xlabel="IoU of an object's best mask", ylabel="objects [%]")
+    figure.tight_layout()
+    return figure

@@ -1,12 +1,9 @@
-"""One training loop for codecs and detectors: resumable to the last bit, on CPU or GPU, in one process or several, with its
-progress in sight.
+"""One training loop for codecs and detectors, on CPU or GPU. Everything random in a step is drawn from (seed, step), so a run that
+was killed at any moment and started again ends with the same weights as one that was left alone.
 
-Everything random in a step is drawn from (seed, step), never from what happened before, so a run that was killed at any moment
-and started again ends with the same weights as one that was left alone.
-
-Under `torchrun --nproc_per_node=N` the N processes train one model together: each takes its N-th of every batch, the gradients
-are averaged, and the first process alone reports and writes. The step is the one that a single process takes on the whole batch,
-but for two things: each process draws a codec's quantisation noise for itself, and batch normalisation sees its own share only.
+Under `torchrun --nproc_per_node=N` the N processes train one model together: each takes its N-th of every batch, the gradients are
+averaged, and the first process alone reports and writes. Each draws a codec's quantisation noise for itself, and batch
+normalisation sees its own share only; else the step is that of a single process on the whole batch.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ import ctypes
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Sized
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -188,7 +185,11 @@ def fit(
     quiet = 1.0 if sys.stderr.isatty() else 30.0  # in a log file a line every half a minute is enough
     hidden = not progress or rank() > 0
     bar = tqdm(total=schedule.steps, initial=start, desc=describe, disable=hidden, mininterval=quiet)
-    for step, (items, batch) in enumerate(_batches(data, start, schedule, workers, collate), start=start):
+    share = schedule.batch // world()
+    firsts = [k * schedule.batch + rank() * share for k in range(start, schedule.steps)]
+    batches = [range(first, first + share) for first in firsts]
+    loader = DataLoader(data, batch_sampler=batches, num_workers=workers, collate_fn=collate)
+    for step, (items, batch) in enumerate(zip(batches, loader, strict=True), start=start):
         # Far apart for neighbouring seeds and steps: no two steps of two runs share their noise.
         torch.manual_seed((seed * 1_000_003 + step * world() + rank()) * 2_654_435_761 % 2**63)
         for group in optimiser.param_groups:
@@ -251,15 +252,6 @@ def _checkpoint(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:
         told = f"{path} was written by another recipe ({'; '.join(differing)})"
         raise ValueError(f"{told}: give another folder or name, or delete it to start again")
     return state
-
-
-def _batches(
-    data: Dataset, start: int, schedule: Schedule, workers: int, collate: Callable | None
-) -> Iterator[tuple[range, Any]]:
-    share = schedule.batch // world()
-    firsts = [k * schedule.batch + rank() * share for k in range(start, schedule.steps)]
-    batches = [range(first, first + share) for first in firsts]
-    return zip(batches, DataLoader(data, batch_sampler=batches, num_workers=workers, collate_fn=collate), strict=True)
 
 
 def _aux_step(model: nn.Module, aux: torch.optim.Optimizer) -> None:

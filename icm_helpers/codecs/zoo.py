@@ -93,9 +93,8 @@ def load(
     weights: Path | str | None = "default",
     metric: str = "mse",
 ) -> Any:
-    """Build a codec by name, ready for `container.encode` and `decode`, or with `video` for `encode_video` and `decode_video`.
-
-    A network is in eval mode, trainable, and has `name` and `quality` set.
+    """Build a codec by name, ready for `container.encode` and `decode`, or with `video` for `encode_video` and `decode_video`. A
+    network is in eval mode, trainable, and has `name` and `quality` set.
 
     Args:
         name: `mean-scale-small` (`MeanScaleHyperprior(32, 48)`, 0.44 million parameters); `tcm`, LIC-TCM of the size that the
@@ -104,16 +103,15 @@ def load(
             codec; or one of your own. `mbt2018-mean-q5` is `mbt2018-mean` of quality 5.
         quality: of a classical codec, for HEVC and VVC its QP; of a CompressAI model 1 to 8 (cheng2020: 6); else None. Or, in its
             place, a network's file of weights: `load("tcm", "tcm_0.05.pth.tar")`.
-        weights: of a network: "default" for the file shipped in data/checkpoints, or CompressAI's published weights;
-            a `.safetensors` file written by `networks.save`; a `.pt`, `.pth` or `.pth.tar` state dict; or None for a random
-            start that depends on torch's seed only. A random start has no CDF tables: call `codec.update(force=True)`
-            after training, and before coding.
+        weights: of a network: "default" for the file shipped in data/checkpoints, or CompressAI's published weights; a
+            `.safetensors` file written by `networks.save`; a `.pt`, `.pth` or `.pth.tar` state dict; or None for a random start
+            that depends on torch's seed only, and has no CDF tables: call `codec.update(force=True)` after training, and before
+            coding.
         metric: "mse" or "ms-ssim": what CompressAI's published weights were trained for.
 
     Raises:
         ValueError: unknown name, quality or metric, or weights that do not belong to this codec.
-        FileNotFoundError: the file of weights is missing.
-        ConnectionError: CompressAI's weights could not be fetched.
+        FileNotFoundError, ConnectionError: the weights are missing, or could not be fetched.
 
     >>> codec = load("mean-scale-small", weights=None)
     >>> sum(p.numel() for p in codec.parameters())

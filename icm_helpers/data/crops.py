@@ -27,7 +27,7 @@ def _instances(sample: Sample) -> Iterator[_Instance]:
 
 
 class Crops(Dataset):
-    """Training crops of a data set, each a function of (seed, i) alone, so that a resumed training sees the same ones.
+    """Training crops of a data set, each a function of (seed, i) alone; ValueError where an argument is out of range.
 
     Item i is (image (3, P, P) float32 in [0, 1], mask (1, P, P) float32 in {0, 1}: union of objects, or `region`), and with
     `objects` a third: a dictionary of `boxes` (n, 4) float32, x1 y1 x2 y2 in pixels of the crop, the extents of what is visible,
@@ -42,13 +42,9 @@ class Crops(Dataset):
             picture larger than the patch must be padded) and shifts brightness, contrast and hue a little.
         object_prob: probability that a crop is placed over a pixel of some object, where the picture has one.
         cache: keep decoded pictures in memory (4 bytes a pixel, in each worker process); None: if there are fewer than 10,000.
-        region: gives the mask of a picture, (1, H, W) in {0, 1}, where it is not the union of its objects; crops are placed
-            by objects nevertheless, so that pictures stay the same.
-        objects: items bring their objects, for a detector's loss; image and mask stay the same. Their numbers differ, so a
-            loader needs a `collate_fn` that leaves the third column a list.
-
-    Raises:
-        ValueError: an argument is out of range, or the data set is empty.
+        region: gives the mask of a picture, (1, H, W) in {0, 1}, where it is not the union of its objects; crops stay where they
+        are.
+        objects: items bring their objects, for a detector's loss; a loader needs a `collate_fn` that leaves them a list.
     """
 
     def __init__(
@@ -83,7 +79,6 @@ class Crops(Dataset):
         rng = np.random.default_rng((self.seed, index))
         rgbm, region, instances = self._picture(int(rng.integers(len(self.dataset))))
         height, width = rgbm.shape[:2]
-
         # A window of `side` pixels is cut out, then resized to the patch.
         smallest = np.clip(self.patch / min(height, width), 0.5, 1)
         scale = rng.uniform(smallest, 1.25) if self.augment == "heavy" else 1.0

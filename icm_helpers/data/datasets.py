@@ -66,13 +66,10 @@ def listing() -> str:
 
 
 def load(name: str, split: str, *, size: int = 192, limit: int | None = None, root: Path | None = None) -> CocoDataset:
-    """Open a data set of pictures by name; DataError for an unknown one, or where the data are not there.
+    """Open the split "train" or "val" of a data set of pictures by name; DataError where it or its data are not there.
 
-    Args:
-        split: "train" or "val".
-        size: side of the pictures in pixels, where they are drawn: of scenes alone.
-        limit: use, or draw, only the first so many pictures; scenes have 3000 train and 300 val pictures without it.
-        root: another folder than the default.
+    `size` is the side of the pictures in pixels, where they are drawn: of scenes alone. `limit` is for only the first so many
+    pictures; scenes have 3000 train and 300 val pictures without it. `root` is another folder than the default.
     """
     if split not in ("train", "val"):
         raise DataError(f"no split {split!r}: take 'train' or 'val'")
@@ -83,10 +80,7 @@ def clip(name: str, clip: str, frames: int | None = None, size: int = 192) -> Vi
     """The first frames of a clip, all where `frames` is None; `size` is their side in pixels, where they are drawn.
 
     `clip` is the seed of a moving scene, a key of `CLIPS` (of DAVIS, at half its size), or a sequence of SFU-HW-Objects, such as
-    BasketballPass_416x240_50.
-
-    Raises:
-        ValueError, DataError: no such data set or clip; a file is missing or damaged.
+    BasketballPass_416x240_50. ValueError where there is none; DataError where a file is missing or damaged.
     """
     return _named(name, video=True).open(clip, frames, size)
 

@@ -37,8 +37,7 @@ def visdrone(folder: Path) -> dict[str, dict[str, Any]]:
 
     As its devkit evaluates: the ten classes alone; rows of score 0 are ignored, as COCO ignores crowd; objects of which half or
     more lies in ignored regions are left out. A detection there is excused too, which COCO can say only class by class: each
-    ignored
-    region is a crowd of every class. The devkit asks for half of a detection in the regions, COCO for the IoU threshold.
+    ignored region is a crowd of every class. The devkit asks for half of a detection in the regions, COCO for the IoU threshold.
     """
     images, annotations = [], []
     sources = _pictures(folder / "images", "*.jpg", "VisDrone2019-DET")

@@ -360,8 +360,9 @@ class _Canvas:
         cv2.fillPoly(mask, [self.fixed(points)], 1, cv2.LINE_8, 4)
         return mask.astype(bool)
 
-    def fill(self, points: np.ndarray, colour: np.ndarray) -> None:
-        """Paint a polygon in one colour (3,), or in the colours of a picture (h, w, 3)."""
+    def fill(self, points: np.ndarray, colour: np.ndarray, part: float | None = None) -> None:
+        """Paint a polygon in one colour (3,), or in the colours of a picture (h, w, 3), as this `part` from here on."""
+        self.part = self.part if part is None else part
         if colour.ndim == 1:
             cv2.fillPoly(self.rgba, [self.fixed(points)], (*colour.tolist(), self.part), cv2.LINE_8, 4)
         else:
@@ -496,37 +497,31 @@ def _house(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     wall_picture = wall * (1 + grain[..., None])
     side = np.array([[half, 0], [half + depth, rise], [half + depth, eave], [half, eave]])
     c.fill(side, lit(wall_picture * shade_under_roof[..., None], flank))
-    c.part = 2.0
-    c.fill(np.array([[-half, 0], [half, 0], [half, eave], [0, 0.96], [-half, eave]]), lit(wall_picture, front))
+    c.fill(np.array([[-half, 0], [half, 0], [half, eave], [0, 0.96], [-half, eave]]), lit(wall_picture, front), 2)
     # The roof's courses run along the house; its near edge overhangs the gable.
     roof = tiles * (1 + 0.2 * c.texture("brick", 1.1, r.random())[..., None])
     over, lip = 0.05, 0.035
     slope = np.array([[half + over, eave - over], [half + depth + over, eave - 0.015], [depth, 0.98], [0, 1.0]])
     if r.random() < 0.6:
         u, top = depth * r.uniform(0.35, 0.6), 1.07
-        c.part = 3.0
-        c.fill(_box(u - 0.04, 0.8, u + 0.04, top), lit(wall * 0.8, front))
+        c.fill(_box(u - 0.04, 0.8, u + 0.04, top), lit(wall * 0.8, front), 3)
         c.fill(_box(u + 0.02, 0.8, u + 0.045, top), lit(wall * 0.8, flank))
-    c.part = 4.0
-    c.fill(slope, lit(roof, float(light.lambert(0.55, 0.7, 0.3))))
+    c.fill(slope, lit(roof, float(light.lambert(0.55, 0.7, 0.3))), 4)
     fascia = lit(_rgb(0.9, 0.88, 0.84) if brick else tiles * 1.15, front)
     for end in (half + over, -half - over):
         c.fill(np.array([[0, 1.0], [end, eave - over], [end, eave - over - lip], [0, 1.0 - lip * 1.6]]), fascia)
     frame, door = lit(_rgb(0.93, 0.92, 0.88), front), lit(_hsv(r.uniform(0, 360), 0.5, 0.5), front)
-    c.part = 5.0
-    c.fill(_box(-0.07, 0, 0.07, 0.31), frame)
+    c.fill(_box(-0.07, 0, 0.07, 0.31), frame, 5)
     c.fill(_box(-0.053, 0, 0.053, 0.29), door)
     glow = np.clip((c.v - 0.2) / 0.5, 0, 1)
     panes = np.broadcast_to(_rgb(0.12, 0.17, 0.23) + glow[..., None] * light.mood.horizon * 0.5, (*c.rgba.shape[:2], 3))
     for u, v in ((-0.63 * half, 0.33), (0.63 * half, 0.33), (0.0, 0.62)):
-        c.part += 1
-        c.fill(_box(u - 0.065, v - 0.085, u + 0.065, v + 0.085), frame)
+        c.fill(_box(u - 0.065, v - 0.085, u + 0.065, v + 0.085), frame, c.part + 1)
         for left, right in ((u - 0.05, u - 0.006), (u + 0.006, u + 0.05)):
             c.fill(_box(left, v - 0.07, right, v + 0.07), panes)
     for k in (0.3, 0.7):
         u, v = half + depth * k, 0.34 + rise * k
-        c.part += 1
-        c.fill(_box(u - 0.05, v - 0.08, u + 0.05, v + 0.08), lit(_rgb(0.93, 0.92, 0.88), flank))
+        c.fill(_box(u - 0.05, v - 0.08, u + 0.05, v + 0.08), lit(_rgb(0.93, 0.92, 0.88), flank), c.part + 1)
         c.fill(_box(u - 0.038, v - 0.068, u + 0.038, v + 0.068), panes)
 
 
@@ -619,8 +614,7 @@ def _horse(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     for leg in (_leg((0.245, 0.53), False, swings[1]), _leg((-0.31, 0.55), True, swings[3])):
         c.fill(leg, lit(coat * 0.7, 0.2))
         c.fill(leg[[3, 4, 5, 6]], hoof)
-    c.part = 2.0
-    c.fill(_TAIL, lit(hair, 0.35))
+    c.fill(_TAIL, lit(hair, 0.35), 2)
     c.part = 1.0
     mask = np.any([c.mask(part) for part in (_HORSE, *legs)], axis=0)
     # Inflate the silhouette: the distance to its rim is a height, whose slope gives normals.
@@ -642,10 +636,8 @@ def _horse(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     c.paint(mask, lit(picture, tone))
     for leg in legs:
         c.fill(leg[[3, 4, 5, 6]], hoof)
-    c.part = 3.0
-    c.fill(_MANE, lit(hair, 0.5))
-    c.part = 1.0
-    c.fill(_disc(0.425, 0.885, 0.009), _rgb(0.05, 0.04, 0.04))
+    c.fill(_MANE, lit(hair, 0.5), 3)
+    c.fill(_disc(0.425, 0.885, 0.009), _rgb(0.05, 0.04, 0.04), 1)
 
 
 # Outline above the sills, and windows, in heights: the front is to the right, the wheels stand at -0.8 and 0.84.
@@ -677,8 +669,7 @@ def _car(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     gleam = np.clip((c.v - 0.66) / 0.3 + 0.25 * np.sin(5 * (c.u + c.v)), 0, 1)[..., None]
     glass = _rgb(0.1, 0.13, 0.17) + gleam * light.mood.horizon * 0.5
     for window in windows:
-        c.part += 1
-        c.fill(_points(window), glass)
+        c.fill(_points(window), glass, c.part + 1)
     wheel, c.part = c.part + 1, 1.0
     c.fill(_box(-0.095, 0.25, -0.085, 0.68), lit(paint * 0.5, 0.3))  # the door's gap
     c.fill(_box(-0.28, 0.55, -0.16, 0.575), lit(paint * 0.5, 0.3))
@@ -687,10 +678,8 @@ def _car(c: _Canvas, r: np.random.Generator, light: _Light) -> None:
     c.fill(_box(rear + 0.02, 0.47, rear + 0.11, 0.58), _rgb(0.75, 0.1, 0.08))
     c.fill(_box(-1.2, 0.19, 1.2, 0.25), _rgb(0.08, 0.08, 0.09))
     for part, u in ((wheel, -0.8), (wheel + 1, 0.84)):
-        c.part = 1.0
-        c.fill(_disc(u, 0.26, 0.29), lit(paint * 0.3, 0.1))
-        c.part = part
-        c.fill(_disc(u, 0.22, 0.22), _rgb(0.07, 0.07, 0.08))
+        c.fill(_disc(u, 0.26, 0.29), lit(paint * 0.3, 0.1), 1)
+        c.fill(_disc(u, 0.22, 0.22), _rgb(0.07, 0.07, 0.08), part)
         c.fill(_disc(u, 0.22, 0.13), lit(_rgb(0.62, 0.63, 0.66), 0.7))
         for k in range(5):
             turn = k * 2 * np.pi / 5 + light.time * 0.5

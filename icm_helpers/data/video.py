@@ -110,15 +110,9 @@ def read(path: Path | str, limit: int | None = None, height: int | None = None) 
 
 
 def davis(folder: Path | str, name: str, category: str, limit: int | None = None) -> Video:
-    """The first `limit` frames of a clip of DAVIS 2016 at 480p, whose one annotated object is a `category` of COCO; its box is the
-    extent of its mask, and a frame that hides it has none.
-
-    `folder` has `JPEGImages/480p/<name>/*.jpg` and `Annotations/480p/<name>/*.png`.
-
-    Raises:
-        DataError: pictures or masks are missing, damaged, or of different numbers or sizes.
-        ValueError: COCO has no such category.
-    """
+    """The first `limit` frames of a clip of DAVIS 2016 at 480p, whose one annotated object is a `category` of COCO, else
+    ValueError; its box is the extent of its mask, and a frame that hides it has none. `folder` has `JPEGImages/480p/<name>/*.jpg`
+    and `Annotations/480p/<name>/*.png`; DataError where they are missing, damaged, or of different numbers or sizes."""
     label = next((i for i, known in CATEGORIES.items() if known == category), None)
     if label is None:
         raise ValueError(f"COCO has no category {category!r}: take one of {', '.join(CATEGORIES.values())}")
@@ -140,19 +134,12 @@ def davis(folder: Path | str, name: str, category: str, limit: int | None = None
 
 
 def sfu(yuv: Path | str, annotations: Path | str, limit: int | None = None) -> Video:
-    """A sequence of SFU-HW-Objects of 8 bits, 4:2:0, as far as it is annotated, with boxes in COCO's category ids.
+    """The first `limit` annotated frames of a sequence of SFU-HW-Objects of 8 bits, 4:2:0, with boxes in COCO's category ids.
 
-    Colours are read as BT.601 with limited range. Class ids 0..79 become COCO's 1..90; the names in the file's list of categories
-    are another data set's and are not used, those of its annotations are checked.
-
-    Args:
-        yuv: the raw frames of the whole sequence.
-        annotations: boxes in COCO's format, as CompressAI-Vision has them, named `<Sequence>_<width>x<height>_<rate>_val.json`; the
-            name says where in the sequence they begin (`FIRST_ANNOTATED`).
-        limit: read only the first so many annotated frames.
-
-    Raises:
-        DataError: a file is missing, cut short or damaged, or contradicts its name or COCO's categories.
+    `yuv` is the whole sequence; `annotations` are its boxes in COCO's format, as CompressAI-Vision has them, named
+    `<Sequence>_<width>x<height>_<rate>_val.json`, which says where they begin (`FIRST_ANNOTATED`). Colours are read as BT.601 with
+    limited range. Class ids 0..79 become COCO's 1..90; the names in the file's list of categories are another data set's and are
+    not used, those of its annotations are checked. DataError where a file is missing, damaged, or contradicts its name or COCO.
     """
     yuv, annotations = Path(yuv), Path(annotations)
     named = re.fullmatch(r"(.+)_(\d+)x(\d+)_(\d+)_val", annotations.stem)

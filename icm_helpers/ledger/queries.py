@@ -54,6 +54,18 @@ def select(records: Iterable[Record], **wanted: Any) -> list[Record]:
     return [record for record, fact in told if all(fact[name] in values for name, values in several.items())]
 
 
+def tuned(records: Iterable[Record]) -> list[Record]:
+    """The records as fine-tuned detectors judge them, under the names that these had before; [] where none does."""
+
+    def by_tuned(part: dict[str, Any]) -> dict[str, Any]:
+        judged = {k: {j: x for j, x in v.items() if j.endswith(FINETUNED)} for k, v in part.items() if type(v) is dict}
+        kept = {k: {j.removesuffix(FINETUNED): x for j, x in v.items()} for k, v in judged.items() if v}
+        return kept and {k: v for k, v in part.items() if type(v) is not dict} | kept
+
+    judged = [replace(r, result=by_tuned(r.result), bootstrap=by_tuned(r.bootstrap)) for r in records]
+    return [r for r in judged if r.result]
+
+
 def judges(records: Sequence[Record], metric: str, *, finetuned: bool = True) -> list[str | None]:
     """The detectors that a metric was measured with, or only those not `finetuned`; [None] for a metric of the picture alone; []
     where it was not measured."""

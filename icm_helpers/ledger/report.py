@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -29,36 +29,22 @@ import numpy as np
 import pandas as pd
 import torch
 from IPython.display import Markdown
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
-from icm_helpers import bd, bit_allocation, chapters, evaluate, plots, run, train
+from icm_helpers import bd, chapters, evaluate, plots, run, train
 from icm_helpers.bd import Curve, Interval
-from icm_helpers.codecs import container
 from icm_helpers.data import datasets
 from icm_helpers.data.coco import CocoDataset
 from icm_helpers.ledger import queries, verdicts
 from icm_helpers.ledger.chapter import Claim
-from icm_helpers.ledger.queries import FINETUNED, facts, select
+from icm_helpers.ledger.figures import coded, detections, panels, psnr_parts, pulls, with_tuned  # noqa: F401 (pages)
+from icm_helpers.ledger.queries import facts, select, tuned  # noqa: F401 (pages)
 from icm_helpers.ledger.recipe import Recipe
 from icm_helpers.ledger.results import Record
 from icm_helpers.objectives import Objective
 from icm_helpers.tasks import models
 
 # --- records -------------------------------------------------------------------------------------------------------------
-
-
-def tuned(records: Iterable[Record]) -> list[Record]:
-    """The records as fine-tuned detectors judge them, under the names that these had before; [] where none does."""
-
-    def by_tuned(part: dict[str, Any]) -> dict[str, Any]:
-        judged = {k: {j: x for j, x in v.items() if j.endswith(FINETUNED)} for k, v in part.items() if type(v) is dict}
-        kept = {k: {j.removesuffix(FINETUNED): x for j, x in v.items()} for k, v in judged.items() if v}
-        return kept and {k: v for k, v in part.items() if type(v) is not dict} | kept
-
-    judged = [replace(r, result=by_tuned(r.result), bootstrap=by_tuned(r.bootstrap)) for r in records]
-    return [r for r in judged if r.result]
 
 
 def replicates(record: Record, metric: str, judge: str | None = None) -> np.ndarray:
@@ -230,9 +216,12 @@ class Chapter:
     def changes(self, part: Part) -> dict[str, tuple[Any, Any]]:
         """The fields in which a part's loss differs from that of the chapter's first: name -> its value, the first one's."""
         loss = part.study.losses[-1][0]
-        usual = next(other for other, _ in self.study.losses if type(other) is type(loss))
-        both = {f.name: (getattr(loss, f.name), getattr(usual, f.name)) for f in fields(loss)}
-        return {name: pair for name, pair in both.items() if pair[0] != pair[1]}
+        like = [other for other, _ in self.study.losses if type(other) is type(loss)]
+        names = [f.name for f in fields(loss)]
+        all_of = [
+            {k: (getattr(loss, k), getattr(o, k)) for k in names if getattr(loss, k) != getattr(o, k)} for o in like
+        ]
+        return min(all_of, key=len, default={})
 
     def having(self, kind: str) -> list[Part]:
         """The parts with records of a kind, and only these records; see :func:`facts`."""
@@ -361,6 +350,7 @@ def deltas(
     measured: Callable[[Curve, Curve], Interval] = bd.bd_rate,
     beside: Mapping[str, Sequence[Record] | Mapping[str, Any] | Callable[[list[Record]], list[Record]]] | None = None,
     by: Sequence[str | None] | None = None,
+    finetuned: bool = False,
 ) -> pd.DataFrame:
     """Methods against anchors, a row for each part, metric, judge and pair of which there are both curves.
 
@@ -369,7 +359,7 @@ def deltas(
             ("records", "task") is the curve of that method in the records `beside` of that name, ("", "task") in the part's own.
         measured: `bd.bd_rate` in percent, or `bd.bd_metric`.
         beside: other records, or what makes them of a part's own, such as :func:`tuned`, or :func:`select`'s words as a dictionary.
-        by: judges; all as they are where None.
+        by: judges; all as they are where None, with `finetuned` also those that were trained further.
 
     Returns:
         data, judge, where (data and judge), metric, measure (metric and judge), anchor, method, what, against and name (how
@@ -380,7 +370,7 @@ def deltas(
     for part in [parts] if isinstance(parts, Part) else parts:
         others = {k: found(part.records) if callable(found) else found for k, found in (beside or {}).items()}
         others = {k: select(part.records, **v) if isinstance(v, Mapping) else v for k, v in others.items()}
-        for metric, judge in ((m, j) for m in metrics for j in part.judges(m) if by is None or j in by):
+        for metric, judge in ((m, j) for m in metrics for j in part.judges(m, finetuned) if by is None or j in by):
             drawn = {k: queries.curves(v, metric, judge) for k, v in ({"": part.records} | others).items()}
             of = {"data": part.data, "judge": judge, "where": f"{part.data}, {judge}", "metric": metric}
             for what, pair in named.items():
@@ -532,108 +522,3 @@ def tried(parts: Sequence[Part], by: Sequence[str] | None = None) -> pd.DataFram
         judged = {f"box AP, {j}": v for j, v in result["box_ap"].items() if by is None or j in by}
         rows.append(row | {"PSNR [dB]": result["psnr"]} | judged)
     return pd.DataFrame(rows).set_index("loss").round(3)
-
-
-# --- figures -------------------------------------------------------------------------------------------------------------
-
-
-def panels(
-    part: Part,
-    metrics: Sequence[str],
-    methods: Sequence[str] | None = None,
-    title: str = "",
-    *,
-    by: Sequence[str | None] | None = None,
-) -> None:
-    """Rate against accuracy, a panel for each metric and each of its judges (those named, or all as they are)."""
-    chosen = [(m, j) for m in metrics for j in part.judges(m) if by is None or j in by]
-    drawn = [queries.panel(part.records, m, j, methods) for m, j in chosen]
-    plots.rate_accuracy_panels(drawn, title)
-    plt.show()
-
-
-def with_tuned(
-    part: Part, methods: Sequence[str], metric: str = "box_ap"
-) -> Iterator[tuple[str, dict[str, Curve], Any]]:
-    """Panels for `plots.rate_accuracy_panels`: each detector that was fine-tuned, as it is and, dashed, after it."""
-    after = tuned(part.records)
-    for judge in queries.judges(after, metric):
-        words, drawn, clean = queries.panel(part.records, metric, judge, methods)
-        dashed = {f"{k}{FINETUNED}": v for k, v in queries.curves(after, metric, judge, methods).items()}
-        yield words, drawn | dashed, clean
-
-
-def coded(codec: Any, picture: Tensor) -> tuple[Tensor, float]:
-    """A picture (3, H, W) as it comes back from real bytes, and their bits per pixel."""
-    data = container.encode(codec, picture)
-    return container.decode(codec, data).cpu(), 8 * len(data) / picture[0].numel()
-
-
-def psnr_parts(x: Tensor, x_hat: Tensor, mask: Tensor) -> list[float]:
-    """PSNR [dB] of a picture (3, H, W) inside and outside a mask (1, H, W)."""
-    error = (x - x_hat).square().mean(0, keepdim=True)
-    return [evaluate.psnr(((error * m).sum() / m.sum().clamp(min=1)).item()) for m in (mask, 1 - mask)]
-
-
-def pulls(codec: nn.Module, batch: tuple, objectives: Mapping[str, Objective]) -> dict[str, Tensor]:
-    """Where losses pull on a decoded crop: the crop itself, and by name each distortion's gradient on it.
-
-    Args:
-        batch: of one crop.
-        objectives: of a task loss the detector's own loss counts alone.
-
-    Returns:
-        title -> (3, H, W) or (1, H, W): the gradient's magnitude, mean over colours, scaled to its 99th percentile.
-    """
-    with torch.no_grad():
-        out = codec(batch[0])
-    x_hat = out["x_hat"].clamp(0, 1)
-    views = {"decoded crop": x_hat[0]}
-    for name, objective in objectives.items():
-        v = x_hat.clone().requires_grad_()
-        terms = objective(lambda _, v=v: {**out, "x_hat": v}, batch)
-        terms.get("task", terms["distortion"]).backward()
-        strength = v.grad.abs().mean(1)  # (1, 3, P, P) -> (1, P, P)
-        views[name] = strength / strength.quantile(0.99).clamp(min=1e-12)
-    return views
-
-
-def detections(
-    detector: Any,
-    pictures: Mapping[str, Tensor],
-    title: str,
-    *,
-    sample: Any = None,
-    columns: int = 2,
-    size: tuple[float, float] = (4.3, 4.5),
-    fontsize: float = 9.5,
-    heading: str = "",
-) -> Figure:
-    """What a detector finds in versions of one picture with a score of at least 0.5, boxes drawn in.
-
-    Args:
-        pictures: by name.
-        title: of each, with `{name}`, `{boxes}` and, of a `sample`, `{found}` and `{objects}`: how many boxes, true objects
-            that are found at IoU 0.5, and true objects.
-        size: of one picture in inches.
-        heading: above all.
-    """
-    rows = -(-len(pictures) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False)
-    for ax in axes.flat[len(pictures) :]:
-        ax.axis("off")
-    for ax, (name, picture) in zip(axes.flat, pictures.items(), strict=False):
-        found = {k: v.cpu() for k, v in detector.detect([picture])[0].items()}
-        sure = found["scores"] >= 0.5
-        names = [detector.categories[c] for c in found["labels"][sure].tolist()]
-        plots.with_boxes(ax, picture, found["boxes"][sure], names, found["scores"][sure].tolist())
-        told = {"name": name, "boxes": len(names)}
-        if sample is not None:
-            sure_ones = [d for d in evaluate.coco_results(sample.image_id, found) if d["score"] >= 0.5]
-            told["found"] = int(bit_allocation.found_objects(sample, sure_ones).sum())
-            told["objects"] = len(sample.labels)
-        ax.set_title(title.format(**told), fontsize=fontsize)
-    if heading:
-        figure.suptitle(heading, color=plots.INK, fontsize=11)
-    figure.tight_layout()
-    return figure
