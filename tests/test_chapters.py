@@ -12,6 +12,7 @@ from icm_helpers import notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = notebooks.chapters(ROOT / "book")
+MOST = 3200  # lines of code in all chapters, empty ones not counted
 SECONDS = 120  # of computing: at most 60 s on two cores, however busy the machine is with other work
 
 every_chapter = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
@@ -48,7 +49,10 @@ def code(chapter: Path) -> list[tuple[list[str], bool]]:
     """The code cells of a chapter: lines that are not empty, and whether readers of the web page see them folded."""
     cells = [cell for cell in notebooks.read(chapter).cells if cell.cell_type == "code"]
     folded = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
-    return [([line for line in c.source.splitlines() if line.strip()], bool(folded & {*c.metadata.get("tags", [])})) for c in cells]
+    return [
+        ([line for line in c.source.splitlines() if line.strip()], bool(folded & {*c.metadata.get("tags", [])}))
+        for c in cells
+    ]
 
 
 @every_chapter
