@@ -12,6 +12,7 @@ from icm_helpers import notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = notebooks.chapters(ROOT / "book")
+MOST = 3200  # lines of code in all chapters, empty ones not counted
 SECONDS = 120  # of computing: at most 60 s on two cores, however busy the machine is with other work
 
 every_chapter = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
@@ -42,6 +43,28 @@ def test_a_chapter_documents_every_parameter(chapter):
     assert known["preset"].default == '"book"'
     undocumented = [p.name for p in known.values() if p.inferred_type_name == "None" or not p.help]
     assert not undocumented, f"give these a type and a comment: {undocumented}"
+
+
+def code(chapter: Path) -> list[tuple[list[str], bool]]:
+    """The code cells of a chapter: lines that are not empty, and whether readers of the web page see them folded."""
+    cells = [cell for cell in notebooks.read(chapter).cells if cell.cell_type == "code"]
+    folded = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+    return [
+        ([line for line in c.source.splitlines() if line.strip()], bool(folded & {*c.metadata.get("tags", [])}))
+        for c in cells
+    ]
+
+
+@every_chapter
+def test_no_cell_that_is_shown_is_longer_than_a_screen(chapter):
+    assert max(len(lines) for lines, hidden in code(chapter) if not hidden) <= 20
+
+
+def test_chapters_are_thin_and_hide_little():
+    """What two chapters do stands in the package, and what builds a table is shown as the call that it is."""
+    cells = [cell for chapter in CHAPTERS for cell in code(chapter)]
+    lines, hidden = sum(len(lines) for lines, _ in cells), sum(len(lines) for lines, hidden in cells if hidden)
+    assert lines <= MOST and hidden <= 0.25 * lines
 
 
 @every_chapter

@@ -122,3 +122,9 @@ def test_committed_data_stay_small():
     sizes = {path: path.stat().st_size for path in tracked() if (ROOT / "data") in path.parents and path.is_file()}
     assert not [path for path, size in sizes.items() if size > 10 * MB]
     assert sum(size for path, size in sizes.items() if path.parent.name == "checkpoints") <= 40 * MB
+
+
+def test_no_module_is_long_but_the_one_that_draws_scenes():
+    modules = (ROOT / "icm_helpers").rglob("*.py")
+    long = {path.stem for path in modules if len(path.read_text(encoding="utf-8").splitlines()) > 600}
+    assert long == {"scenes"}
