@@ -143,6 +143,8 @@ def with_outputs(text: NotebookNode, executed: NotebookNode) -> NotebookNode:
     for cell, done in zip((c for c in text.cells if c.cell_type == "code"), ran, strict=True):
         cell.outputs, cell.execution_count = done.outputs, done.execution_count
     text.metadata = executed.metadata
+    for k, cell in enumerate(text.cells):
+        cell["id"] = f"cell-{k}"  # else a new one at each reading, and the pages would never be up to date
     return text
 
 

@@ -84,6 +84,11 @@ def test_a_record_that_is_gone_makes_chapters_stale(build, house):
     assert len(build.execute_stale(house, "book")) == 2
 
 
+def test_what_sphinx_reads_is_the_same_where_nothing_changed(build, house):
+    first, again = ((build.assemble(house) / "a.ipynb").read_bytes() for _ in range(2))
+    assert first == again
+
+
 def test_another_preset_runs_everything_again(build, house):
     assert len(build.execute_stale(house, "smoke")) == 2
 
