@@ -118,10 +118,11 @@ def _scale(recipe: Recipe, crops: int, device: torch.device) -> float:
     return (sums[0] / sums[1]).item()
 
 
-def training_crops(recipe: Recipe, length: int, device: str = "auto") -> Crops:
+def training_crops(recipe: Recipe, length: int, device: str = "auto", pictures: CocoDataset | None = None) -> Crops:
     """The crops that a recipe trains on: the same pictures for all losses, each with the mask that the loss asks for."""
     codec, how = recipe.codec, recipe.codec.training
-    pictures = images(recipe, "train", how.train_images)
+    if pictures is None:
+        pictures = images(recipe, "train", how.train_images)
     region = codec.loss.region(pictures, recipe.pictures, device)
     asked = {"region": region, "objects": codec.loss.needs_objects}
     return Crops(pictures, how.patch, codec.seed, length, how.augment, **asked)
@@ -181,11 +182,12 @@ def train_codec(recipe: Recipe, out: Path | None, **options: Any) -> Any:
         raise ValueError(f"--patch {plan.patch}: {codec.codec} takes multiples of {model.downsampling_factor}")
     found = codec.scale or scale(recipe, device=place)
     terms = objective(replace(recipe, codec=replace(codec, scale=found)), place, how.remember)
-    terms.loss.check(images(recipe, "train", plan.train_images))
+    pictures = images(recipe, "train", plan.train_images)
+    terms.loss.check(pictures)
     told = {"folder": folder if out else None, "seed": codec.seed, "precision": plan.precision, "collate": collate}
     told |= {"workers": 0 if place.type == "cpu" else 4, "describe": recipe.codec_id}  # a GPU need not wait for crops
     told["identity"] = recipe.codec_id if codec.scale else f"{recipe.codec_id}, scale {found:.6g}"
-    crops = training_crops(recipe, plan.steps * plan.batch, how.device)
+    crops = training_crops(recipe, plan.steps * plan.batch, how.device, pictures)
     schedule = train.Schedule(steps=plan.steps, batch=plan.batch, lr=plan.lr)
     curve = train.fit(model, crops, terms, schedule, **told, **how.fitting)
     model.cpu()

@@ -186,13 +186,17 @@ def _settings(part: Any) -> dict[str, Any]:
         if f.name in ("chapter", "name", "role", "ledger", "hours", "beside"):
             continue
         if f.name == "losses":
-            pairs = [pair if isinstance(pair, tuple) else (pair, 1.0) for pair in value]
-            shown["scales"] = tuple((loss.method, scale) for loss, scale in pairs)
-            for name in dict.fromkeys(own.name for loss, _ in pairs for own in fields(loss)):
-                told = dict.fromkeys(getattr(loss, name) for loss, _ in pairs if hasattr(loss, name))
+            scaled = not isinstance(part, VideoStudy)  # a video's losses come without scales
+            asked = [loss for loss, _ in value] if scaled else value
+            named = [(loss.method, scale) for loss, scale in value] if scaled else [loss.method for loss in value]
+            shown["scales" if scaled else "losses"] = tuple(named)
+            for name in dict.fromkeys(own.name for loss in asked for own in fields(loss)):
+                told = dict.fromkeys(getattr(loss, name) for loss in asked if hasattr(loss, name))
                 shown[name] = _unmarked(next(iter(told)) if len(told) == 1 else tuple(told))
         elif is_dataclass(value):
             shown |= {f"{f.name} {k}" if f.name == "microscope" else k: v for k, v in _settings(value).items()}
+        elif f.name == "networks":
+            shown[f.name] = tuple(name for name, _ in value)
         elif value not in ((), None, "none"):
             shown[f.name] = _unmarked(value) if f.name in ("detectors", "finetuned") else value
     return shown
