@@ -47,6 +47,28 @@ DISTILL_HIGH_LR = tuple(
         bit_allocation=False, beside=(), hours=0.4)
     for loss, scale in DISTILL_SCENES.losses)
 
+# Trained again, and judged by all: what the main study's other seeds, judged by the teacher alone, leave open.
+_AGAIN = base.SEEDS[0].lmbdas
+DISTILL_SEEDS = tuple(
+    replace(
+        DISTILL_SCENES, name=f"seed {seed}", role="replicate", lmbdas=_AGAIN, seeds=(seed,), seed_lmbdas=(),
+        measured=SCENES.measured, beside=(), hours=0.6)
+    for seed in (1, 2))
+FASTER_SEEDS = tuple(
+    replace(
+        DISTILL_FASTER, name=f"seed {seed}, Faster R-CNN", role="replicate", losses=DISTILL_FASTER.losses[-1:],
+        lmbdas=_AGAIN, seeds=(seed,), seed_lmbdas=(), hours=0.2,
+        beside=tuple(
+            replace(r, measured=_FASTER) for r in base.SEEDS[seed - 1].recipes() if r.loss and r.loss.name == "mse"))
+    for seed in (1, 2))
+
+# The teacher of boxes at the learning rate of the runs beside.
+FASTER_HIGH_LR = tuple(
+    replace(
+        DISTILL_FASTER, name=f"{loss.name}, faster, Faster R-CNN", role="slower", training=SCENES.training,
+        losses=((loss, scale),), lmbdas=_AGAIN, beside=(), hours=0.4)
+    for loss, scale in DISTILL_FASTER.losses)
+
 # One change each, against objectness of DISTILL_HIGH_LR, at two lambdas, then some at the paper's learning rate. Scales as above.
 _OBJECTNESS = DISTILL_SCENES.losses[-1][0]
 ABLATIONS = tuple(
@@ -140,4 +162,5 @@ CHAPTER = Chapter(
         "book": (
             DISTILL_SCENES, DISTILL_FASTER, DISTILL_COCO_MINI, MICROSCOPE,
             *DISTILL_HIGH_LR, COCO_MINI_MSE_LOW_LR, *ABLATIONS, DISTILL_CHENG),
+        "pending": (*DISTILL_SEEDS, *FASTER_SEEDS, *FASTER_HIGH_LR),
         "paper": DISTILL_PAPER})

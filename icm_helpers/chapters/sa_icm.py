@@ -57,6 +57,22 @@ SA_SEEDS = tuple(
     replace(_BY_ALL, name=f"seed {seed}", role="replicate", losses=(*_RIVALS, (NANO, 10.0)), seeds=(seed,), hours=0.8)
     for seed in (1, 2))
 
+# The same, judged by a detector that was fine-tuned on what each decodes; the other alphas, by all; what probes read.
+SA_TUNED_SEEDS = tuple(
+    replace(
+        study, name=f"{study.name}, fine-tuned", lmbdas=base.SEEDS[0].lmbdas, hours=0.6,
+        measured=replace(SA_SCENES.measured, detectors=()))
+    for study in SA_SEEDS)
+SA_PROBED_SEEDS = tuple(
+    replace(study, name=f"{study.name}, probed", lmbdas=base.SEEDS[0].lmbdas, probed=SA_SCENES.probed) for study in SA_SEEDS)
+SA_ALPHA_SEEDS = tuple(
+    replace(
+        study, name=f"{study.name}, other alphas", lmbdas=base.SEEDS[0].lmbdas, measured=SA_SCENES.measured,
+        losses=tuple((loss, scale) for loss, scale in at_alphas("nano-sam", 10.0) if loss != NANO), hours=0.6)
+    for study in SA_SEEDS)
+SA_DILATED_SEEDS = tuple(
+    replace(SA_ABLATIONS[1], name=f"dilated, seed {seed}", seeds=(seed,), measured=SA_SCENES.measured) for seed in (0, 1, 2))
+
 # Photographs: Segment Anything's weights cannot be shipped, and COCO annotates things and stuff of a hundred of these pictures.
 SA_COCO_MINI = replace(
     COCO_MINI, chapter=NAME, losses=((TrueEdges(), 18.0),), training=replace(COCO_MINI.training, train_images=100),
@@ -138,5 +154,5 @@ CHAPTER = Chapter(
     NAME, "SA-ICM", CLAIMS, {
         "smoke": (SA_SMOKE,),
         "book": (SA_SCENES, SA_COCO_MINI, *SA_SEEDS, *SA_ABLATIONS, *SA_LOW_LR, SA_TCM),
-        "pending": (SA_COCO_SAM,),
+        "pending": (SA_COCO_SAM, *SA_TUNED_SEEDS, *SA_ALPHA_SEEDS, *SA_PROBED_SEEDS, *SA_DILATED_SEEDS),
         "paper": (SA_PAPER,)})
