@@ -32,9 +32,10 @@ from IPython.display import Markdown
 from torch import nn
 
 from icm_helpers import bd, chapters, evaluate, plots, run, train
-from icm_helpers.bd import Curve, Interval
+from icm_helpers.bd import Curve
 from icm_helpers.data import datasets
 from icm_helpers.data.coco import CocoDataset
+from icm_helpers.intervals import Interval
 from icm_helpers.ledger import queries, verdicts
 from icm_helpers.ledger.chapter import Claim
 from icm_helpers.ledger.figures import coded, detections, panels, psnr_parts, pulls, with_tuned  # noqa: F401 (pages)
@@ -234,7 +235,8 @@ class Chapter:
 
     def cards(self) -> Markdown:
         """The claims with their verdicts."""
-        return Markdown(verdicts.cards(self.claims, self.findings))
+        measured = [(part.study, part.records) for part in self.parts]
+        return Markdown(verdicts.cards(self.claims, self.findings, verdicts.before(self.claims, measured)))
 
     def cost(self, words: str) -> Markdown:
         """A sentence on hours: `{measured}` are those that the records took, `{whole}` the estimate with all trainings."""
