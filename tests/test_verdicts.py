@@ -128,7 +128,7 @@ def test_alpha_names_the_curve_and_its_rate_is_compared_at_equal_lambdas():
     assert queries.methods(records).keys() == {"sa-icm-0.98", "sa-icm-0.93", "sa-icm-0.48"}
     (found,) = (f for f in verdicts.findings(CLAIMS["sa_icm"], "scenes", records) if f.claim.id == "sa-icm/3")
     assert found.interval.value == pytest.approx(100)
-    assert describe(found) == "scenes: +100 % rate [+100, +100], one training, **? not decided**"
+    assert describe(found) == "scenes: +100 % [+100, +100] of the rate, one training, **? not decided**"
 
 
 def compared(*savings: float, data: str = "scenes") -> list[verdicts.Finding]:
@@ -165,6 +165,13 @@ def test_what_is_corrected_for_many_findings_is_counted_and_shown():
     assert row["p, Holm"] == pytest.approx(2 * sure.interval.p) and other["p, Holm"] == open_one.interval.p
 
 
+def test_a_text_takes_what_was_measured_by_names():
+    told = verdicts.told(CLAIMS["object_region_mse"][:2], compared(0.2, 0.2, 0.2))
+    assert told["object-region/1a"] == "reproduced" and told["object-region/1b"] == "not measured"
+    assert told["object-region/1a judge box_ap"] == told["object-region/1a judge box_ap scenes"] == "-20 % [-20, -20]"
+    assert told["object-region/1a judge box_ap size"] == "20 %"
+
+
 def test_a_card_says_when_its_test_was_written_and_what_it_said_before_it_was_changed():
     changed = Change(when="2026-01-02, abcdef0", why="the mean of all trainings counts, not the first", seeds=(0,))
     claim = replace(CLAIMS["object_region_mse"][0], stated="on 2026-01-01", changed=changed)
@@ -181,7 +188,7 @@ def test_a_card_says_when_its_test_was_written_and_what_it_said_before_it_was_ch
         "on 2026-01-01",
         "2026-01-02, abcdef0",
         "the mean of all",
-        "as before: scenes, judge box AP: -50 % rate",
+        "as before: scenes, judge box AP: -50 % [",
     ):
         assert words in card
 

@@ -238,6 +238,13 @@ class Chapter:
         measured = [(part.study, part.records) for part in self.parts]
         return Markdown(verdicts.cards(self.claims, self.findings, verdicts.before(self.claims, measured)))
 
+    def glue(self, **values: Any) -> None:
+        """Give a page's text its numbers: `values`, and all of `verdicts.told`, taken as {glue:text}`object-region/1a`."""
+        from myst_nb import glue
+
+        for name, value in (verdicts.told(self.claims, self.findings) | values).items():
+            glue(name, value, display=False)
+
     def cost(self, words: str) -> Markdown:
         """A sentence on hours: `{measured}` are those that the records took, `{whole}` the estimate with all trainings."""
         measured = sum(r.provenance.get("seconds", 0) for part in self.parts for r in part.records) / 3600

@@ -259,17 +259,36 @@ def unreproduced(claims: Sequence[Claim], measured: Sequence[Finding]) -> str:
     return "\n".join(lines) or "Every claim is reproduced by all that tested it."
 
 
+def told(claims: Sequence[Claim], measured: Sequence[Finding]) -> dict[str, str]:
+    """What a text may say of claims and findings, by names that it takes them by.
+
+    `object-region/1a`: the claim's word; `object-region/1a mask-rcnn-small box_ap scenes`: the finding, `-18 % [-32, -5]`; the same
+    without the data set: that of the first one; and with `size` at the end: its size alone, `18 %`.
+    """
+    words = {}
+    for claim, mine in by_claim(claims, measured).items():
+        words[claim.id] = of_claim(claim, mine)
+        for f in mine:
+            full, size = _told(f.interval, f.unit), _told(f.interval, f.unit).partition(" [")[0].lstrip("+-")
+            for name in (f"{claim.id} {f.judge} {f.metric}", f"{claim.id} {f.judge} {f.metric} {f.data}"):
+                words = {name: full, f"{name} size": size} | words
+    return words
+
+
+def _told(interval: Interval, unit: str) -> str:
+    digits = {"% rate": ".0f", "dB": ".2f", "": ".3f", "of the videos": ".2f"}[unit]
+    value, low, high = (format(v, "+" + digits) for v in (interval.value, interval.low, interval.high))
+    return f"{value} {unit.removesuffix(' rate')}".rstrip() + f" [{low}, {high}]"
+
+
 def describe(finding: Finding) -> str:
-    """One finding as a line of text: `scenes, mask-rcnn-small box AP: -17 % rate [-24, -9], **✓ reproduced**`."""
-    interval = finding.interval
+    """One finding as a line of text: `scenes, mask-rcnn-small box AP: -17 % [-24, -9] of the rate, **✓ reproduced**`."""
     judge = "" if finding.judge == "none" else f"{finding.judge} "
     what = f"{finding.data}, {judge}{NAMES[finding.metric]}" if finding.metric in NAMES else finding.data
     if finding.verdict == "not testable":
-        return f"{what}: not testable ({100 * interval.defined:.0f} % of the replicates have curves that overlap)"
-    digits = {"% rate": ".0f", "dB": ".2f", "": ".3f", "of the videos": ".2f"}[finding.unit]
-    low, high = format(interval.low, "+" + digits), format(interval.high, "+" + digits)
-    one = ", one training" if interval.trainings == 1 else ""
-    return (
-        f"{what}: {interval.value:+{digits}} {finding.unit}".rstrip()
-        + f" [{low}, {high}]{one}, **{symbol(finding.verdict)}**"
-    )
+        return (
+            f"{what}: not testable ({100 * finding.interval.defined:.0f} % of the replicates have curves that overlap)"
+        )
+    one = ", one training" if finding.interval.trainings == 1 else ""
+    rate = " of the rate" * (finding.unit == "% rate")
+    return f"{what}: {_told(finding.interval, finding.unit)}{rate}{one}, **{symbol(finding.verdict)}**"
