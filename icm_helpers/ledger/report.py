@@ -131,7 +131,7 @@ class Part:
 
     @property
     def role(self) -> str:
-        """What the study is there for: main, ablation, replicate, slower (or faster) or demonstration."""
+        """What the study is there for: main, ablation, slower (or faster) or demonstration."""
         return self.study.role
 
     @property
@@ -191,7 +191,7 @@ class Chapter:
     device: str = "auto"
 
     def role(self, role: str) -> list[Part]:
-        """The parts that are there for something: main, ablation, replicate, slower or demonstration."""
+        """The parts that are there for something: main, ablation, slower or demonstration."""
         return [part for part in self.parts if part.role == role]
 
     @property
