@@ -64,7 +64,7 @@ def use_style() -> None:
 def rate_accuracy(ax: Axes, curves: Mapping[str, Curve], *, ylabel: str, clean: float | None = None) -> None:
     """Draw rate against a metric: a line and a band of 95 % intervals over pictures for each method (a key of `METHODS`).
 
-    Dashed where it ends in `-finetuned`. Of several trainings the line is their mean, and small markers are each. `clean` is
+    Dashed where it ends in `-finetuned`. Of several trainings the line is their mean, and small white markers are each. `clean` is
     the metric on uncompressed images, a dotted line.
     """
     for method, curve in curves.items():
@@ -75,7 +75,7 @@ def rate_accuracy(ax: Axes, curves: Mapping[str, Curve], *, ylabel: str, clean: 
         low, high = zip(*((bound.low, bound.high) for bound in bounds), strict=True)
         ax.fill_between(curve.bpp, low, high, color=colour, alpha=0.15, linewidth=0)
         for one in curve.trainings.values() if len(curve.trainings) > 1 else ():
-            ax.plot(one.bpp, one.metric, marker, color=colour, markersize=3.5, alpha=0.5)
+            ax.plot(one.bpp, one.metric, ".", color=colour, markerfacecolor="white", markeredgewidth=0.7, zorder=3)
         label += ", fine-tuned" * bool(tuned)
         ax.plot(curve.bpp, curve.metric, marker=marker, color=colour, label=label, **tuned)
     if clean is not None:
