@@ -35,7 +35,8 @@ def of_pictures(value: float, replicates: np.ndarray) -> Interval:
 
     AP of resampled pictures lies beside AP of all pictures, so that plain percentiles of it are off. BCa (Efron, 1987) moves them
     by twice the bias, and by an acceleration, a sixth of the skewness, which it is for a mean. Where an end would lie beyond the
-    outermost replicate, the basic interval is taken: percentiles, mirrored at the value.
+    outermost replicate, the replicates say little of the value: then the interval reaches as far as the plain percentiles and the
+    basic interval, percentiles mirrored at the value, do together.
     """
     finite = replicates[np.isfinite(replicates)]
     defined = len(finite) / max(1, len(replicates))
@@ -49,7 +50,8 @@ def of_pictures(value: float, replicates: np.ndarray) -> Interval:
     if min(below, 1 - above) * len(finite) >= 1:  # not where it is NaN
         low, high = np.quantile(finite, [below, above])
     else:
-        low, high = 2 * value - np.quantile(finite, [0.975, 0.025])
+        plain = np.quantile(finite, [0.025, 0.975])
+        low, high = np.minimum(plain, 2 * value - plain[::-1])[0], np.maximum(plain, 2 * value - plain[::-1])[1]
     value, low, high = float(value), float(min(low, value)), float(max(high, value))
     return Interval(value, low, high, defined, p=_chance(value, low, high))
 

@@ -109,15 +109,18 @@ def test_a_new_field_of_one_loss_changes_no_name_at_its_default_and_of_no_other_
 
 
 def test_every_recipe_of_the_book_has_the_name_that_it_had_when_names_were_flat():
-    """A digest of all names of runs and codecs at commit 1b771be: with another one, records and checkpoints would be lost."""
+    """A digest of all names of runs and codecs, those of commit 1b771be among them: with another, records and checkpoints are lost.
+
+    Whoever adds studies sees first that every name that was there is still there, and then writes the new digest.
+    """
     studies = [s for name in chapters.NAMES for p in chapters.named(name).presets.values() for s in p]
     names = sorted({(r.run_id, r.codec_id) for study in studies for r in study.recipes()})
     digest = hashlib.sha256("\n".join(" ".join(pair) for pair in names).encode()).hexdigest()
-    assert (len(names), digest[:16]) == (781, "d931045c286dcfff")
+    assert (len(names), digest[:16]) == (974, "3254d19beb8ea849")
 
 
 def test_every_committed_record_is_read_and_belongs_to_its_name():
-    assert len(COMMITTED) == 503
+    assert len(COMMITTED) >= 503
     for path in COMMITTED:
         assert results.load(path).recipe.path == path
 
