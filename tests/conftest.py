@@ -5,10 +5,16 @@ import os
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Random inputs: in `make test` so many, the same ones every time; `make fuzz` draws more, and others each time.
+hypothesis.settings.register_profile("default", max_examples=300, deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("fuzz", max_examples=10_000, deadline=None, print_blob=True, database=None)
+hypothesis.settings.load_profile("default")
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from torchvision.ops import masks_to_boxes
 
-from icm_helpers.data import DataError, blamed, scenes
+from icm_helpers.data import DataError, blamed, scenes, schema
 from icm_helpers.data.coco import Sample
 from icm_helpers.data.scenes import Scene
 from icm_helpers.tasks.coco import CATEGORIES
@@ -122,15 +121,16 @@ def davis(folder: Path | str, name: str, category: str, limit: int | None = None
         told = f"DAVIS clip {name!r} has {len(pictures)} pictures and {len(drawn)} masks in {folder}, not one mask for each picture"
         cure = "unpack the data set there (`icm datasets fetch davis2016`), so that it has JPEGImages/480p and Annotations/480p"
         raise DataError(f"{told}: {cure}")
-    frames = _tensor([_pixels(path, "RGB") for path in pictures])
-    masks = [torch.from_numpy(_pixels(path, "L") > 0)[None] for path in drawn]  # (1, H, W)
-    if any(mask.shape[1:] != frames.shape[2:] for mask in masks):
-        told = f"masks and pictures of DAVIS clip {name!r} in {folder} differ in size"
-        raise DataError(f"{told}: unpack the data set again")
+    frames, shapes = [_pixels(path, "RGB") for path in pictures], [_shape(path) for path in drawn]
+    for path, pixels in zip([*pictures, *drawn], [*frames, *shapes], strict=True):
+        if pixels.shape[:2] != frames[0].shape[:2]:
+            told = f"{path} has size {pixels.shape[:2]}, {pictures[0]} {frames[0].shape[:2]}"
+            raise DataError(f"{told}: unpack the data set again")
+    masks = [torch.from_numpy(shape)[None] for shape in shapes]  # (1, H, W)
     masks = [mask[mask.any(dim=(1, 2))] for mask in masks]
     boxes = [masks_to_boxes(mask) + torch.tensor([0.0, 0, 1, 1]) if len(mask) else torch.zeros(0, 4) for mask in masks]
     labels = [torch.full((len(mask),), label) for mask in masks]
-    return Video(name, frames, boxes, labels, masks, {label: category})
+    return Video(name, _tensor(frames), boxes, labels, masks, {label: category})
 
 
 def sfu(yuv: Path | str, annotations: Path | str, limit: int | None = None) -> Video:
@@ -147,41 +147,40 @@ def sfu(yuv: Path | str, annotations: Path | str, limit: int | None = None) -> V
         told = f"{annotations} is not called <Sequence>_<width>x<height>_<frames a second>_val.json"
         rates = ", ".join(map(str, FIRST_ANNOTATED))
         raise DataError(f"{told} with one of {rates} frames a second: give the file the name that it had")
-    if not annotations.is_file():
-        raise DataError(f"annotation file {annotations} is missing: fetch it, or correct the path")
     width, height, first = int(named[2]), int(named[3]), FIRST_ANNOTATED[int(named[4])]
-    numbers = list(CATEGORIES)
-    broken = (KeyError, TypeError, IndexError, UnicodeDecodeError, json.JSONDecodeError)
-    with blamed(f"{annotations} is not in COCO's format", "fetch it again", *broken):
-        content = json.loads(annotations.read_bytes())
-        order = sorted(int(image["id"]) for image in content["images"])[:limit]
-        boxes, labels = {k: [] for k in order}, {k: [] for k in order}
-        for item in content["annotations"]:
-            k, label = int(item["image_id"]), numbers[item["category_id"]]
-            if item["class"] != CATEGORIES[label]:
-                which = f"class {item['category_id']} {item['class']!r}"
-                raise DataError(f"{annotations} calls {which}, COCO {CATEGORIES[label]!r}")
-            x, y, w, h = item["bbox"]
-            x1, x2, y1, y2 = max(x, 0), min(x + w, width), max(y, 0), min(y + h, height)
-            if k in boxes and x1 < x2 and y1 < y2:
-                boxes[k].append([x1, y1, x2, y2])
-                labels[k].append(label)
-    frames = _tensor(_yuv(yuv, width, height, first, len(order)))
+    numbers, content = list(CATEGORIES), schema.read(annotations, schema.Sequence)
+    schema.once(annotations, "image", (image.id for image in content.images))
+    shown = sorted(image.id for image in content.images)
+    order = shown[:limit]
+    boxes, labels = {k: [] for k in shown}, {k: [] for k in shown}
+    for n, item in enumerate(content.annotations):
+        label, (x, y, w, h) = numbers[item.category_id], item.bbox
+        if item.image_id not in boxes:
+            told = f"{annotations} has annotation {n} from 0 of image {item.image_id}, but lists no such image"
+            raise DataError(f"{told}: fetch it again")
+        if item.kind != CATEGORIES[label]:
+            which = f"class {item.category_id} {item.kind!r}"
+            raise DataError(f"{annotations} calls {which}, COCO {CATEGORIES[label]!r}")
+        x1, x2, y1, y2 = max(x, 0), min(x + w, width), max(y, 0), min(y + h, height)
+        if x1 < x2 and y1 < y2:
+            boxes[item.image_id].append([x1, y1, x2, y2])
+            labels[item.image_id].append(label)
+    frames = _tensor(_yuv(yuv, width, height, [first + k for k in order]))
     corners = [torch.tensor(boxes[k], dtype=torch.float32).view(-1, 4) for k in order]
-    used = {i: CATEGORIES[i] for i in sorted({label for some in labels.values() for label in some})}
+    used = {i: CATEGORIES[i] for i in sorted({label for k in order for label in labels[k]})}
     return Video(named[1], frames, corners, [torch.tensor(labels[k], dtype=torch.int64) for k in order], None, used)
 
 
-def _yuv(path: Path, width: int, height: int, first: int, count: int) -> list[np.ndarray]:
-    """Frames (H, W, 3) uint8 of a raw file of 8 bits, 4:2:0."""
+def _yuv(path: Path, width: int, height: int, numbers: list[int]) -> list[np.ndarray]:
+    """Frames (H, W, 3) uint8 of a raw file of 8 bits, 4:2:0, by their rising numbers from 0."""
     size = width * height * 3 // 2
     if not path.is_file():
         raise DataError(f"sequence {path} is missing: `icm datasets fetch sfu-hw-objects` says where to ask")
-    held = path.stat().st_size
-    if held % size or held < (first + count) * size:
-        told = f"{path} has {held} bytes: that is no whole number, at least {first + count}, of frames of {size} bytes"
+    held, least = path.stat().st_size, numbers[-1] + 1
+    if held % size or held < least * size:
+        told = f"{path} has {held} bytes: that is no whole number, at least {least}, of frames of {size} bytes"
         raise DataError(f"{told} ({width} x {height}, 8 bits, 4:2:0). It is cut short, or another sequence or format")
-    raw = np.fromfile(path, np.uint8, count * size, offset=first * size).reshape(count, height * 3 // 2, width)
+    raw = (np.fromfile(path, np.uint8, size, offset=k * size).reshape(height * 3 // 2, width) for k in numbers)
     return [cv2.cvtColor(frame, cv2.COLOR_YUV2RGB_I420) for frame in raw]
 
 
@@ -189,6 +188,16 @@ def _pixels(path: Path, mode: str) -> np.ndarray:
     cure = "it is damaged, fetch it again"
     with blamed(f"{path} cannot be decoded", cure, OSError, SyntaxError, ValueError), Image.open(path) as image:
         return np.array(image.convert(mode))
+
+
+def _shape(path: Path) -> np.ndarray:
+    """What a mask does not show in black, (H, W) bool."""
+    broken = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+    with blamed(f"{path} cannot be decoded", "it is damaged, fetch it again", *broken), Image.open(path) as image:
+        if image.mode not in ("1", "L", "P", "RGB") and not image.mode.startswith("I"):
+            raise ValueError(f"its pixels are {image.mode}, neither grey nor colours")
+        pixels = np.array(image.convert("RGB") if image.mode == "P" else image)
+    return pixels.reshape(*pixels.shape[:2], -1).any(axis=2)
 
 
 def _tensor(pictures: list[np.ndarray]) -> Tensor:

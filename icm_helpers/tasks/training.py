@@ -27,16 +27,24 @@ def untrained(name: str, dataset: coco.CocoDataset) -> nn.Module:
 
     Raises:
         ValueError: no such detector can be trained.
-        DataError: it needs panoptic maps, and the data set has none.
+        DataError: the data set annotates nothing, or crowds alone; it needs panoptic maps, and the data set has none.
     """
     if name not in models.names("train"):
         raise ValueError(f"{name} cannot be trained here; {', '.join(models.names('train'))} can")
     model = models.MODELS[name]
     if "panoptic" not in model.can:
+        _something(dataset)
         return model.kind()(dataset.used_categories())
     if dataset.panoptic is None:
         raise DataError(f"{name} learns from panoptic maps, which {dataset.annotations} does not bring: take scenes")
     return model.kind()(dataset.panoptic.categories, dataset.panoptic.things)
+
+
+def _something(dataset: coco.CocoDataset) -> None:
+    if dataset.emptiness:
+        raise DataError(
+            f"{dataset.annotations}: {dataset.emptiness}, so a detector learns nothing: take other pictures"
+        )
 
 
 class Pictures(Dataset):
@@ -137,9 +145,10 @@ def finetune(
     first; `schedule` and `how` as in :func:`icm_helpers.train.fit`.
 
     Raises:
-        DataError: a category is annotated that the detector does not know.
+        DataError: a category is annotated that the detector does not know; nothing is, or crowds alone.
     """
     coco.require_categories(dataset, detector.categories, "the detector")
+    _something(dataset)
     model, pictures = copy.deepcopy(detector).requires_grad_(True), Decoded(dataset, codec, progress=progress)
     _fit(model, pictures, schedule, progress=progress, describe=describe, **how)
     return model.eval().requires_grad_(False)
