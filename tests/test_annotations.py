@@ -668,7 +668,7 @@ def right(whole: dict, dataset: CocoDataset, samples: list) -> None:
         for item in own:
             x, y, w, h = map(float, item["bbox"])
             x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, WIDTH), min(y + h, HEIGHT)
-            if w <= 0 or h <= 0 or x1 >= x2 or y1 >= y2:
+            if w <= 0 or h <= 0 or np.float32(x1) >= np.float32(x2) or np.float32(y1) >= np.float32(y2):
                 continue
             assert sample.boxes[kept].tolist() == pytest.approx([x1, y1, x2, y2], rel=1e-6, abs=1e-6)
             names = {c["id"]: c["name"] for c in whole["categories"]}

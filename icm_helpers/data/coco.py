@@ -267,13 +267,16 @@ class CocoDataset(Dataset):
                 fate = "skipped: zero area"
             elif x2 <= x1 or y2 <= y1:
                 fate = "skipped: outside the image"
+            elif not schema.solid(x1, y1, x2, y2):
+                fate = "skipped: zero area"
             else:
                 fate = "clipped" if (x1, y1) != (x, y) or (x2, y2) != (x + w, y + h) else ""
                 box = [x1, y1, x2 - x1, y2 - y1] if fate else [x, y, w, h]
                 area = box[2] * box[3] if item.area is None else item.area
                 known = {"image_id": item.image_id, "category_id": numbers[item.category_id], "bbox": box, "area": area}
-                drawn = {"iscrowd": int(item.iscrowd or 0), "segmentation": outline, "pattern": item.pattern}
-                objects[item.image_id].append(known | drawn)
+                drawn = {"iscrowd": int(item.iscrowd or 0), "segmentation": outline}
+                extra = {} if item.pattern is None else {"pattern": item.pattern}
+                objects[item.image_id].append(known | drawn | extra)
             if fate:
                 self.skipped[fate] += 1
                 first.setdefault(fate, which)

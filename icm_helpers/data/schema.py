@@ -163,6 +163,11 @@ def in_order(value: Id) -> tuple[bool, Id]:
     return isinstance(value, str), value
 
 
+def solid(x1: float, y1: float, x2: float, y2: float) -> bool:
+    """Whether a box has an area, also in single precision, as networks take it."""
+    return bool(np.float32(x1) < np.float32(x2) and np.float32(y1) < np.float32(y2))
+
+
 def outline(item: Annotation, height: int, width: int) -> Outline | None:
     """The outline of an annotation as COCO's own tools read it, None where it has none; ValueError where it cannot be drawn."""
     drawn = item.segmentation

@@ -162,7 +162,7 @@ def sfu(yuv: Path | str, annotations: Path | str, limit: int | None = None) -> V
             which = f"class {item.category_id} {item.kind!r}"
             raise DataError(f"{annotations} calls {which}, COCO {CATEGORIES[label]!r}")
         x1, x2, y1, y2 = max(x, 0), min(x + w, width), max(y, 0), min(y + h, height)
-        if x1 < x2 and y1 < y2:
+        if schema.solid(x1, y1, x2, y2):
             boxes[item.image_id].append([x1, y1, x2, y2])
             labels[item.image_id].append(label)
     frames = _tensor(_yuv(yuv, width, height, [first + k for k in order]))
