@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from faster_coco_eval.core import mask as rle
-from hypothesis import given
+from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -588,16 +588,13 @@ def test_instance_ids_of_cityscapes_that_are_not_16_bits_of_grey_are_named(tmp_p
 
 # --- at random -----------------------------------------------------------------------------------------------------------
 
-
 ODD = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
-    st.integers(-3, 70),
     st.floats(),
-    st.floats(-10, 80),
     st.text(max_size=8),
-    st.sampled_from(["", "nan", "../1.png", "1.png", 10**400, 1e300, -0.0, 2**63, 2**31, "1", "7"]),
+    st.sampled_from(["nan", "../1.png", 10**400, 1e300, -0.0, 2**63, 2**31, "1", "7", 0, -1, 2, NAN]),
 )
 VALUES = st.recursive(
     ODD,
@@ -607,34 +604,70 @@ VALUES = st.recursive(
     ),
     max_leaves=12,
 )
-RUNS = st.fixed_dictionaries(
-    {"size": st.sampled_from([[HEIGHT, WIDTH], [WIDTH, HEIGHT], [48.0, 64]]), "counts": st.text(max_size=12)}
-) | st.fixed_dictionaries({"size": st.just([HEIGHT, WIDTH]), "counts": st.lists(st.integers(-1, 4000), max_size=5)})
-POLYGONS = st.lists(st.lists(st.floats(-200, 200) | st.floats() | st.integers(-9, 99), max_size=12), max_size=3)
-FIELDS = [
-    (part, key)
-    for part, keys in (
-        ("images", ("id", "file_name", "width", "height")),
-        ("annotations", ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")),
-        ("categories", ("id", "name")),
-    )
-    for key in keys
-]
+PLACES = st.floats(-20, 80) | st.integers(-20, 80)
+POINTS = st.lists(PLACES, min_size=2, max_size=12)
+RUNS = st.lists(st.integers(0, HEIGHT * WIDTH), max_size=6).map(sorted)
+
+
+def run_lengths(ends: list[int], packed: bool) -> dict:
+    """Run lengths that end where they are told to, and at the picture's last pixel."""
+    counts = np.diff([0, *ends, HEIGHT * WIDTH]).tolist()
+    if packed:
+        counts = rle.frPyObjects({"size": [HEIGHT, WIDTH], "counts": counts}, HEIGHT, WIDTH)["counts"].decode()
+    return {"size": [HEIGHT, WIDTH], "counts": counts}
+
+
+FIELDS = {  # and values that are mostly good
+    ("images", "id"): st.sampled_from([1, 2, 3]),
+    ("images", "file_name"): st.sampled_from(["1.png", "./2.png", "sub/1.png"]),
+    ("images", "width"): st.sampled_from([WIDTH, 64.0, "64"]),
+    ("images", "height"): st.sampled_from([HEIGHT, 48.0, HEIGHT + 1]),
+    ("annotations", "id"): st.integers(0, 5) | st.text(max_size=3),
+    ("annotations", "image_id"): st.sampled_from([1, 2, 3]),
+    ("annotations", "category_id"): st.sampled_from([3, 7]),
+    ("annotations", "bbox"): st.tuples(PLACES, PLACES, PLACES, PLACES).map(list),
+    ("annotations", "area"): st.floats(0, 3000) | st.none(),
+    ("annotations", "iscrowd"): st.sampled_from([0, 1, True, False, None, "1"]),
+    ("annotations", "segmentation"): st.one_of(
+        st.none(),
+        st.lists(POINTS, max_size=3),
+        st.lists(PLACES, min_size=6, max_size=6).map(lambda triangle: [triangle]),
+        st.builds(run_lengths, RUNS, st.booleans()),
+        st.fixed_dictionaries({"size": st.just([HEIGHT, WIDTH]), "counts": st.text(max_size=12)}),
+    ),
+    ("categories", "id"): st.sampled_from([3, 7]),
+    ("categories", "name"): st.text(max_size=5),
+}
+IDS = st.integers() | st.integers(0, 9) | st.text(st.characters(codec="utf-8"), max_size=5)
 
 
 @st.composite
 def files(draw: st.DrawFn) -> dict:
-    """The content of an annotation file of which one to three fields have another value, or are gone."""
+    """An annotation file with other ids, some other good values, and at times a bad one, or one that is gone."""
     whole = content()
-    for part, key in draw(st.lists(st.sampled_from(FIELDS), min_size=1, max_size=3)):
-        entry = draw(st.sampled_from(whole[part]))
-        value = RUNS | POLYGONS | VALUES if key == "segmentation" else VALUES
-        if key == "bbox":
-            value = st.lists(st.floats() | st.integers(-100, 100), min_size=4, max_size=4) | VALUES
-        if draw(st.integers(0, 9)):
-            entry[key] = draw(value)
-        else:
-            entry.pop(key, None)
+    if draw(st.booleans()):
+        new = dict(zip((1, 2, 3), draw(st.lists(IDS, min_size=3, max_size=3, unique=True)), strict=True))
+        kinds = dict(zip((3, 7), draw(st.lists(IDS, min_size=2, max_size=2, unique=True)), strict=True))
+        for part, key, names in (
+            ("images", "id", new),
+            ("annotations", "image_id", new),
+            ("annotations", "category_id", kinds),
+            ("categories", "id", kinds),
+        ):
+            for entry in whole[part]:
+                entry[key] = names[entry[key]]
+    else:
+        for part, key in draw(st.lists(st.sampled_from(list(FIELDS)[1:]), max_size=4)):
+            draw(st.sampled_from(whole[part]))[key] = draw(FIELDS[part, key])
+    part, key = draw(st.sampled_from(list(FIELDS)))
+    entry, fate = draw(st.sampled_from(whole[part])), draw(st.integers(0, 9))
+    if fate == 0:
+        del entry[key]
+    elif fate < 4:
+        entry[key] = draw(VALUES)
+    else:
+        for key in ("bbox", "segmentation") if part == "annotations" else ():
+            entry[key] = draw(FIELDS[part, key])
     return whole
 
 
@@ -644,45 +677,106 @@ def test_random_annotations_are_read_right_or_refused(folder, whole):
     try:
         dataset = opened(folder, whole)
         samples = [dataset[i] for i in range(len(dataset))]
+    except DataError as error:
+        event("refused")
+        assert "a.json" in str(error) or ".png" in str(error)
+    else:
+        event("read")
+        right(whole, dataset, samples)
         truth = dataset.ground_truth()
         perfect = [{**item, "score": 1.0} for item in truth["annotations"] if not item["iscrowd"]]
         for item in perfect:
-            item.pop("segmentation")
+            del item["segmentation"]
         summary, _ = evaluate.average_precision(truth, perfect, samples=evaluate.resamplings(dataset.ids, 2))
-    except DataError as error:
-        assert "a.json" in str(error) or ".png" in str(error)
-    else:
-        right(whole, dataset, samples)
-        assert not perfect or summary["ap"] == pytest.approx(1)
+        assert summary["ap"] == pytest.approx(1) if perfect else not summary and dataset.emptiness
     assert time.process_time() - start < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KB
 
 
 def right(whole: dict, dataset: CocoDataset, samples: list) -> None:
-    """What was read is what the file says, computed once more from the plain values, with another drawing of polygons."""
+    """What was read is what the file says, worked out once more from its plain values; polygons to within two pixels."""
+    names = {category["id"]: category["name"] for category in whole["categories"]}
+    assert sorted(map(repr, (s.image_id for s in samples))) == sorted(repr(i["id"]) for i in whole["images"])
     for sample in samples:
-        own = [a for a in whole["annotations"] if a["image_id"] == sample.image_id]
-        entry = next(i for i in whole["images"] if i["id"] == sample.image_id)
-        assert sample.image.shape == (3, int(float(entry["height"])), int(float(entry["width"])))
         kept = 0
-        for item in own:
+        for item in (a for a in whole["annotations"] if a["image_id"] == sample.image_id):
             x, y, w, h = map(float, item["bbox"])
-            x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, WIDTH), min(y + h, HEIGHT)
-            if w <= 0 or h <= 0 or np.float32(x1) >= np.float32(x2) or np.float32(y1) >= np.float32(y2):
+            box = np.float32([max(x, 0), max(y, 0), min(x + w, WIDTH), min(y + h, HEIGHT)])
+            if w <= 0 or h <= 0 or not (box[:2] < box[2:]).all():
                 continue
-            assert sample.boxes[kept].tolist() == pytest.approx([x1, y1, x2, y2], rel=1e-6, abs=1e-6)
-            names = {c["id"]: c["name"] for c in whole["categories"]}
+            assert sample.boxes[kept].tolist() == pytest.approx(box.tolist(), rel=1e-6, abs=1e-6)
             assert dataset.categories[sample.labels[kept].item()] == names[item["category_id"]]
-            drawn = item.get("segmentation")
-            if isinstance(drawn, dict) and isinstance(drawn["counts"], list):
-                assert sample.masks[kept].sum() == sum(int(n) for n in drawn["counts"][1::2])
-            elif isinstance(drawn, list) and any(len(polygon) >= 6 for polygon in drawn):
-                polygons = [np.array(p, float).reshape(-1, 2) for p in drawn if len(p) >= 6]
-                reach = np.zeros((HEIGHT, WIDTH), np.uint8)
-                for points in polygons:  # no pixel outside of a polygon's hull, with a pixel of margin
-                    hull = cv2.convexHull(points.astype(np.float32))
-                    cv2.fillConvexPoly(reach, np.round(hull * 16).astype(np.int32), 1, shift=4)
-                reach = cv2.dilate(reach, np.ones((5, 5), np.uint8))
-                assert not (sample.masks[kept].numpy() & (reach == 0)).any()
+            assert sample.crowd[kept] == (str(item.get("iscrowd")) in ("1", "True"))
+            mask, drawn = sample.masks[kept].numpy(), item.get("segmentation")
+            if isinstance(drawn, dict):
+                if isinstance(drawn["counts"], list):
+                    values = np.arange(len(drawn["counts"])) % 2
+                    plain = np.repeat(values, drawn["counts"]).reshape(WIDTH, HEIGHT).T
+                    assert (mask == plain).all()
+            elif polygons := [np.float32(p).reshape(-1, 2) for p in drawn or [] if len(p) >= 6]:
+                assert not (mask & ~filled(polygons, 5)).any()
+                if len(polygons) == 1 and len(polygons[0]) == 3:
+                    assert not (filled(polygons, -5) & ~mask).any()
+            else:
+                x1, y1, x2, y2 = (*np.floor(box[:2]).astype(int), *np.ceil(box[2:]).astype(int))
+                assert mask[y1:y2, x1:x2].all() and mask.sum() == (x2 - x1) * (y2 - y1)
             kept += 1
         assert kept == len(sample.boxes)
+
+
+def filled(polygons: list[np.ndarray], wider: int) -> np.ndarray:
+    """The hulls of polygons, two pixels wider where `wider` is 5, narrower where it is -5, (H, W) bool."""
+    canvas, margin = np.zeros((HEIGHT + 80, WIDTH + 80), np.uint8), 40
+    for points in polygons:
+        hull = np.round((cv2.convexHull(points) + margin - 0.5) * 16).astype(np.int32)
+        cv2.fillConvexPoly(canvas, hull, 1, shift=4)
+    change = cv2.dilate if wider > 0 else cv2.erode
+    canvas = change(canvas, np.ones((abs(wider),) * 2, np.uint8))
+    return canvas[margin:-margin, margin:-margin].astype(bool)
+
+
+MAPS = {("images", "width"): VALUES, ("images", "id"): VALUES, ("annotations", "image_id"): VALUES}
+MAPS |= {("annotations", "file_name"): VALUES, ("annotations", "segments_info"): st.lists(VALUES, max_size=3)}
+MAPS |= {("categories", key): VALUES for key in ("id", "name", "isthing")}
+MAPS |= {("segments_info", key): VALUES | st.integers(0, 9) for key in ("id", "category_id", "iscrowd", "area")}
+
+
+@given(where=st.sampled_from(list(MAPS)), data=st.data())
+def test_random_panoptic_files_are_read_right_or_refused(folder, where, data):
+    panoptic(folder)
+    whole, (part, key) = json.loads((folder / "panoptic.json").read_text()), where
+    entries = whole["annotations"][0]["segments_info"] if part == "segments_info" else whole[part]
+    data.draw(st.sampled_from(entries))[key] = data.draw(MAPS[where])
+    try:
+        truth = panoptic(folder, **whole)
+        kinds = truth.semantic(1)
+    except DataError as error:
+        assert "panoptic.json" in str(error) or "/maps" in str(error)
+    else:
+        for segment in truth[1].segments:
+            assert set(np.unique(kinds[truth[1].ids == segment["id"]])) == {segment["category_id"]}
+            assert segment["category_id"] in truth.categories
+
+
+@given(ids=st.lists(st.integers(-1, 9) | VALUES, max_size=3), key=st.text("abcis_", max_size=3), value=VALUES)
+@example(ids=[0, 2], key="bbox", value=[1, 2, 3, 1e400])
+def test_random_sequences_are_read_right_or_refused(sequence, ids, key, value):
+    try:
+        found = walk(sequence, tuple(ids), **{key: value})
+    except DataError as error:
+        assert "Walk_32x16_24" in str(error)
+    else:
+        assert len(found) == len(ids)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # the fixture only names a folder
+@given(row=st.lists(st.integers(-90, 90), min_size=8, max_size=8) | st.lists(st.integers() | ODD, max_size=9))
+def test_random_rows_of_visdrone_are_read_right_or_refused(drone, row):
+    try:
+        dataset = drone("2,2,10,10,1,4,0,0", ",".join(map(repr, row)))
+    except DataError as error:
+        assert "1.txt" in str(error)
+    else:
+        *_, w, h, score, kind = row[:6] if row else (1, 1, 1, 1)
+        assert kind == 0 or dataset[0].boxes[0].tolist() == [2, 2, 12, 12]
+        assert score in (0, 1) and 0 <= kind <= 11 and min(w, h) >= 0
