@@ -307,6 +307,15 @@ def test_what_is_no_annotation_file_is_refused(folder, raw):
             opened(folder, whole[:end])
 
 
+def test_an_object_far_larger_than_its_picture_still_counts(folder):
+    whole = changed("bbox", [-400_000, -400_000, 900_000, 900_000])
+    whole["annotations"][0]["area"] = 900_000**2
+    truth = opened(folder, whole).ground_truth()
+    assert truth["annotations"][0]["bbox"] == [0, 0, WIDTH, HEIGHT]
+    perfect = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 1.0} for a in truth["annotations"]]
+    assert evaluate.average_precision(truth, perfect[1:])[0]["ap"] < 1
+
+
 def test_run_lengths_of_both_kinds_and_polygons_give_one_mask(folder):
     packed = rle.merge(rle.frPyObjects([TRIANGLE], HEIGHT, WIDTH))
     pixels = np.concatenate([[0], rle.decode(packed).ravel(order="F")])

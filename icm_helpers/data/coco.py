@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Sample:
-    """One picture and its objects; `labels` are the annotation file's category ids, not 0..C-1."""
+    """One picture and its objects; `labels` are the data set's category ids, not 0..C-1."""
 
     image: Tensor  # (3, H, W) float32 in [0, 1]
     boxes: Tensor  # (n, 4) float32, x1 y1 x2 y2 in pixels, inside the picture
@@ -164,7 +164,7 @@ class CocoDataset(Dataset):
         own = sorted((category.id for category in content.categories), key=schema.in_order)
         names = [picture.file_name for picture in content.images]
         schema.once(self.annotations, "image", (picture.id for picture in content.images))
-        schema.once(self.annotations, "file", map(Path, names))
+        schema.once(self.annotations, "file", map(os.path.normpath, names))
         schema.once(self.annotations, "category", own)
         schema.below(self.annotations, names)
         small = all(isinstance(i, int) and 0 <= i < 1 << 31 for i in own)  # what networks and evaluators take
@@ -272,7 +272,8 @@ class CocoDataset(Dataset):
             else:
                 fate = "clipped" if (x1, y1) != (x, y) or (x2, y2) != (x + w, y + h) else ""
                 box = [x1, y1, x2 - x1, y2 - y1] if fate else [x, y, w, h]
-                area = box[2] * box[3] if item.area is None else item.area
+                # Evaluators leave out, without a word, what is larger than 1e10.
+                area = box[2] * box[3] if item.area is None else min(item.area, entry.width * entry.height)
                 known = {"image_id": item.image_id, "category_id": numbers[item.category_id], "bbox": box, "area": area}
                 drawn = {"iscrowd": int(item.iscrowd or 0), "segmentation": outline}
                 extra = {} if item.pattern is None else {"pattern": item.pattern}

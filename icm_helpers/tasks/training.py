@@ -165,5 +165,8 @@ def stated(model: Any, dataset: coco.CocoDataset, name: str, pictures: coco.Coco
         guesses = ((s.image_id, model.panoptic([s.image])[0]) for s in (pictures[i] for i in range(len(pictures))))
         tallies = [evaluate.panoptic_tally(dataset.panoptic, i, guess) for i, guess in guesses]
         told["panoptic"], _ = evaluate.panoptic_scores(dataset.panoptic, tallies, evaluate.resamplings(dataset.ids, 1))
-    scores = {task: ", ".join(f"{k} {v:.3f}" for k, v in summary.items()) for task, summary in told.items()}
+    scores = {
+        task: ", ".join(f"{k} {v:.3f}" for k, v in summary.items()) or dataset.emptiness
+        for task, summary in told.items()
+    }
     return "\n".join(f"{name}, {len(dataset)} images, {task}: {said}" for task, said in scores.items())
