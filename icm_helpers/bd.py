@@ -3,48 +3,53 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import bjontegaard
 import numpy as np
 
+from icm_helpers import intervals
+from icm_helpers.intervals import Interval
+
 
 @dataclass(frozen=True)
 class Curve:
-    """Rate against a metric, with bootstrap replicates: `bpp`, `metric` (k,), `bpp_replicates`, `metric_replicates` (r, k)."""
+    """Rate against a metric, with bootstrap replicates: `bpp`, `metric` (k,), `bpp_replicates`, `metric_replicates` (r, k).
+
+    A curve of several trainings, or videos, is their mean, and holds one of its own for each seed, or clip.
+    """
 
     name: str
     bpp: np.ndarray
     metric: np.ndarray
     bpp_replicates: np.ndarray
     metric_replicates: np.ndarray
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with its 95 % interval over the replicates, and the share of replicates in which it was defined."""
-
-    value: float
-    low: float
-    high: float
-    defined: float = 1.0
-
-    def __str__(self) -> str:
-        told = f"{self.value:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
-        return "no overlap" if np.isnan(self.value) else told
+    trainings: Mapping[int, Curve] = field(default_factory=dict)  # at the settings that all of them have
+    clips: Mapping[str, Curve] = field(default_factory=dict)
 
 
 def curve(records: Sequence[Any], metric: str, detector: str | None = None, name: str = "") -> Curve:
-    """A method's curve from its records: one point a setting (lambda, quality, ...), seeds averaged, in each replicate too.
+    """A method's curve from its records: one point a setting (lambda, quality, ...), trainings averaged, in each replicate too.
 
     Raises:
         ValueError: no records, or a record lacks the metric.
     """
     if not records:
         raise ValueError(f"no records for the curve {name or metric}")
+    seeds = sorted({r.recipe.codec.seed for r in records if hasattr(r.recipe.codec, "seed")})
+    runs = {seed: [r for r in records if r.recipe.seed == seed] for seed in seeds}
+    shared = set.intersection(*({r.recipe.setting for r in run} for run in runs.values())) if runs else set()
+    if len(shared) > 1:
+        runs = {seed: [r for r in run if r.recipe.setting in shared] for seed, run in runs.items()}
+    else:  # one training has nothing to share; of several that do not, the first
+        runs = dict(list(runs.items())[:1])
+    trainings = {seed: Curve(name or metric, *_points(run, metric, detector)) for seed, run in runs.items()}
+    return Curve(name or metric, *_points(records, metric, detector), trainings)
 
+
+def _points(records: Sequence[Any], metric: str, detector: str | None) -> list[np.ndarray]:
     def pick(part: dict[str, Any], key: str) -> Any:
         by_detector = detector is not None and key != "bpp"
         if key not in part or (by_detector and detector not in part[key]):
@@ -59,22 +64,23 @@ def curve(records: Sequence[Any], metric: str, detector: str | None = None, name
         parts = [r.result for r in same], [r.bootstrap for r in same]
         points.append([np.mean([pick(p, key) for p in part], axis=0) for part in parts for key in ("bpp", metric)])
     points.sort(key=lambda p: p[0])
-    bpp, value, bpp_replicates, value_replicates = (np.stack(v, axis=-1) for v in zip(*points, strict=True))
-    return Curve(name or metric, bpp, value, bpp_replicates, value_replicates)
+    return [np.stack(v, axis=-1) for v in zip(*points, strict=True)]
 
 
 def bd_rate(anchor: Curve, test: Curve) -> Interval:
     r"""Bjontegaard delta rate of `test` against `anchor`, in percent: negative where it needs fewer bits for the same metric.
 
     By the `bjontegaard` package with PCHIP interpolation. Where a curve is not increasing (AP is noisy), only the points that rise
-    above all points of lower rate count. Undefined, NaN, where curves do not overlap in the metric.
+    above all points of lower rate count. Undefined, NaN, where curves do not overlap in the metric. Of several trainings the value
+    is that of their mean curves; how much it varies, `intervals.of_trainings` takes from each compared with that of the same seed.
+    Of videos the value is the mean over them, see `intervals.of_clips`.
     """
-    return _interval(*_values(anchor, test, _bd_rate))
+    return _compared(_bd_rate, (anchor, test))
 
 
 def replicates(anchor: Curve, test: Curve) -> np.ndarray:
     """:func:`bd_rate` in each of the bootstrap replicates that two curves share; NaN where it is undefined."""
-    return _values(anchor, test, _bd_rate)[1]
+    return _values(_bd_rate, anchor, test)[1]
 
 
 def interpolations(anchor: Curve, test: Curve) -> dict[str, Any]:
@@ -90,30 +96,23 @@ def interpolations(anchor: Curve, test: Curve) -> dict[str, Any]:
 
 
 def bd_metric(anchor: Curve, test: Curve) -> Interval:
-    """Mean difference of the metric at equal rate, over the logarithm of the rates that both curves cover."""
-    return _interval(*_values(anchor, test, _bd_metric))
+    """Mean difference of the metric at equal rate, over the logarithm of the rates that both curves cover; an interval as of
+    :func:`bd_rate`."""
+    return _compared(_bd_metric, (anchor, test))
 
 
 def bd_rate_gap(first: tuple[Curve, Curve], second: tuple[Curve, Curve]) -> Interval:
     """BD-rate of one (anchor, test) pair minus that of another, in percentage points.
 
     The pairs are measured on different images, or on the same ones by different detectors: replicate i of one goes with that of
-    the other.
+    the other, and so does each training.
     """
-    one, other = (_values(*pair, _bd_rate) for pair in (first, second))
-    return _interval(one[0] - other[0], one[1] - other[1])
+    return _compared(_bd_rate, second, first)
 
 
-def bd_metric_majority(pairs: Sequence[tuple[Curve, Curve]], draws: np.ndarray) -> Interval:
-    """The share of (anchor, test) pairs, one a video, whose :func:`bd_metric` is above zero, minus one half.
-
-    Args:
-        draws: indices (replicates, pairs): replicate i takes these videos, each with its own replicate i.
-    """
-    values, replicates = zip(*(_values(*pair, _bd_metric) for pair in pairs), strict=True)
-    halves = np.sign(np.stack(replicates)) / 2  # (pairs, replicates); a tie counts half, an undefined one makes all so
-    drawn = np.take_along_axis(halves.T, draws, axis=1).mean(1)
-    return _interval(float(np.mean(np.sign(values) / 2)), drawn)
+def bd_metric_majority(anchor: Curve, test: Curve) -> Interval:
+    """The share of the videos on which :func:`bd_metric` is above zero, minus one half."""
+    return intervals.of_signs(*_by_clip(_bd_metric, (anchor, test)))
 
 
 def rate_change(anchor: Curve, test: Curve) -> Interval:
@@ -125,23 +124,45 @@ def rate_change(anchor: Curve, test: Curve) -> Interval:
     if len(anchor.bpp) != len(test.bpp):
         told = f"{anchor.name} has {len(anchor.bpp)} points, {test.name} {len(test.bpp)}"
         raise ValueError(f"{told}: measure both at the same lambdas")
-    pairs = (anchor.bpp, test.bpp), (anchor.bpp_replicates, test.bpp_replicates)
-    return _interval(*(100 * np.expm1(np.log(b / a).mean(-1)) for a, b in pairs))
+    return _compared(lambda a, _, b, __: 100 * np.expm1(np.log(b / a).mean()), (anchor, test))
 
 
-def _values(anchor: Curve, test: Curve, measure: Any) -> tuple[float, np.ndarray]:
+def _compared(measure: Any, *pairs: tuple[Curve, Curve]) -> Interval:
+    """A measure of a pair of curves, or the rise of it from one pair to the next, with its interval."""
+    if all(c.clips for pair in pairs for c in pair):
+        return intervals.of_clips(*_by_clip(measure, *pairs))
+    (value, drawn), *before = [_values(measure, *pair) for pair in reversed(pairs)]
+    for value_before, drawn_before in before:
+        value, drawn = value - value_before, drawn - drawn_before
+    pictures = intervals.of_pictures(value, drawn)
+    trained = any(c.trainings for pair in pairs for c in pair)
+    return intervals.of_trainings(pictures, _by_training(measure, *pairs)) if trained else pictures
+
+
+def _by_clip(measure: Any, *pairs: tuple[Curve, Curve]) -> tuple[list[float], int]:
+    """The measure on each video, a mean over its trainings, and the number of all of these."""
+    clips = set.intersection(*(set(c.clips) for pair in pairs for c in pair))
+    found = [_by_training(measure, *(tuple(c.clips[k] for c in pair) for pair in pairs)) for k in sorted(clips)]
+    return [float(np.mean(values)) for values in found], sum(map(len, found))
+
+
+def _by_training(measure: Any, *pairs: tuple[Curve, Curve]) -> list[float]:
+    """The measure of each training that all curves have; a curve that nobody trained goes with any."""
+    seeds = [set(c.trainings) for pair in pairs for c in pair if c.trainings]
+    shared = sorted(set.intersection(*seeds)) if seeds else []
+    found = []
+    for seed in shared or [None]:
+        alike = [[c.trainings.get(seed, c) for c in pair] for pair in pairs]
+        values = [measure(a.bpp, a.metric, b.bpp, b.metric) for a, b in alike]
+        found.append(values[-1] - sum(values[:-1]))
+    return found
+
+
+def _values(measure: Any, anchor: Curve, test: Curve) -> tuple[float, np.ndarray]:
     """The measure itself, and in each bootstrap replicate."""
     curves = (anchor.bpp_replicates, anchor.metric_replicates, test.bpp_replicates, test.metric_replicates)
     value = measure(anchor.bpp, anchor.metric, test.bpp, test.metric)
     return value, np.array([measure(*replicate) for replicate in zip(*curves, strict=True)])
-
-
-def _interval(value: float, values: np.ndarray) -> Interval:
-    finite = values[np.isfinite(values)]
-    if not np.isfinite(value) or len(finite) == 0:
-        return Interval(float("nan"), float("nan"), float("nan"), len(finite) / max(1, len(values)))
-    low, high = np.percentile(finite, [2.5, 97.5])
-    return Interval(float(value), float(low), float(high), len(finite) / len(values))
 
 
 _HOW = {"method": "pchip", "require_matching_points": False, "min_overlap": 0}

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from icm_helpers.bd import Curve
 from icm_helpers.codecs import zoo
+from icm_helpers.intervals import of_pictures
 from icm_helpers.ledger.queries import FINETUNED
 from icm_helpers.objectives import LOSSES
 
@@ -61,14 +62,20 @@ def use_style() -> None:
 
 
 def rate_accuracy(ax: Axes, curves: Mapping[str, Curve], *, ylabel: str, clean: float | None = None) -> None:
-    """Draw rate against a metric: a line and a band of 95 % intervals for each method (a key of `METHODS`), dashed where it ends in
-    `-finetuned`. `clean` is the metric on uncompressed images, a dotted line."""
+    """Draw rate against a metric: a line and a band of 95 % intervals over pictures for each method (a key of `METHODS`).
+
+    Dashed where it ends in `-finetuned`. Of several trainings the line is their mean, and small white markers are each. `clean` is
+    the metric on uncompressed images, a dotted line.
+    """
     for method, curve in curves.items():
         plain = method.removesuffix(FINETUNED)
         colour, marker, label = METHODS[plain]
         tuned = {} if plain == method else {"linestyle": "--", "markerfacecolor": "none"}
-        low, high = np.percentile(curve.metric_replicates, [2.5, 97.5], axis=0)
+        bounds = map(of_pictures, curve.metric, curve.metric_replicates.T)
+        low, high = zip(*((bound.low, bound.high) for bound in bounds), strict=True)
         ax.fill_between(curve.bpp, low, high, color=colour, alpha=0.15, linewidth=0)
+        for one in curve.trainings.values() if len(curve.trainings) > 1 else ():
+            ax.plot(one.bpp, one.metric, ".", color=colour, markerfacecolor="white", markeredgewidth=0.7, zorder=3)
         label += ", fine-tuned" * bool(tuned)
         ax.plot(curve.bpp, curve.metric, marker=marker, color=colour, label=label, **tuned)
     if clean is not None:

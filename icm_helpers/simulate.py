@@ -11,10 +11,12 @@ import pandas as pd
 from scipy.stats import norm
 
 from icm_helpers import bd
-from icm_helpers.bd import Curve, Interval
+from icm_helpers.bd import Curve
+from icm_helpers.intervals import Interval, of_pictures
 from icm_helpers.ledger import verdicts
 
 RATES, STRENGTH = np.array([0.1, 0.2, 0.4, 0.8]), np.array([-1.0, -0.4, 0.2, 0.8])  # of an imaginary ladder
+KINDS = 10  # categories of imaginary objects, so that some are rare
 
 
 def spread(anchor: Curve, test: Curve) -> float:
@@ -139,17 +141,65 @@ def evaluation(
         savings: the codecs' true BD-rates against the first, negative, as shares.
     """
     mess = rng.normal(0, 0.5, n)  # a messy picture takes more bits, and its objects are harder to find
-    objects = 1 + rng.poisson(3, n)
+    of = np.repeat(np.arange(n), 1 + rng.poisson(3, n))  # the picture of each object
+    ghosts = rng.integers(0, n, 4 * n)  # and of what detectors take for one
     shape = (len(savings), len(STRENGTH), n)
     bpp = RATES[:, None] * np.exp(mess + rng.normal(0, 0.1, shape)) * (1 - np.array(savings)[:, None, None])
-    difficulty = rng.normal(0.5 * mess[:, None], 1, (n, objects.max()))
-    exists = np.arange(objects.max()) < objects[:, None]
-    seen = STRENGTH[:, None, None] + rng.normal(0, 0.4, (*shape, objects.max())) > difficulty
-    found = (seen & exists).sum(-1)  # (codecs, k, n)
-    draws = rng.integers(0, n, (replicates, n))
-    rates, shares = bpp[..., draws].mean(-1), found[..., draws].sum(-1) / objects[draws].sum(-1)
-    parts = zip(bpp.mean(-1), found.sum(-1) / objects.sum(), rates, shares, strict=True)
-    return [Curve("imaginary", rate, ap, rates.T, aps.T) for rate, ap, rates, aps in parts]
+    times = np.vstack([np.ones(n, int), rng.multinomial(n, np.full(n, 1 / n), replicates)])  # how often each is drawn
+    rates = bpp @ times.T / n
+    strength = (
+        np.r_[STRENGTH][:, None] - np.r_[0.5 * mess[of] + rng.normal(0, 1, len(of)), rng.normal(1, 1, len(ghosts))]
+    )
+    scores = strength + rng.normal(0, 0.4, (*shape[:2], len(of) + len(ghosts)))
+    real, pictures = np.arange(scores.shape[2]) < len(of), np.r_[of, ghosts]
+    kinds = [np.flatnonzero(kind == k) for kind in [rng.integers(0, KINDS, len(real))] for k in range(KINDS)]
+    each = [[[average_precision(times[:, pictures[k]], real[k], s[k]) for k in kinds] for s in many] for many in scores]
+    aps = np.nanmean(each, axis=2)  # over the categories that a draw has
+    return [
+        Curve("imaginary", rate[:, 0], ap[:, 0], rate[:, 1:].T, ap[:, 1:].T)
+        for rate, ap in zip(rates, aps, strict=True)
+    ]
+
+
+def average_precision(times: np.ndarray, real: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """AP of one category, (r,): the mean, over the objects, of the best precision at which each is found; those with a score below
+    zero are not. NaN where no object is drawn.
+
+    Args:
+        times: how often each detection's picture is drawn, (r, d); real: whether it is an object, (d,); scores: (d,).
+    """
+    order = np.argsort(-scores)
+    drawn, objects = times[:, order] * (scores[order] > 0), times[:, order] * real[order]
+    found = np.cumsum(drawn * real[order], 1)
+    precision = found / np.maximum(1, np.cumsum(drawn, 1))
+    best = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+    with np.errstate(invalid="ignore"):
+        return (best * drawn * real[order]).sum(1) / objects.sum(1)
+
+
+def kept(trials: int, seed: int, n: int = 127) -> pd.DataFrame:
+    """How often 95 % intervals of imaginary evaluations hold the truth, in percent, and on which side they miss it.
+
+    Returns:
+        a row for each of two measures, the AP of the second rung and BD-rate (-10 % in truth), by each of two intervals.
+    """
+    big = [evaluation(5000, np.random.default_rng((seed, t, 1)), replicates=1)[0].metric[1] for t in range(3)]
+    rows = []
+    for t in range(trials):
+        one, other = evaluation(n, np.random.default_rng((seed, t)))
+        measured = {"AP": (np.mean(big), one.metric[1], one.metric_replicates[:, 1])}
+        measured["BD-rate"] = -10.0, bd.bd_rate(one, other).value, bd.replicates(one, other)
+        for what, (truth, value, drawn) in measured.items():
+            found = of_pictures(value, drawn)
+            ends = {"percentiles": np.nanpercentile(drawn, [2.5, 97.5]), "BCa": (found.low, found.high)}
+            for how, (low, high) in ends.items():
+                told = {
+                    "holds the truth": low < truth < high,
+                    "lies above it": truth <= low,
+                    "lies below it": high <= truth,
+                }
+                rows.append({"of": what, "interval": how} | told)
+    return 100 * pd.DataFrame(rows).groupby(["of", "interval"], sort=False).mean()
 
 
 def coverage(n: int, trials: int, rng: np.random.Generator, truth: float = -3.0, batches: int = 20) -> pd.DataFrame:

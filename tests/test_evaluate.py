@@ -7,7 +7,7 @@ import pytest
 import torch
 from faster_coco_eval.core import mask as rle
 
-from icm_helpers.bd import Curve, Interval, bd_metric, bd_rate, bd_rate_gap, curve
+from icm_helpers.bd import Curve, bd_metric, bd_rate, bd_rate_gap, curve
 from icm_helpers.bit_allocation import rate_map, spending
 from icm_helpers.codecs import zoo
 from icm_helpers.codecs.classical import Jpeg, Png
@@ -142,21 +142,20 @@ def test_a_dent_in_a_curve_does_not_count():
     assert bd_rate(ANCHOR, dented).value == pytest.approx(0, abs=1e-9)
 
 
-def test_an_interval_reads_as_value_and_bounds():
-    assert str(Interval(-17.04, -24.0, 9.5)) == "-17 [-24, +9.5]"
-    assert str(Interval(float("nan"), float("nan"), float("nan"), 0.0)) == "no overlap"
-
-
-def test_a_curve_averages_seeds_and_names_what_a_record_lacks():
-    def record(lmbda: float, bpp: float) -> SimpleNamespace:
+def test_a_curve_averages_trainings_and_holds_each_at_the_settings_that_all_have():
+    def record(lmbda: float, bpp: float, seed: int = 0) -> SimpleNamespace:
         values = {"bpp": bpp, "box_ap": {"judge": bpp / 2}}
         bootstrap = {"bpp": [bpp] * 3, "box_ap": {"judge": [bpp / 2] * 3}}
-        return SimpleNamespace(recipe=SimpleNamespace(setting=lmbda), result=values, bootstrap=bootstrap)
+        recipe = SimpleNamespace(setting=lmbda, seed=seed, codec=SimpleNamespace(seed=seed))
+        return SimpleNamespace(recipe=recipe, result=values, bootstrap=bootstrap)
 
-    records = [record(0.02, 0.8), record(0.01, 0.3), record(0.01, 0.5)]
+    records = [record(0.04, 1.6), record(0.02, 0.8), record(0.02, 0.8, 1), record(0.01, 0.3), record(0.01, 0.5, 1)]
     found = curve(records, "box_ap", "judge")
-    assert found.bpp == pytest.approx([0.4, 0.8]) and found.metric == pytest.approx([0.2, 0.4])
-    assert found.metric_replicates.shape == (3, 2)
+    assert found.bpp == pytest.approx([0.4, 0.8, 1.6]) and found.metric == pytest.approx([0.2, 0.4, 0.8])
+    assert found.metric_replicates.shape == (3, 3)
+    assert {seed: list(c.bpp) for seed, c in found.trainings.items()} == {0: [0.3, 0.8], 1: [0.5, 0.8]}
+    alone = curve([r for r in records if not r.recipe.seed], "box_ap", "judge")
+    assert list(alone.trainings) == [0] and len(alone.trainings[0].bpp) == 3
     with pytest.raises(ValueError, match="no mask_ap of judge; it has box_ap, bpp"):
         curve(records, "mask_ap", "judge")
 

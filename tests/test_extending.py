@@ -139,7 +139,7 @@ def test_a_study_of_toys_trains_codes_judges_and_gets_a_verdict(study):
     test = "the raw codec's PSNR, at the rate of any"
     claim = Claim("toy/1", "Raw is raw.", "nowhere", test, +1, "rate", ("bpp",), anchor="raw", method="raw")
     (finding,) = verdicts.findings([claim], "squares", records)
-    assert finding.verdict == "not decided" and finding.interval.value == 0
+    assert finding.verdict == "no difference" and finding.interval.value == 0
     assert plots.METHODS["absolute"][2] == "absolute error" and plots.METHODS["raw"][0] == "#222222"
 
 

@@ -10,7 +10,7 @@ from icm_helpers import chapters, files, run
 from icm_helpers.chapters.object_region_mse import SCENES
 from icm_helpers.chapters.objectness_distillation import ABLATIONS, DISTILL_HIGH_LR, DISTILL_SCENES
 from icm_helpers.codecs import nerv
-from icm_helpers.ledger.recipe import BitAllocation, Recipe, Trained, flat
+from icm_helpers.ledger.recipe import Recipe, flat
 from icm_helpers.ledger.study import Study, VideoStudy
 from icm_helpers.objectives import MSE, Distill
 from icm_helpers.tasks import models
@@ -40,7 +40,7 @@ def test_studies_and_runs_have_names_of_their_own(chapter):
 def test_losses_are_compared_under_equal_conditions(study):
     compared = defaultdict(list)
     for recipe in study.recipes():
-        if recipe.loss and recipe.chapter == study.chapter:
+        if recipe.loss and recipe not in study.beside:
             compared[conditions(recipe)].append(recipe.loss)
     losses = [loss for loss, _ in study.losses]
     refined = (
@@ -69,16 +69,13 @@ def test_runs_beside_it_are_trained_and_measured_alike(study):
         assert recipe.seed != study.seeds[0] or twins or recipe.setting not in study.lmbdas
         for twin in twins:
             assert conditions(recipe, *judging) == conditions(twin, *judging)
-            assert recipe.measured.detectors == twin.measured.detectors
+            assert recipe.measured.detectors == twin.measured.detectors or recipe.seed != study.seeds[0]
 
 
 def test_an_ablation_changes_one_thing_about_distillation():
-    trained = [
-        r for study in (DISTILL_SCENES, *DISTILL_HIGH_LR) for r in study.recipes() if isinstance(r.codec, Trained)
-    ]
-    trained = [r for r in trained if not isinstance(r.measured, BitAllocation)]
+    trained = [r for study in (DISTILL_SCENES, *DISTILL_HIGH_LR) for r in study.recipes() if r.kind == "trained"]
     for studies in (DISTILL_HIGH_LR, ABLATIONS):
-        for recipe in (r for study in studies for r in study.recipes()):
+        for recipe in (r for study in studies for r in study.recipes() if r.kind == "trained"):
             rate = DISTILL_SCENES.training.lr if studies is DISTILL_HIGH_LR else recipe.codec.training.lr
             like = (type(recipe.loss), recipe.setting, recipe.seed, rate)
             (twin,) = {r for r in trained if (type(r.loss), r.setting, r.seed, r.codec.training.lr) == like}
@@ -131,7 +128,7 @@ def test_a_shipped_or_real_model_is_the_file_that_its_fingerprint_says(real_data
 def test_a_wrong_name_is_an_error_that_lists_what_there_is():
     with pytest.raises(ValueError, match="no chapter is called 'no_such'; there is object_region_mse"):
         chapters.named("no_such")
-    with pytest.raises(ValueError, match="a preset of object_region_mse is one of smoke, book, paper, not 'huge'"):
+    with pytest.raises(ValueError, match=r"a preset of object_region_mse is one of smoke, book, .*paper, not 'huge'"):
         chapters.named("object_region_mse").studies("huge")
     with pytest.raises(ValueError, match="no role of a study is called 'best'; there is main"):
         replace(SCENES, role="best")

@@ -234,7 +234,7 @@ def test_a_claim_without_records_is_not_measured():
     findings = verdicts.findings(CHAPTER.claims, "scenes-video", records)
     assert findings == []
     for told in (
-        verdicts.cards(CHAPTER.claims, findings).count("**not measured**"),
+        verdicts.cards(CHAPTER.claims, findings).count("not measured**"),
         verdicts.unreproduced(CHAPTER.claims, findings).count("not measured"),
         sum(row["verdict"] == "not measured" for row in verdicts.rows(CHAPTER.claims, findings)),
     ):

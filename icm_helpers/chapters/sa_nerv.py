@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from icm_helpers.chapters.object_region_mse import judges
+from icm_helpers.chapters.sa_icm import SEGMENTER
 from icm_helpers.ledger.chapter import Chapter, Claim
 from icm_helpers.ledger.study import VideoStudy
 from icm_helpers.objectives import NeRVLoss, SANeRV, SANeRVTruth
@@ -35,8 +36,8 @@ VIDEOS_TRUTH = replace(
 
 # The third training of each network, and true outlines on all clips, trained as often.
 VIDEOS_SEEDS = (
-    replace(VIDEOS, name="seed 2", role="replicate", seeds=(2,), anchors=(), hours=0.2),
-    replace(VIDEOS, name="true outlines, all clips", role="replicate", losses=(TRUTH,), seeds=(0, 1, 2), anchors=(), hours=0.3))
+    replace(VIDEOS, name="seed 2", seeds=(2,), anchors=(), hours=0.2),
+    replace(VIDEOS, name="true outlines, all clips", losses=(TRUTH,), seeds=(0, 1, 2), anchors=(), hours=0.3))
 
 # One change each, on one clip and one size.
 VIDEO_ABLATIONS = tuple(
@@ -73,7 +74,7 @@ SMOKE = replace(
     epochs=2, tune_epochs=1, anchors=(("hevc-inter", (40, 30)),), ledger=False, hours=0.01)
 
 _DETECTION = Claim(
-    id="sa-nerv/1b", where="abstract",
+    id="sa-nerv/1b", stated="on 2026-11-21 (6043fcc), before any run", changed=SEGMENTER, where="abstract",
     quote="SA-NeRV is superior to ordinary NeRV in video compression for machines.",
     test="at equal file size, SA-NeRV's box AP minus NeRV's, mean over the videos: above zero",
     sign=+1, measure="bd_metric", metrics=("box_ap",), anchor="nerv", method="sa-nerv")
@@ -94,7 +95,7 @@ CLAIMS = (
         quote="What SA-NeRV gains on edges it pays for in PSNR.",
         test="at equal file size, SA-NeRV's PSNR minus NeRV's: below zero"),
     replace(
-        _DETECTION, id="sa-nerv/4", where="our own question: what perfect masks of the objects would bring",
+        _DETECTION, id="sa-nerv/4", changed=None, where="our own question: what perfect masks of the objects would bring",
         quote="With the outlines of the true objects in the place of Segment Anything's edges, the detector finds more.",
         test="at equal file size, box AP under the true outlines minus NeRV's, mean over the videos: above zero",
         method="sa-nerv-truth"))

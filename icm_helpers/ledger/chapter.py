@@ -8,6 +8,16 @@ from icm_helpers.ledger.study import Study, VideoStudy
 
 
 @dataclass(frozen=True)
+class Change:
+    """That the test of a claim was changed after results had been seen."""
+
+    when: str  # date and commit
+    why: str  # what was changed, and for which reason
+    studies: tuple[str, ...] = ()  # names of those that hold what was tested before in the place of the main study's
+    seeds: tuple[int, ...] = ()  # the only ones that were judged before; with neither, nothing is left of it
+
+
+@dataclass(frozen=True)
 class Claim:
     """One sentence and its test: `method` is compared with `anchor`, and `sign` is where the claim says the value lies.
 
@@ -16,7 +26,7 @@ class Claim:
     `transfer`, BD-rate by a detector minus BD-rate by the teacher; or `majority`, the share of the videos with a positive
     `bd_metric`, minus one half. `judged` says by which detectors: those used `as they are`; of these the one that is the `teacher`
     of the codecs, or the `strangers` to them; those `fine-tuned` on what the codec decodes; or `fine-tuned against as they are`,
-    where only `method` has the fine-tuned one.
+    where only `method` has the fine-tuned one. One contradicted finding refutes a `universal` claim.
     """
 
     id: str
@@ -29,6 +39,9 @@ class Claim:
     anchor: str
     method: str
     judged: str = "as they are"
+    universal: bool = False
+    stated: str = ""  # date and commit at which the test was written down
+    changed: Change | None = None
 
 
 @dataclass(frozen=True)

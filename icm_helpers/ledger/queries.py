@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from icm_helpers import chapters
-from icm_helpers.bd import Curve, Interval, bd_rate, curve
+from icm_helpers.bd import Curve, bd_rate, curve
 from icm_helpers.evaluate import resamplings
+from icm_helpers.intervals import Interval
 from icm_helpers.ledger import results
 from icm_helpers.ledger.recipe import Accuracy, Clip, flat
 from icm_helpers.ledger.results import Record
@@ -79,13 +80,18 @@ def curves(
     records: Sequence[Record], metric: str, judge: str | None = None, names: Sequence[str] | None = None
 ) -> dict[str, Curve]:
     """One curve for each method, or each of these `names`, that was measured so, with at least two points; of videos, one over all
-    clips (:func:`pooled`)."""
-    measured = pooled([r for r in records if judge in judges([r], metric)])
-    return {
+    clips (:func:`pooled`), which holds those of each."""
+    heard = [r for r in records if judge in judges([r], metric)]
+    drawn = {
         name: curve(group, metric, judge, name)
-        for name, group in methods(measured).items()
+        for name, group in methods(pooled(heard)).items()
         if len({r.recipe.setting for r in group}) > 1 and (names is None or name in names)
     }
+    by_clip = {clip: methods(pooled(select(heard, clip=clip))) for clip in clips(heard)}
+    for name in drawn if by_clip else ():
+        own = {clip: curve(groups[name], metric, judge, name) for clip, groups in by_clip.items()}
+        drawn[name] = replace(drawn[name], clips=own)
+    return drawn
 
 
 def panel(
@@ -129,11 +135,6 @@ def pooled(records: Sequence[Record]) -> list[Record]:
     return together
 
 
-def clip_draws(count: int) -> np.ndarray:
-    """Which of `count` clips each replicate takes, (replicates, count): the same for every method."""
-    return resamplings(range(count))
-
-
 def _mean(values: list[Any]) -> Any:
     """Of numbers, or of dictionaries by detector, of which all clips have the same."""
     if isinstance(values[0], dict):
@@ -145,7 +146,7 @@ def _drawn(values: list[Any]) -> Any:
     """Means over the clips that each replicate draws, of lists of replicates, dictionaries of them, or numbers without."""
     if isinstance(values[0], dict):
         return {k: _drawn([v[k] for v in values]) for k in values[0]}
-    draws = clip_draws(len(values))
+    draws = resamplings(range(len(values)))  # the same for every method
     own = np.broadcast_to(np.asarray(values).reshape(len(values), -1), (len(values), len(draws)))  # (clips, replicates)
     return np.take_along_axis(own.T, draws, axis=1).mean(1).tolist()
 

@@ -32,9 +32,10 @@ from IPython.display import Markdown
 from torch import nn
 
 from icm_helpers import bd, chapters, evaluate, plots, run, train
-from icm_helpers.bd import Curve, Interval
+from icm_helpers.bd import Curve
 from icm_helpers.data import datasets
 from icm_helpers.data.coco import CocoDataset
+from icm_helpers.intervals import Interval
 from icm_helpers.ledger import queries, verdicts
 from icm_helpers.ledger.chapter import Claim
 from icm_helpers.ledger.figures import coded, detections, panels, psnr_parts, pulls, with_tuned  # noqa: F401 (pages)
@@ -130,7 +131,7 @@ class Part:
 
     @property
     def role(self) -> str:
-        """What the study is there for: main, ablation, replicate, slower (or faster) or demonstration."""
+        """What the study is there for: main, ablation, slower (or faster) or demonstration."""
         return self.study.role
 
     @property
@@ -190,7 +191,7 @@ class Chapter:
     device: str = "auto"
 
     def role(self, role: str) -> list[Part]:
-        """The parts that are there for something: main, ablation, replicate, slower or demonstration."""
+        """The parts that are there for something: main, ablation, slower or demonstration."""
         return [part for part in self.parts if part.role == role]
 
     @property
@@ -234,7 +235,15 @@ class Chapter:
 
     def cards(self) -> Markdown:
         """The claims with their verdicts."""
-        return Markdown(verdicts.cards(self.claims, self.findings))
+        measured = [(part.study, part.records) for part in self.parts]
+        return Markdown(verdicts.cards(self.claims, self.findings, verdicts.before(self.claims, measured)))
+
+    def glue(self, **values: Any) -> None:
+        """Give a page's text its numbers: `values`, and all of `verdicts.told`, taken as {glue:text}`object-region/1a`."""
+        from myst_nb import glue
+
+        for name, value in (verdicts.told(self.claims, self.findings) | values).items():
+            glue(name, value, display=False)
 
     def cost(self, words: str) -> Markdown:
         """A sentence on hours: `{measured}` are those that the records took, `{whole}` the estimate with all trainings."""

@@ -22,9 +22,9 @@ from icm_helpers.ledger.recipe import (
 )
 from icm_helpers.objectives import Distill, Loss
 
-ROLES = ("main", "replicate", "ablation", "slower", "microscope", "demonstration")
-"""What a study is for: the chapter's comparison on a data set; the same trained again; one thing changed; only the learning rate
-changed; latents refined, nothing trained; or too short to judge."""
+ROLES = ("main", "ablation", "slower", "microscope", "demonstration")
+"""What a study is for: the chapter's comparison on a data set; one thing changed; only the learning rate changed; latents refined,
+nothing trained; or too short to judge."""
 Anchors = tuple[tuple[str, tuple[int, ...]], ...]
 Scaled = tuple[tuple[Loss, float], ...]
 
@@ -55,7 +55,7 @@ class _Runs:
 
     def settings(self) -> dict[str, Any]:
         """What decides it, for a reader: one entry a field, parts unpacked, without what is empty."""
-        return _settings(self)
+        return _settings(self) | {"seeds": tuple(sorted({r.seed for r in self.recipes() if r.loss}))}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Study(_Runs):
     bit_allocation: bool = False  # whether it is measured where the first seed's distilled codecs spend their bits
     probed: tuple[str, ...] = ()  # losses, of the first seed, and classical codecs: what textures do they give away?
     microscope: Microscope | None = None
-    beside: tuple[Recipe, ...] = ()  # runs of another chapter that this one's are compared with
+    beside: tuple[Recipe, ...] = ()  # runs of other studies that belong to this one: rivals, and what was trained again
     role: str = "main"
     ledger: bool = True  # False: measured on the spot and written nowhere
     hours: float = 0.0  # estimated cost of the whole grid on the hardware the preset is meant for
@@ -171,6 +171,11 @@ class VideoStudy(_Runs):
             Recipe(self.chapter, Clip(self.data, clip, self.frames, self.size), codec, self.measured)
             for clip, codec in (*networks, *coded, *uncompressed)
         )
+
+
+def runs_of(*studies: Study | VideoStudy) -> tuple[Recipe, ...]:
+    """The recipes of several studies, to stand beside those of another."""
+    return tuple(recipe for study in studies for recipe in study.recipes())
 
 
 def classical(anchors: Anchors) -> list[Classical]:

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from icm_helpers import bd, chapters
-from icm_helpers.bd import Interval
 from icm_helpers.evaluate import THIRDS
+from icm_helpers.intervals import Interval, holm, widened
 from icm_helpers.ledger import results
 from icm_helpers.ledger.chapter import Claim
-from icm_helpers.ledger.queries import FINETUNED, NAMES, UNITS, clip_draws, clips, curves, judges, select, within
+from icm_helpers.ledger.queries import FINETUNED, NAMES, UNITS, curves, judges, within
 from icm_helpers.ledger.results import Record
 from icm_helpers.ledger.study import Study, VideoStudy
 from icm_helpers.objectives import Distill
 
 DEFINED = 0.95  # a BD value must exist in this share of the bootstrap replicates to be judged
+MARGINS = {"% rate": 3.0, "dB": 0.1, "": 0.01, "of the videos": 0.0}
+"""By unit: nobody chooses a codec by so small a difference. Fixed on 2026-11-28, before a verdict was taken by them, but when the
+records were known."""
+SYMBOLS = {
+    **{"reproduced": "✓", "contradicted": "✗", "no difference": "=", "not decided": "?"},
+    **{"mixed": "±", "not testable": "○", "not measured": "○"},
+}
+"""What stands before a word, for those who cannot tell its colour."""
 
 
 @dataclass(frozen=True)
@@ -34,42 +43,57 @@ class Finding:
     @property
     def verdict(self) -> str:
         """What the interval says, in one word or two."""
-        return verdict(self.interval, self.claim.sign)
+        word = verdict(self.interval, self.claim.sign, MARGINS[self.unit])
+        one = self.interval.trainings == 1 and not math.isfinite(
+            self.interval.spread
+        )  # and nothing is known of its chance
+        return "not decided" if one and word != "not testable" else word
 
 
-def verdict(interval: Interval, sign: int) -> str:
+def verdict(interval: Interval, sign: int, margin: float = 0.0) -> str:
     """The word that an interval earns, for a claim that says the value has this sign.
 
-    `reproduced`: the whole interval has it; `contradicted`: the whole interval has the other one; `not decided`: it holds zero;
-    `not testable`: undefined, or defined in too few bootstrap replicates.
+    `no difference`: the whole interval is nearer to zero than the margin; `reproduced`: the whole interval has the sign;
+    `contradicted`: the whole interval has the other one; `not decided`: it holds zero; `not testable`: undefined, or defined in too
+    few bootstrap replicates.
 
-    >>> from icm_helpers.bd import Interval
+    >>> from icm_helpers.intervals import Interval
     >>> verdict(Interval(-17.0, -24.0, -9.0), sign=-1), verdict(Interval(-3.0, -13.0, 8.0), sign=-1)
     ('reproduced', 'not decided')
+    >>> verdict(Interval(-1.0, -1.6, 0.4), sign=-1, margin=3.0)
+    'no difference'
     """
     if not all(math.isfinite(v) for v in (interval.value, interval.low, interval.high)) or interval.defined < DEFINED:
         return "not testable"
     low, high = sorted((sign * interval.low, sign * interval.high))
+    if -margin < low and high < margin:
+        return "no difference"
     if low > 0:
         return "reproduced"
     return "contradicted" if high < 0 else "not decided"
 
 
-def overall(verdicts: Sequence[str]) -> str:
-    """One word for several findings of one claim.
+def overall(verdicts: Sequence[str], universal: bool = False) -> str:
+    """One word for several findings of one claim, or how many say what; one `contradicted` refutes a `universal` claim.
 
-    `reproduced` where all say so, `partly` where some do; else `contradicted` where any does; else `not decided`; and
-    `not measured` where there is none.
-
-    >>> overall(["reproduced", "not decided"])
-    'partly'
+    >>> overall(["reproduced", "reproduced", "contradicted", "not decided"])
+    'mixed (2 for, 1 against, 1 open)'
+    >>> overall(["reproduced", "contradicted"], universal=True), overall(["not decided", "not testable"]), overall([])
+    ('contradicted', 'not decided', 'not measured')
     """
-    words = set(verdicts) or {"not measured"}
-    if len(words) == 1:
-        return words.pop()
-    if "reproduced" in words:
-        return "partly"
-    return "contradicted" if "contradicted" in words else "not decided"
+    found = Counter(verdicts)
+    if len(found) < 2 or (universal and "contradicted" in found):
+        return "contradicted" if universal and "contradicted" in found else next(iter(found), "not measured")
+    counts = {"for": found["reproduced"], "against": found["contradicted"], "no difference": found["no difference"]}
+    if not any(counts.values()):
+        return "not decided"
+    counts["open"] = found.total() - sum(counts.values())
+    return f"mixed ({', '.join(f'{n} {word}' for word, n in counts.items() if n)})"
+
+
+def symbol(word: str) -> str:
+    """A word of :func:`verdict` or :func:`overall` with its symbol before it."""
+    return f"{SYMBOLS[word.partition(' (')[0]]} {word}"
 
 
 def findings(claims: Sequence[Claim], data: str, records: Sequence[Record]) -> list[Finding]:
@@ -84,18 +108,47 @@ def findings(claims: Sequence[Claim], data: str, records: Sequence[Record]) -> l
 
 
 def of_studies(claims: Sequence[Claim], measured: Sequence[tuple[Study | VideoStudy, list[Record]]]) -> list[Finding]:
-    """Every claim of a chapter, judged main study by main study, the chapter's first one at the front; of codecs that were trained
-    again, the mean over the trainings."""
-    again = [r for study, records in measured if study.role == "replicate" for r in records]
-    main = [(study.data, records) for study, records in measured if study.role == "main"]
-    return [f for k, (data, records) in enumerate(main) for f in findings(claims, data, records + again * (k == 0))]
+    """Every claim of a chapter, judged main study by main study."""
+    return lent(
+        [f for study, records in measured if study.role == "main" for f in findings(claims, study.data, records)]
+    )
+
+
+def before(claims: Sequence[Claim], measured: Sequence[tuple[Study | VideoStudy, list[Record]]]) -> list[Finding]:
+    """What the tests of claims say as they were before they were changed; nothing where that is no longer in the ledger."""
+    found = []
+    for claim in (claim for claim in claims if claim.changed):
+        old = [r for study, records in measured if study.name in claim.changed.studies for r in records]
+        replaced, seeds = {r.recipe.method for r in old}, claim.changed.seeds
+        for study, records in (pair for pair in measured if pair[0].role == "main"):
+            some = [r for r in records if r.recipe.method not in replaced and (not seeds or r.recipe.seed in seeds)]
+            if seeds or (old and study.data == old[0].recipe.pictures.data and _teacher(records) == _teacher(old)):
+                found += findings([claim], study.data, some + old)
+    return found
+
+
+def lent(measured: Sequence[Finding]) -> list[Finding]:
+    """Findings, of which those that rest on one training borrow how much trainings differ.
+
+    From the findings of the same claim, on other data, by other models or metrics of the same unit, that rest on several trainings:
+    the largest standard deviation among them, with its degrees of freedom. Where there is none, one training decides nothing.
+    """
+    told = []
+    for finding in measured:
+        alike = [f.interval for f in measured if (f.claim, f.unit) == (finding.claim, finding.unit)]
+        several = [i for i in alike if i.trainings > 1 and math.isfinite(i.spread)]
+        if finding.interval.trainings == 1 and several:
+            most = max(several, key=lambda i: i.spread)
+            finding = replace(finding, interval=widened(finding.interval, most.spread, most.trainings - 1))
+        told.append(finding)
+    return told
 
 
 def scoreboard() -> dict[str, list[Finding]]:
     """Every claim of every chapter, from the ledger, which must be complete (else a LedgerError)."""
     board = {}
     for chapter in map(chapters.named, chapters.NAMES):
-        measured = [(s, results.load_or_run(s.recipes())) for s in chapter.studies() if s.role in ("main", "replicate")]
+        measured = [(s, results.load_or_run(s.recipes())) for s in chapter.studies() if s.role == "main"]
         board[chapter.name] = of_studies(chapter.claims, measured)
     return board
 
@@ -116,31 +169,29 @@ def _teacher(records: Sequence[Record]) -> str | None:
 def _measured(claim: Claim, records: Sequence[Record], metric: str, judge: str | None) -> tuple[Interval, str] | None:
     """A claim's value and its unit; None where the records do not hold what it compares."""
 
-    def pair(drawn: dict[str, bd.Curve]) -> tuple[bd.Curve, bd.Curve] | None:
-        return (drawn[claim.anchor], drawn[claim.method]) if {claim.anchor, claim.method} <= drawn.keys() else None
+    def pair(some: Sequence[Record], usual: str | None = judge) -> tuple[bd.Curve, bd.Curve] | None:
+        anchors, tests = curves(some, metric, usual), curves(some, metric, judge)
+        there = claim.anchor in anchors and claim.method in tests
+        return (anchors[claim.anchor], tests[claim.method]) if there else None
 
     if claim.measure in ("cover", "transfer"):
         if claim.measure == "cover":
-            both = [pair(curves(within(records, third), metric, judge)) for third in (THIRDS[0], THIRDS[-1])]
+            both = [pair(within(records, third)) for third in (THIRDS[0], THIRDS[-1])]
         else:
             heard = [r for r in records if judge in r.result.get(metric, {})]  # the same seeds for either
-            both = [pair(curves(heard, metric, by)) for by in (judge, _teacher(records))]
-        return (bd.bd_rate_gap(*both), "% rate") if all(both) else None
-    if claim.measure == "majority":
-        names = clips(records)
-        pairs = [pair(curves(select(records, clip=name), metric, judge)) for name in names]
-        return (bd.bd_metric_majority(pairs, clip_draws(len(names))), "of the videos") if names and all(pairs) else None
-    if claim.measure == "rate":
-        compared = pair(curves(records, metric))
-        return (bd.rate_change(*compared), "% rate") if compared else None
-    usual = judge
-    if claim.judged == "fine-tuned against as they are" and judge:
-        usual = judge.removesuffix(FINETUNED)
-    anchors, tests = curves(records, metric, usual), curves(records, metric, judge)
-    if claim.anchor not in anchors or claim.method not in tests:
-        return None
-    measure, unit = (bd.bd_rate, "% rate") if claim.measure == "bd_rate" else (bd.bd_metric, UNITS[metric])
-    return measure(anchors[claim.anchor], tests[claim.method]), unit
+            drawn = [curves(heard, metric, by) for by in (judge, _teacher(records))]
+            both = [(c[claim.anchor], c[claim.method]) for c in drawn if {claim.anchor, claim.method} <= c.keys()]
+        return (bd.bd_rate_gap(*both), "% rate") if len(both) == 2 and all(both) else None
+    against = claim.judged == "fine-tuned against as they are" and judge
+    compared = pair(records, judge.removesuffix(FINETUNED) if against else judge)
+    measures = {
+        "bd_rate": (bd.bd_rate, "% rate"),
+        "rate": (bd.rate_change, "% rate"),
+        "majority": (bd.bd_metric_majority, "of the videos"),
+        "bd_metric": (bd.bd_metric, UNITS.get(metric, "")),
+    }
+    measure, unit = measures[claim.measure]
+    return (measure(*compared), unit) if compared else None
 
 
 # --- for a reader --------------------------------------------------------------------------------------------------------
@@ -151,31 +202,51 @@ def by_claim(claims: Sequence[Claim], measured: Sequence[Finding]) -> dict[Claim
     return {claim: [finding for finding in measured if finding.claim == claim] for claim in claims}
 
 
-def cards(claims: Sequence[Claim], measured: Sequence[Finding]) -> str:
-    """Claims with their verdicts, in Markdown: the quotation, the test, and what was measured here on each data set."""
-    lines = []
+def cards(claims: Sequence[Claim], measured: Sequence[Finding], before: Sequence[Finding] = ()) -> str:
+    """Claims with their verdicts, in Markdown: the quotation, the test, what was measured here on each data set, and what came out
+    `before` a test was changed."""
+    lines, as_first = [], by_claim(claims, before)
     for claim, mine in by_claim(claims, measured).items():
-        word = overall([finding.verdict for finding in mine])
         lines += [
             f"> **Claim {claim.id}** “{claim.quote}” ({claim.where})",
-            f"> *Tested as:* {claim.test}; 95 % interval excluding zero.",
-            f"> *Here:* **{word}**.",
+            f"> *Tested as:* {claim.test}; 95 % interval excluding zero. Written down {claim.stated}.",
+            f"> *Here:* **{symbol(of_claim(claim, mine))}**.",
             *(f"> - {describe(finding)}" for finding in mine),
-            "",
         ]
+        if claim.changed:
+            lines += [">", f"> *Changed after results were seen* ({claim.changed.when}): {claim.changed.why}."]
+            lines += [f"> - as before: {describe(finding)}" for finding in as_first[claim]]
+        lines.append("")
+    lines.append(surviving(measured))
     return "\n".join(line + ("  " if line.startswith("> *") else "") for line in lines)
+
+
+def of_claim(claim: Claim, mine: Sequence[Finding]) -> str:
+    """The word for all findings of a claim, see :func:`overall`."""
+    return overall([finding.verdict for finding in mine], claim.universal)
+
+
+def surviving(measured: Sequence[Finding]) -> str:
+    """A sentence on how many decided findings stand if all of them are looked at together."""
+    words, corrected = ("reproduced", "contradicted"), holm([f.interval.p for f in measured])
+    stand = [p < 0.05 for f, p in zip(measured, corrected, strict=True) if f.verdict in words]
+    return f"Of {len(measured)} findings {len(stand)} have a sign; {sum(stand)} of these survive Holm's correction for all of them."
 
 
 def rows(claims: Sequence[Claim], measured: Sequence[Finding]) -> list[dict[str, Any]]:
     """The rows of a table of findings, claim by claim; a claim that nothing tests has a row that says so."""
-    table = []
+    table, corrected = [], dict(zip(map(id, measured), holm([f.interval.p for f in measured]), strict=True))
     for claim, mine in by_claim(claims, measured).items():
         if not mine:
             table.append({"claim": claim.id, "verdict": "not measured"})
         for f in mine:
             shown = {"claim": claim.id, "data": f.data, "metric": NAMES.get(f.metric, f.metric), "judge": f.judge}
-            interval = {name: getattr(f.interval, name) for name in ("value", "low", "high", "defined")}
-            table.append({**shown, "verdict": f.verdict, **interval, "unit": f.unit})
+            interval = {
+                name: getattr(f.interval, name) for name in ("value", "low", "high", "defined", "trainings", "p")
+            }
+            table.append(
+                {**shown, "verdict": symbol(f.verdict), **interval, "p, Holm": corrected[id(f)], "unit": f.unit}
+            )
     return table
 
 
@@ -188,14 +259,36 @@ def unreproduced(claims: Sequence[Claim], measured: Sequence[Finding]) -> str:
     return "\n".join(lines) or "Every claim is reproduced by all that tested it."
 
 
+def told(claims: Sequence[Claim], measured: Sequence[Finding]) -> dict[str, str]:
+    """What a text may say of claims and findings, by names that it takes them by.
+
+    `object-region/1a`: the claim's word; `object-region/1a mask-rcnn-small box_ap scenes`: the finding, `-18 % [-32, -5]`; the same
+    without the data set: that of the first one; and with `size` at the end: its size alone, `18 %`.
+    """
+    words = {}
+    for claim, mine in by_claim(claims, measured).items():
+        words[claim.id] = of_claim(claim, mine)
+        for f in mine:
+            full, size = _told(f.interval, f.unit), _told(f.interval, f.unit).partition(" [")[0].lstrip("+-")
+            for name in (f"{claim.id} {f.judge} {f.metric}", f"{claim.id} {f.judge} {f.metric} {f.data}"):
+                words = {name: full, f"{name} size": size} | words
+    return words
+
+
+def _told(interval: Interval, unit: str) -> str:
+    digits = {"% rate": ".0f", "dB": ".2f", "": ".3f", "of the videos": ".2f"}[unit]
+    value, low, high = (format(v, "+" + digits) for v in (interval.value, interval.low, interval.high))
+    return f"{value} {unit.removesuffix(' rate')}".rstrip() + f" [{low}, {high}]"
+
+
 def describe(finding: Finding) -> str:
-    """One finding as a line of text: `scenes, mask-rcnn-small box AP: -17 % rate [-24, -9], reproduced`."""
-    interval = finding.interval
+    """One finding as a line of text: `scenes, mask-rcnn-small box AP: -17 % [-24, -9] of the rate, **✓ reproduced**`."""
     judge = "" if finding.judge == "none" else f"{finding.judge} "
     what = f"{finding.data}, {judge}{NAMES[finding.metric]}" if finding.metric in NAMES else finding.data
     if finding.verdict == "not testable":
-        return f"{what}: not testable ({100 * interval.defined:.0f} % of the replicates have curves that overlap)"
-    digits = {"% rate": ".0f", "dB": ".2f", "": ".3f", "of the videos": ".2f"}[finding.unit]
-    low, high = format(interval.low, "+" + digits), format(interval.high, "+" + digits)
-    value = f"{interval.value:+{digits}} {finding.unit}".rstrip()
-    return f"{what}: {value} [{low}, {high}], **{finding.verdict}**"
+        return (
+            f"{what}: not testable ({100 * finding.interval.defined:.0f} % of the replicates have curves that overlap)"
+        )
+    one = ", one training" if finding.interval.trainings == 1 else ""
+    rate = " of the rate" * (finding.unit == "% rate")
+    return f"{what}: {_told(finding.interval, finding.unit)}{rate}{one}, **{symbol(finding.verdict)}**"
