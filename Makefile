@@ -21,8 +21,8 @@ book: $(STAMP)  ## execute the chapters that changed and render the book (PRESET
 test: $(STAMP)  ## run every test, side by side: unit, bad input, doctests, chapters in preset smoke
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-fuzz: $(STAMP)  ## the tests on random inputs, on 10,000 each that are new every time (some minutes)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m hypothesis --hypothesis-profile fuzz --numprocesses auto
+fuzz: $(STAMP)  ## the tests on random inputs, on 10,000 each (some minutes)
+	@HYPOTHESIS_PROFILE=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m hypothesis --numprocesses auto
 
 bench: $(STAMP)  ## measure how fast the codecs are, as ratios to plain versions of them (on an idle machine; some minutes)
 	@env -u OMP_WAIT_POLICY $(BIN)/python -m pytest tests/benchmarks -s --durations=0

@@ -10,11 +10,10 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-
-# Random inputs: in `make test` so many, the same ones every time; `make fuzz` draws more, and others each time.
-hypothesis.settings.register_profile("default", max_examples=300, deadline=None, derandomize=True, database=None)
-hypothesis.settings.register_profile("fuzz", max_examples=10_000, deadline=None, print_blob=True, database=None)
-hypothesis.settings.load_profile("default")
+for _name, _examples in (("default", 300), ("long", 10_000)):
+    _calm = [hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile(_name, max_examples=_examples, deadline=None, suppress_health_check=_calm)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from faster_coco_eval.core import mask as rle
-from hypothesis import HealthCheck, event, example, given, settings
+from hypothesis import event, example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -778,7 +778,6 @@ def test_random_sequences_are_read_right_or_refused(sequence, ids, key, value):
         assert len(found) == len(ids)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # the fixture only names a folder
 @given(row=st.lists(st.integers(-90, 90), min_size=8, max_size=8) | st.lists(st.integers() | ODD, max_size=9))
 def test_random_rows_of_visdrone_are_read_right_or_refused(drone, row):
     try:
