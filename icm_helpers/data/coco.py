@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from faster_coco_eval.core import mask as rle
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from icm_helpers.data import DataError, blamed
+from icm_helpers.data import DataError, blamed, pictures
 from icm_helpers.panoptic import Panoptic
 
 _log = logging.getLogger(__name__)
@@ -45,29 +45,9 @@ class Sample:
         return self.masks.any(dim=0, keepdim=True).float()
 
 
-def rgb(image: Image.Image) -> np.ndarray:
-    """A picture's pixels, (H, W, 3) uint8, also of one with 16 bits, which `convert("RGB")` would clip at 255."""
-    if image.mode.startswith("I;16"):
-        return np.stack([(np.asarray(image) >> 8).astype(np.uint8)] * 3, axis=-1)
-    return np.array(image.convert("RGB"))
-
-
 def _read_image(path: Path, width: int, height: int) -> np.ndarray:
-    """Pixels (H, W, 3) uint8 of a picture whose annotations were drawn on `width` x `height` pixels.
-
-    Annotation tools differ in whether they honour the EXIF orientation, so the annotation's size decides: the picture is turned as
-    EXIF says where this gives that size (for a half turn too, as OpenCV does), and left alone where only the stored pixels have it.
-    """
-    if not path.is_file():
-        raise DataError(f"image {path} is missing: fetch it again, or remove it from the annotation file")
-    undecodable = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-    with (
-        blamed(f"image {path} cannot be decoded", "it is damaged, fetch it again", *undecodable),
-        Image.open(path) as stored,
-    ):
-        stored.load()
-        turned = ImageOps.exif_transpose(stored)
-        pixels = rgb(turned if turned.size == (width, height) else stored)
+    """Pixels (H, W, 3) uint8 of a picture whose annotations were drawn on `width` x `height` pixels."""
+    pixels = pictures.read(path, (width, height))
     if pixels.shape[:2] != (height, width):
         told = f"image {path} has {pixels.shape[1]} x {pixels.shape[0]} pixels, its annotations were made for {width} x {height}"
         raise DataError(f"{told}: it was resized, or the annotation file belongs to another data set")
