@@ -233,11 +233,11 @@ def finished(recipe: Recipe, train_only: bool) -> bool:
 class Code(Coding):
     """Code images of yours to real bytes and back."""
 
-    images: positional(tuple[Path, ...])  # image files; of .icm ones, coded by the same codec, the pictures
+    images: positional(tuple[Path, ...])  # image files; coded ones, which say their codec, are decoded
     out: Path = Path("coded")  # folder for the bytes and the decoded pictures
 
     def __call__(self) -> None:
-        coding.code(self.coder(), self.images, self.out, zoo.find(self.codec)[0].suffix)
+        coding.code(self, self.images, self.out)
 
 
 def _film_losses() -> list[str]:
@@ -265,6 +265,8 @@ class Video(Command):
     out: Path = Path("coded")  # folder for the file and the decoded frames
 
     def __call__(self) -> None:
+        if coding.decode_video(self.video, self.out):
+            return
         coder, fitted = zoo.load(self.codec, self.quality), self.codec == "nerv"
         if not fitted and (self.loss != "nerv" or any(value is not None for value in vars(self.options).values())):
             raise ValueError(f"{self.codec} is trained for no loss: leave --loss and its options out")
@@ -281,9 +283,7 @@ class Video(Command):
             recipe = Recipe("mine", source, Overfitted("nerv-fitting", loss, self.channels, **how), Accuracy(()))
             run.overfitted(recipe, clip, path, device=self.device)
 
-        suffix = zoo.find(self.codec)[0].suffix
-        if not coding.decode_video(self.video, self.out):
-            coding.code_video(coder, self.video, self.out, suffix, write, self.frames, self.height)
+        coding.code_video(coder, self.video, self.out, zoo.find(self.codec)[0].suffix, write, self.frames, self.height)
 
 
 @dataclass(frozen=True, kw_only=True)
