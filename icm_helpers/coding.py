@@ -90,10 +90,10 @@ def _decoding(asked: Coding, codec: zoo.Codec | str) -> Coding:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Within the block, a ValueError names the file."""
+    """Within the block, an error names the file."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         if str(path) in str(error):
             raise
         raise type(error)(f"{path}: {error}") from error
