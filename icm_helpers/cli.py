@@ -61,9 +61,9 @@ class Detector(Pupil):
         model = training.trained(self.model, dataset, plan, **self.told())
         if not train.rank():  # the first process writes
             model.cpu().save(self.out)
-            self.written()
+            written = self.written(type(model).from_weights)
             held_out = datasets.load(self.data, "val", size=self.size)
-            print(training.stated(type(model).from_weights(self.out), held_out, self.out.stem))
+            print(training.stated(written, held_out, self.out.stem))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +84,8 @@ class Finetune(Pupil, Coding):
         model = training.finetune(base, codec, dataset, plan, describe=self.out.stem, **told)
         if not train.rank():
             model.cpu().save(self.out)
-            self.written()
-            coded, own = training.Decoded(held_out, codec), type(base).from_weights(self.out)
+            own = self.written(type(base).from_weights)
+            coded = training.Decoded(held_out, codec)
             for name, judge in ((self.detector, base), (self.out.stem, own)):
                 print(training.stated(judge, held_out, name, coded))
 
@@ -108,9 +108,9 @@ class Sam(Lessons):
         if train.rank():
             return
         sam.save_nano(model, self.out)
-        self.written()
+        model = self.written(partial(sam.load, "nano"))
         if self.judged:
-            held_out, model = datasets.load("scenes", "val", limit=self.judged), sam.load("nano", self.out)
+            held_out = datasets.load("scenes", "val", limit=self.judged)
             found = [masks.ious(masks.MaskSet.of(s.image, sam.every_mask(model, s.image)), s.masks) for s in held_out]
             best = [best for iou in found for best in iou.max(0, initial=0)]
             iou = sum(best) / len(best)
@@ -436,10 +436,13 @@ def imported(arguments: list[str]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that shows ASCII alone
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         parsed(imported([*(sys.argv[1:] if arguments is None else arguments)]))()
     except KeyboardInterrupt:
         sys.exit("stopped; what is written is kept, and the same command goes on from the last checkpoint or file")
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
+        sys.exit(f"error: {error or 'out of memory'}")
