@@ -30,6 +30,8 @@ def judge(
     Detectors are as in :func:`named`. All that is measured goes to `out`, a JSON file; what it holds already is not measured again.
     A ValueError says that a detector cannot judge this, or that `out` is another file.
     """
+    if out:
+        files.claim(out)
     data, judges = pictures.data, Accuracy(tuple(map(named, detectors)))
     dataset = datasets.load(data, "val", size=pictures.size, limit=pictures.images)
     for name, full in zip(detectors, judges.detectors, strict=True):

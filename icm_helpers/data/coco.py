@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -16,11 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from msgspec.structs import asdict
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from icm_helpers.data import DataError, blamed, schema
+from icm_helpers import files
+from icm_helpers.data import DataError, blamed, pictures, schema
 from icm_helpers.data.schema import Id
 from icm_helpers.panoptic import Panoptic
 
@@ -45,29 +47,9 @@ class Sample:
         return self.masks.any(dim=0, keepdim=True).float()
 
 
-def rgb(image: Image.Image) -> np.ndarray:
-    """A picture's pixels, (H, W, 3) uint8, also of one with 16 bits, which `convert("RGB")` would clip at 255."""
-    if image.mode.startswith("I;16"):
-        return np.stack([(np.asarray(image) >> 8).astype(np.uint8)] * 3, axis=-1)
-    return np.array(image.convert("RGB"))
-
-
 def _read_image(path: Path, width: int, height: int) -> np.ndarray:
-    """Pixels (H, W, 3) uint8 of a picture whose annotations were drawn on `width` x `height` pixels.
-
-    Annotation tools differ in whether they honour the EXIF orientation, so the annotation's size decides: the picture is turned as
-    EXIF says where this gives that size (for a half turn too, as OpenCV does), and left alone where only the stored pixels have it.
-    """
-    if not path.is_file():
-        raise DataError(f"image {path} is missing: fetch it again, or remove it from the annotation file")
-    undecodable = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-    with (
-        blamed(f"image {path} cannot be decoded", "it is damaged, fetch it again", *undecodable),
-        Image.open(path) as stored,
-    ):
-        stored.load()
-        turned = ImageOps.exif_transpose(stored)
-        pixels = rgb(turned if turned.size == (width, height) else stored)
+    """Pixels (H, W, 3) uint8 of a picture whose annotations were drawn on `width` x `height` pixels."""
+    pixels = pictures.read(path, (width, height))
     if pixels.shape[:2] != (height, width):
         told = f"image {path} has {pixels.shape[1]} x {pixels.shape[0]} pixels, its annotations were made for {width} x {height}"
         raise DataError(f"{told}: it was resized, or the annotation file belongs to another data set")
@@ -206,6 +188,13 @@ class CocoDataset(Dataset):
             "annotations": [{**item, "segmentation": _outline(item), "id": n} for n, item in items],
             "categories": [{"id": i, "name": name} for i, name in self.categories.items()],
         }
+
+    @cached_property
+    def identity(self) -> str:
+        """A few digits that change with the annotation file, and with which pictures are in use, their files' names and sizes."""
+        entries = self._entries.values()
+        told = (f"{e.id} {e.file_name} {(self.images / e.file_name).stat().st_size}" for e in entries)
+        return hashlib.sha256("\n".join([files.fingerprint(self.annotations), *told]).encode()).hexdigest()[:12]
 
     @property
     def outlined(self) -> bool:
