@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help book test bench lab env lint format pins clean distclean
+.PHONY: help book test fuzz bench lab env lint format pins clean distclean
 
 # Threads that wait do not spin: beside another busy process, spinning slows torch many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -20,6 +20,9 @@ book: $(STAMP)  ## execute the chapters that changed and render the book (PRESET
 
 test: $(STAMP)  ## run every test, side by side: unit, bad input, doctests, chapters in preset smoke
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+fuzz: $(STAMP)  ## the tests on random inputs, on 10,000 each (some minutes)
+	@HYPOTHESIS_PROFILE=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m hypothesis --numprocesses auto
 
 bench: $(STAMP)  ## measure how fast the codecs are, as ratios to plain versions of them (on an idle machine; some minutes)
 	@env -u OMP_WAIT_POLICY $(BIN)/python -m pytest tests/benchmarks -s --durations=0

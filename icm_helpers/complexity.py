@@ -16,20 +16,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from compressai.models import CompressionModel
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from tqdm import tqdm
 
 from icm_helpers import evaluate, files, plots
 from icm_helpers.codecs import container, networks, zoo
-from icm_helpers.data import datasets, downloads, scenes
+from icm_helpers.data import datasets, downloads, pictures, scenes
 from icm_helpers.ledger import results
 from icm_helpers.ledger.recipe import LEDGER
 
@@ -228,11 +226,10 @@ def kodak(folder: Path | None = None) -> dict[str, Tensor]:
     if CROP not in {path.stem for path in paths}:
         cure = "`icm datasets fetch kodak`, or name another folder with --kodak"
         raise downloads.DataError(f"{given} has no {CROP}.png: {cure}")
-    pictures = {}
+    found = {}
     for path in paths:
-        with Image.open(path) as file:
-            pictures[path.stem] = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1).float() / 255
-    return pictures
+        found[path.stem] = torch.from_numpy(pictures.read(path)).permute(2, 0, 1).float() / 255
+    return found
 
 
 def _add(entry: Entry, pictures: Mapping[str, Tensor], out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import tee
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from icm_helpers import panoptic
 from icm_helpers.codecs import container
+from icm_helpers.data import DataError
 from icm_helpers.data.coco import CocoDataset, PanopticTruth, Sample, require_categories
 
 REPLICATES = 200
@@ -37,7 +39,7 @@ class Detector(Protocol):
         ...
 
 
-def coco_results(image_id: int, found: dict[str, Tensor]) -> list[dict[str, Any]]:
+def coco_results(image_id: int | str, found: dict[str, Tensor]) -> list[dict[str, Any]]:
     """One image's detections as entries of a COCO results list."""
     x0, y0, x1, y1 = found["boxes"].double().cpu().unbind(1)
     boxes = torch.stack([x0, y0, x1 - x0, y1 - y0], dim=1).tolist()
@@ -51,13 +53,16 @@ def coco_results(image_id: int, found: dict[str, Tensor]) -> list[dict[str, Any]
     return entries
 
 
-def resamplings(ids: Sequence[int], replicates: int = REPLICATES) -> np.ndarray:
+def resamplings(ids: Sequence[int] | Sequence[str], replicates: int = REPLICATES) -> np.ndarray:
     """Bootstrap resamplings of a data set's images: indices (replicates, n), decided by the image ids alone.
 
     Every record of a data set uses the same ones, so the difference of any two records has a *paired* interval.
     """
-    seed = zlib.crc32(np.asarray(ids, dtype=np.int64).tobytes())
-    return np.random.default_rng(seed).integers(0, len(ids), (replicates, len(ids)))
+    try:
+        told = np.asarray(ids, dtype=np.int64).tobytes()
+    except (ValueError, OverflowError):  # text, or numbers of more bits
+        told = json.dumps(list(ids)).encode()
+    return np.random.default_rng(zlib.crc32(told)).integers(0, len(ids), (replicates, len(ids)))
 
 
 def average_precision(
@@ -65,19 +70,25 @@ def average_precision(
 ) -> tuple[dict[str, float], list[float]]:
     """COCO average precision of COCO results, which may be empty, and its bootstrap replicates.
 
-    `iou_type` is bbox or segm; `samples` are indices (replicates, n) into the sorted image ids, None for no replicates.
+    `iou_type` is bbox or segm; `samples` are indices (replicates, n) into the truth's images, None for no replicates.
 
     Returns:
         `ap` (IoU .50:.95), `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large`, each absent where there is no such object, and
         the AP of each replicate. The matching of detections to objects is done once; a replicate only accumulates it again.
     """
-    coco = COCO(truth)
+    # Evaluators compare ids as numbers of 53 bits, so images are numbered anew. All entries are copies: `loadRes` writes into the
+    # detections, and would give each box a mask of its own shape.
+    numbers = {image["id"]: n for n, image in enumerate(truth["images"], start=1)}
+    images = [{**image, "id": numbers[image["id"]]} for image in truth["images"]]
+    objects, results = (
+        [{**item, "image_id": numbers[item["image_id"]]} for item in items] for items in (truth["annotations"], results)
+    )
+    coco = COCO({**truth, "images": images, "annotations": objects})
     names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
     if not results:
         asked = any(not item.get("iscrowd") for item in truth["annotations"])
         return dict.fromkeys(names[:3], 0.0) if asked else {}, [0.0] * (0 if samples is None else len(samples))
-    # Copies: loadRes writes into the entries, and would give each box a mask of its own shape.
-    found = coco.loadRes([dict(entry) for entry in results])
+    found = coco.loadRes(results)
     full = COCOeval_faster(coco, found, iou_type, print_function=lambda *_: None)
     full.evaluate()
     full.accumulate()
@@ -99,9 +110,14 @@ def average_precision(
     return summary, replicates
 
 
-def panoptic_tally(truth: PanopticTruth, image_id: int, guess: panoptic.Panoptic) -> np.ndarray:
-    """An image's :func:`icm_helpers.panoptic.tally` over the data set's categories in rising order, (C, 4)."""
-    return panoptic.tally(truth[image_id], guess, sorted(truth.categories))
+def panoptic_tally(truth: PanopticTruth, image_id: int | str, guess: panoptic.Panoptic) -> np.ndarray:
+    """An image's :func:`icm_helpers.panoptic.tally` over the data set's categories in rising order, (C, 4); DataError where the
+    true map has another size."""
+    real = truth[image_id]
+    if real.ids.shape != guess.ids.shape:
+        told = f"the map of image {image_id!r} in {truth.maps} has size {real.ids.shape}, the image {guess.ids.shape}"
+        raise DataError(f"{told}: fetch the maps again")
+    return panoptic.tally(real, guess, sorted(truth.categories))
 
 
 def panoptic_scores(
@@ -177,8 +193,8 @@ def evaluate(
             outlining |= {name} if "masks" in found else set()
     size, count, inner, outer, covered = np.array(rows, np.float64).T.copy()
     truth = dataset.ground_truth()
-    samples = resamplings(dataset.ids)  # a data set's ids are sorted, as the evaluator's are
-    told = {"id": list(map(int, dataset.ids)), "bytes": [row[0] for row in rows], "pixels": [row[1] for row in rows]}
+    samples = resamplings(dataset.ids)
+    told = {"id": list(dataset.ids), "bytes": [row[0] for row in rows], "pixels": [row[1] for row in rows]}
     result: dict[str, Any] = {"images": len(dataset), "bpp": 8 * size.sum() / count.sum()}
     result |= {"psnr": psnr((inner + outer).sum() / count.sum()), "object_share": covered.sum() / count.sum()}
     result["per_image"] = told

@@ -6,9 +6,10 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -34,7 +35,7 @@ def atomically(path: Path | str, *, replace: bool = True, hint: str = "run the s
     ('whole', 1)
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary = path.with_name(f".{uuid.uuid4().hex}")  # no longer than any name that the file may have
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -55,13 +56,29 @@ def atomically(path: Path | str, *, replace: bool = True, hint: str = "run the s
             temporary.unlink()
 
 
+def claim(path: Path) -> Path:
+    """The path of a file that is to be written when long work is done; an OSError says now that it will not be."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.exists()  # a name that is too long
+        probe = path.with_name(f".{uuid.uuid4().hex}")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        cure = "name another file, in a folder that may be written to"
+        raise OSError(f"cannot write {path} ({error.strerror}): {cure}") from error
+    return path
+
+
 @contextmanager
 def folder_atomically(folder: Path) -> Iterator[Path]:
     """Gives a new folder to fill, which is called `folder` after the block; where another process was quicker, its one stays.
 
     Until then, and where the block fails or the process is killed, there is no `folder`. Missing parents are made.
     """
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    draft = folder.with_name(f".{uuid.uuid4().hex}")
     try:
         draft.mkdir(parents=True)
         yield draft
@@ -81,3 +98,11 @@ def fingerprint(path: Path | str) -> str:
     """The first eight hexadecimal digits of a file's SHA-256; or, where recipes know its tensors from another file, that file's."""
     found = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
     return _SAME.get(found, found)
+
+
+def require_finite(tensors: Mapping[str, Any], what: Path | str) -> None:
+    """ValueError where weights hold NaN or infinity; it says of `what`, and which."""
+    floats = {name: value for name, value in tensors.items() if getattr(value, "is_floating_point", bool)()}
+    if wrong := [name for name, value in floats.items() if not bool(value.isfinite().all())]:
+        told = f"{what} has NaN or infinity in {', '.join(wrong[:4])}{' and more' * (len(wrong) > 4)}"
+        raise ValueError(f"{told}: it is damaged, or its training diverged; take other weights")

@@ -30,12 +30,14 @@ def judge(
     Detectors are as in :func:`named`. All that is measured goes to `out`, a JSON file; what it holds already is not measured again.
     A ValueError says that a detector cannot judge this, or that `out` is another file.
     """
+    if out:
+        files.claim(out)
     data, judges = pictures.data, Accuracy(tuple(map(named, detectors)))
     dataset = datasets.load(data, "val", size=pictures.size, limit=pictures.images)
     for name, full in zip(detectors, judges.detectors, strict=True):
         coco.require_categories(dataset, models.load(full).categories, name)
     pictures, kept, records, fresh = replace(pictures, images=len(dataset)), _kept(out), [], False
-    same = {"pictures": files.fingerprint(dataset.annotations), "ids": list(map(int, dataset.ids))}
+    same = {"pictures": files.fingerprint(dataset.annotations), "ids": dataset.ids}
     for k, codec in enumerate(codecs):
         model = codec.coder()
         recipe = Recipe("mine", pictures, _part(codec.codec, codec.quality, model), judges)
@@ -57,7 +59,7 @@ def judge(
     for name, full in zip(detectors, judges.detectors, strict=True) if fresh else ():
         found = run.clean(pictures, full, train.fabric(device).device)
         summary, _ = evaluate.average_precision(dataset.ground_truth(), found)
-        told = f"{summary['ap']:.3f}" if summary else "is not defined: no object is annotated"
+        told = f"{summary['ap']:.3f}" if summary else f"is not defined: {dataset.emptiness}"
         print(f"uncompressed: box AP of {name} {told}")
     print("\n".join(_compared(records, pictures, dataset.ids)))
 

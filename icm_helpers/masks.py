@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -178,12 +179,13 @@ def sam_edges(
 # --- the masks of many pictures, on disk ---------------------------------------------------------------------------------
 
 
-def file(folder: Path | str, image_id: int) -> Path:
+def file(folder: Path | str, image_id: int | str) -> Path:
     """Where the masks of a picture lie: gzipped JSON, which any program reads, with a checksum."""
-    return Path(folder) / f"{image_id:012d}{_SUFFIX}"
+    name = f"{image_id:012d}" if isinstance(image_id, int) else quote(image_id, safe="")
+    return Path(folder) / f"{name}{_SUFFIX}"
 
 
-def write(folder: Path | str, image_id: int, found: MaskSet) -> Path:
+def write(folder: Path | str, image_id: int | str, found: MaskSet) -> Path:
     """Store the masks of a picture: the file appears at once when complete.
 
     Raises:
@@ -199,7 +201,7 @@ def write(folder: Path | str, image_id: int, found: MaskSet) -> Path:
     return path
 
 
-def read(folder: Path | str, image_id: int) -> MaskSet:
+def read(folder: Path | str, image_id: int | str) -> MaskSet:
     """The masks of a picture.
 
     Raises:

@@ -162,12 +162,14 @@ class Lessons(Command):
         how = {"seed": self.seed, "device": self.device, "precision": self.precision, "identity": f"{what}"}
         return {"folder": RUNS / file_of(self.out).stem, **how}
 
-    def written(self) -> None:
-        """Forget the training's checkpoints, or another of this name would find itself done; say what was written."""
-        folder = RUNS / self.out.stem
+    def written(self, read: Callable[[Path], Any]) -> Any:
+        """The model in the file that was written. Now that it was read back, the training's checkpoints are deleted, or another
+        of this name would find itself done."""
+        model, folder = read(self.out), RUNS / self.out.stem
         for checkpoint in (folder / "training.ckpt", *folder.glob("[0-9]-*/training.ckpt")):
             checkpoint.unlink(missing_ok=True)
         print(f"wrote {self.out} (fingerprint {files.fingerprint(self.out)})")
+        return model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,10 +181,10 @@ class Pupil(Lessons):
 
 
 def file_of(out: Path) -> Path:
-    """The file that is to be written; a ValueError if it is a folder."""
+    """The file that is to be written; a ValueError if it is a folder, an OSError if it cannot be written."""
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder: name a file in it")
-    return out
+    return files.claim(out)
 
 
 def pictures_of(data: str, images: int, size: int) -> Pictures:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from icm_helpers.data import DataError, blamed
 from icm_helpers.files import folder_atomically
 
-VERSION = 1  # of the conversions: raise it whenever one gives something else
+VERSION = 2  # of the conversions: raise it whenever one gives something else
 
 VISDRONE = ("pedestrian", "people", "bicycle", "car", "van", "truck", "tricycle", "awning-tricycle", "bus", "motor")
 """The ten classes that VisDrone's own evaluation counts; their ids are 1 to 10. 0 is an ignored region, 11 is others."""
@@ -45,17 +45,18 @@ def visdrone(folder: Path) -> dict[str, dict[str, Any]]:
         labels = folder / "annotations" / f"{path.stem}.txt"
         if not labels.is_file():
             raise DataError(f"{path} has no annotations {labels}: fetch visdrone again")
-        with blamed(f"{labels} or {path.name} is damaged", "fetch visdrone again", OSError, ValueError):
+        broken = (OSError, ValueError, Image.DecompressionBombError)
+        with blamed(f"{labels} or {path.name} is damaged", "fetch visdrone again", *broken):
             with Image.open(path) as picture:
                 width, height = picture.size
-            rows = [_visdrone_row(line) for line in labels.read_text().splitlines() if line.strip()]
+            rows = [_visdrone_row(line) for line in labels.read_text("utf-8-sig").splitlines() if line.strip()]
         images.append({"id": number, "file_name": path.name, "width": width, "height": height})
         ignored = np.zeros((height, width), bool)
-        for x, y, w, h, _, kind in rows:
+        for *box, _, kind in rows:
             if kind == 0:
-                ignored[max(y, 0) : y + h, max(x, 0) : x + w] = True
+                ignored[_within(*box)] = True
         for x, y, w, h, score, kind in rows:
-            inside = ignored[max(y, 0) : y + h, max(x, 0) : x + w].sum()
+            inside = ignored[_within(x, y, w, h)].sum()
             if kind > len(VISDRONE) or (kind and inside >= 0.5 * w * h):
                 continue
             box = {"bbox": [x, y, w, h], "area": w * h, "iscrowd": int(kind == 0 or score == 0)}
@@ -65,11 +66,18 @@ def visdrone(folder: Path) -> dict[str, dict[str, Any]]:
     return {"instances": {"images": images, "annotations": _numbered(annotations), "categories": categories}}
 
 
+def _within(x: int, y: int, w: int, h: int) -> tuple[slice, slice]:
+    """The rows and columns of a box that a picture has."""
+    return slice(max(y, 0), max(y + h, 0)), slice(max(x, 0), max(x + w, 0))
+
+
 def _visdrone_row(line: str) -> tuple[int, ...]:
     """x, y, width, height, score, class; truncation and occlusion, which follow, are not needed."""
     values = [int(v) for v in line.strip().rstrip(",").split(",")]
-    if len(values) != 8 or not 0 <= values[5] <= len(VISDRONE) + 1:
+    if len(values) != 8 or values[4] not in (0, 1) or not 0 <= values[5] <= len(VISDRONE) + 1:
         raise ValueError(f"row {line!r} is not x,y,width,height,score,class,truncation,occlusion")
+    if min(values[2:4]) < 0 or max(map(abs, values)) > 1_000_000:
+        raise ValueError(f"row {line!r} has a box that no picture has")
     return tuple(values[:6])
 
 
@@ -88,8 +96,13 @@ def cityscapes(folder: Path, split: str) -> dict[str, dict[str, Any]]:
     for number, path in enumerate(tqdm(sources, desc="reading Cityscapes", disable=None), start=1):
         stem = path.relative_to(pictures).as_posix().removesuffix("_leftImg8bit.png")
         labels = maps / f"{stem}_gtFine_instanceIds.png"
-        cure = "unpack gtFine_trainvaltest.zip again"
-        with blamed(f"{labels} is missing or damaged", cure, OSError, SyntaxError), Image.open(labels) as stored:
+        broken, cure = (
+            (OSError, SyntaxError, ValueError, Image.DecompressionBombError),
+            "unpack gtFine_trainvaltest.zip again",
+        )
+        with blamed(f"{labels} is missing or damaged", cure, *broken), Image.open(labels) as stored:
+            if not stored.mode.startswith("I"):
+                raise ValueError(f"its pixels are {stored.mode}, not 16 bits of grey")
             ids = np.array(stored).astype(np.int32)  # (H, W)
         height, width = ids.shape
         images.append({"id": number, "file_name": f"{stem}_leftImg8bit.png", "width": width, "height": height})

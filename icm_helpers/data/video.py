@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import re
+import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,10 +17,12 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from torchvision.ops import masks_to_boxes
 
-from icm_helpers.data import DataError, blamed, scenes
+from icm_helpers.data import DataError, blamed, pictures, scenes, schema
 from icm_helpers.data.coco import Sample
 from icm_helpers.data.scenes import Scene
 from icm_helpers.tasks.coco import CATEGORIES
+
+_log = logging.getLogger(__name__)
 
 FIRST_ANNOTATED = {24: 207, 30: 235, 50: 403, 60: 471}
 """By frames a second, the frame of a sequence (from 0) that the first picture of its SFU annotation file in COCO's format shows.
@@ -91,22 +95,95 @@ def halved(whole: Video) -> Video:
 
 
 def read(path: Path | str, limit: int | None = None, height: int | None = None) -> Video:
-    """A video file as OpenCV decodes it, with no object annotated: the first `limit` frames, each scaled to `height` rows in the
-    ratio of its sides; DataError where no frame can be decoded."""
-    path = Path(path)
+    """A video file as players show it, with no object annotated: the first `limit` frames, each scaled to `height` rows in the
+    ratio of its sides.
+
+    What the file says of rotation, colour matrix and range is done; where it says no matrix, it is BT.709 from 720 rows on, else
+    BT.601. A warning tells of frames that the file announces and that cannot be decoded, and of pixels that are not square.
+    DataError where no frame can be decoded, frames differ in size, are transparent, of high dynamic range, or turned askew.
+    """
+    import av
+
+    path, shown, unseen, faults = Path(path), [], 0, []
     if not path.is_file():
         raise DataError(f"video {path} is missing: correct the path")
-    capture, pictures = cv2.VideoCapture(str(path)), []
-    while len(pictures) != limit and (picture := capture.read()[1]) is not None:
-        if height:
-            size = (max(1, round(picture.shape[1] * height / picture.shape[0])), height)
-            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        pictures.append(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
-    capture.release()
-    if not pictures:
-        raise DataError(f"{path} cannot be decoded as a video: it is damaged, or of a format that OpenCV does not know")
-    boxes, labels = [torch.zeros(0, 4)] * len(pictures), [torch.zeros(0, dtype=torch.int64)] * len(pictures)
-    return Video(path.stem, _tensor(pictures), boxes, labels, None, {})
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)  # else nothing is captured
+    try:
+        with av.logging.Capture() as said, av.open(str(path)) as file:
+            stream = file.streams.best("video")
+            announced, exact = _announced(file, stream)
+            packets = file.demux(stream)
+            while len(shown) != limit:
+                try:
+                    packet = next(packets)
+                    unseen += packet.is_discard  # by right, such as what an edit list cuts away
+                    frames = packet.decode()
+                except StopIteration:
+                    break
+                except av.FFmpegError as error:
+                    faults.append(str(error))
+                    if len(faults) > 1000:  # a demuxer that does not get on
+                        break
+                    continue
+                for frame in frames[: None if limit is None else limit - len(shown)]:
+                    shown.append(_shown(frame, path, len(shown), height))
+                    if shown[-1].shape != shown[0].shape:
+                        sizes = " and ".join(f"{p.shape[1]} x {p.shape[0]}" for p in (shown[0], shown[-1]))
+                        told = f"{path} has frames of {sizes} pixels, from frame {len(shown) - 1} on"
+                        raise DataError(f"{told}: cut it there, or scale it to one size")
+            ratio = stream and stream.sample_aspect_ratio
+    except av.FFmpegError as error:
+        faults.append(str(error))
+    finally:
+        av.logging.set_level(level)
+    if not shown:
+        told = f"{path} cannot be decoded as a video ({faults[0] if faults else 'there is none in it'})"
+        raise DataError(f"{told}: it is damaged, or of a format that PyAV does not know")
+    faults += [message.strip() for _, _, message in said]
+    missing = announced - unseen - len(shown) if len(shown) != limit else 0
+    if missing > (0 if exact else 1) or faults:
+        told = f"{path} announces {'' if exact else 'about '}{announced - unseen} frames, {len(shown)} were decoded"
+        _log.warning("%s%s: it is cut or damaged", told, f" ({faults[0]})" if faults else "")
+    if ratio not in (None, 0, 1):
+        _log.warning("%s has pixels of %s, which are taken as square: scale it first if that matters", path, ratio)
+    boxes, labels = [torch.zeros(0, 4)] * len(shown), [torch.zeros(0, dtype=torch.int64)] * len(shown)
+    return Video(path.stem, _tensor(shown), boxes, labels, None, {})
+
+
+def _announced(file: Any, stream: Any) -> tuple[int, bool]:
+    """How many frames a file says it has, 0 where it says nothing; whether it counts them, or tells its duration."""
+    if stream is None or stream.frames:
+        return (stream.frames if stream else 0), True
+    duration = stream.duration * stream.time_base if stream.duration else (file.duration or 0) / 10**6
+    return int(duration * (stream.average_rate or 0)), False
+
+
+def _shown(frame: Any, path: Path, number: int, height: int | None) -> np.ndarray:
+    """A frame of PyAV's as players show it, (H, W, 3) uint8."""
+    from av.sidedata.sidedata import Type
+    from av.video.reformatter import Colorspace
+
+    which, matrix = f"frame {number} of {path}", None
+    if frame.color_trc in (16, 18):  # PQ and HLG
+        raise DataError(f"{which} has a high dynamic range: convert the video to SDR first, as ffmpeg's tonemap does")
+    if frame.colorspace == 2 and not frame.format.is_rgb:  # unspecified
+        matrix = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
+    picture = frame.to_ndarray(format="rgba", src_colorspace=matrix)
+    if picture[..., 3].min() < 255:
+        raise DataError(f"{which} is transparent: put the video on a ground of one colour first")
+    if (turned := frame.side_data.get(Type.DISPLAYMATRIX)) is not None:
+        a, b, _, c, d, *_ = struct.unpack("=9i", bytes(turned))  # column x, row y is shown at a x + c y, b x + d y
+        if (a, d) != (0, 0) and (b, c) != (0, 0):
+            raise DataError(f"{which} is turned by no multiple of 90 degrees: turn the video itself first")
+        if not a:
+            picture, a, d = picture.transpose(1, 0, 2), c, b
+        picture = picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    picture = np.ascontiguousarray(picture[..., :3])
+    if height:
+        size = (max(1, round(picture.shape[1] * height / picture.shape[0])), height)
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return picture
 
 
 def davis(folder: Path | str, name: str, category: str, limit: int | None = None) -> Video:
@@ -116,17 +193,20 @@ def davis(folder: Path | str, name: str, category: str, limit: int | None = None
     label = next((i for i, known in CATEGORIES.items() if known == category), None)
     if label is None:
         raise ValueError(f"COCO has no category {category!r}: take one of {', '.join(CATEGORIES.values())}")
-    pictures = sorted(Path(folder, "JPEGImages", "480p", name).glob("*.jpg"))[:limit]
+    photographs = sorted(Path(folder, "JPEGImages", "480p", name).glob("*.jpg"))[:limit]
     drawn = sorted(Path(folder, "Annotations", "480p", name).glob("*.png"))[:limit]
-    if not pictures or [path.stem for path in pictures] != [path.stem for path in drawn]:
-        told = f"DAVIS clip {name!r} has {len(pictures)} pictures and {len(drawn)} masks in {folder}, not one mask for each picture"
+    if not photographs or [path.stem for path in photographs] != [path.stem for path in drawn]:
+        told = f"DAVIS clip {name!r} has {len(photographs)} pictures and {len(drawn)} masks in {folder}"
         cure = "unpack the data set there (`icm datasets fetch davis2016`), so that it has JPEGImages/480p and Annotations/480p"
-        raise DataError(f"{told}: {cure}")
-    frames = _tensor([_pixels(path, "RGB") for path in pictures])
-    masks = [torch.from_numpy(_pixels(path, "L") > 0)[None] for path in drawn]  # (1, H, W)
-    if any(mask.shape[1:] != frames.shape[2:] for mask in masks):
-        told = f"masks and pictures of DAVIS clip {name!r} in {folder} differ in size"
-        raise DataError(f"{told}: unpack the data set again")
+        raise DataError(f"{told}, not one mask for each picture: {cure}")
+    shown, outlined = [pictures.read(path) for path in photographs], [_mask(path) for path in drawn]
+    for path, picture in zip([*photographs, *drawn], [*shown, *outlined], strict=True):
+        if picture.shape[:2] != shown[0].shape[:2]:
+            sizes = " and ".join(f"{p.shape[1]} x {p.shape[0]}" for p in (picture, shown[0]))
+            raise DataError(
+                f"masks and pictures of a DAVIS clip differ in size ({path}: {sizes}): unpack the data set again"
+            )
+    frames, masks = _tensor(shown), [torch.from_numpy(mask)[None] for mask in outlined]  # (1, H, W)
     masks = [mask[mask.any(dim=(1, 2))] for mask in masks]
     boxes = [masks_to_boxes(mask) + torch.tensor([0.0, 0, 1, 1]) if len(mask) else torch.zeros(0, 4) for mask in masks]
     labels = [torch.full((len(mask),), label) for mask in masks]
@@ -147,48 +227,51 @@ def sfu(yuv: Path | str, annotations: Path | str, limit: int | None = None) -> V
         told = f"{annotations} is not called <Sequence>_<width>x<height>_<frames a second>_val.json"
         rates = ", ".join(map(str, FIRST_ANNOTATED))
         raise DataError(f"{told} with one of {rates} frames a second: give the file the name that it had")
-    if not annotations.is_file():
-        raise DataError(f"annotation file {annotations} is missing: fetch it, or correct the path")
     width, height, first = int(named[2]), int(named[3]), FIRST_ANNOTATED[int(named[4])]
-    numbers = list(CATEGORIES)
-    broken = (KeyError, TypeError, IndexError, UnicodeDecodeError, json.JSONDecodeError)
-    with blamed(f"{annotations} is not in COCO's format", "fetch it again", *broken):
-        content = json.loads(annotations.read_bytes())
-        order = sorted(int(image["id"]) for image in content["images"])[:limit]
-        boxes, labels = {k: [] for k in order}, {k: [] for k in order}
-        for item in content["annotations"]:
-            k, label = int(item["image_id"]), numbers[item["category_id"]]
-            if item["class"] != CATEGORIES[label]:
-                which = f"class {item['category_id']} {item['class']!r}"
-                raise DataError(f"{annotations} calls {which}, COCO {CATEGORIES[label]!r}")
-            x, y, w, h = item["bbox"]
-            x1, x2, y1, y2 = max(x, 0), min(x + w, width), max(y, 0), min(y + h, height)
-            if k in boxes and x1 < x2 and y1 < y2:
-                boxes[k].append([x1, y1, x2, y2])
-                labels[k].append(label)
-    frames = _tensor(_yuv(yuv, width, height, first, len(order)))
+    numbers, content = list(CATEGORIES), schema.read(annotations, schema.Sequence)
+    schema.once(annotations, "image", (image.id for image in content.images))
+    shown = sorted(image.id for image in content.images)
+    order = shown[:limit]
+    boxes, labels = {k: [] for k in shown}, {k: [] for k in shown}
+    for n, item in enumerate(content.annotations):
+        label, (x, y, w, h) = numbers[item.category_id], item.bbox
+        if item.image_id not in boxes:
+            told = f"{annotations} has annotation {n} from 0 of image {item.image_id}, but lists no such image"
+            raise DataError(f"{told}: fetch it again")
+        if item.kind != CATEGORIES[label]:
+            which = f"class {item.category_id} {item.kind!r}"
+            raise DataError(f"{annotations} calls {which}, COCO {CATEGORIES[label]!r}")
+        x1, x2, y1, y2 = max(x, 0), min(x + w, width), max(y, 0), min(y + h, height)
+        if schema.solid(x1, y1, x2, y2):
+            boxes[item.image_id].append([x1, y1, x2, y2])
+            labels[item.image_id].append(label)
+    frames = _tensor(_yuv(yuv, width, height, [first + k for k in order]))
     corners = [torch.tensor(boxes[k], dtype=torch.float32).view(-1, 4) for k in order]
-    used = {i: CATEGORIES[i] for i in sorted({label for some in labels.values() for label in some})}
+    used = {i: CATEGORIES[i] for i in sorted({label for k in order for label in labels[k]})}
     return Video(named[1], frames, corners, [torch.tensor(labels[k], dtype=torch.int64) for k in order], None, used)
 
 
-def _yuv(path: Path, width: int, height: int, first: int, count: int) -> list[np.ndarray]:
-    """Frames (H, W, 3) uint8 of a raw file of 8 bits, 4:2:0."""
+def _yuv(path: Path, width: int, height: int, numbers: list[int]) -> list[np.ndarray]:
+    """Frames (H, W, 3) uint8 of a raw file of 8 bits, 4:2:0, by their rising numbers from 0."""
     size = width * height * 3 // 2
     if not path.is_file():
         raise DataError(f"sequence {path} is missing: `icm datasets fetch sfu-hw-objects` says where to ask")
-    held = path.stat().st_size
-    if held % size or held < (first + count) * size:
-        told = f"{path} has {held} bytes: that is no whole number, at least {first + count}, of frames of {size} bytes"
+    held, least = path.stat().st_size, numbers[-1] + 1
+    if held % size or held < least * size:
+        told = f"{path} has {held} bytes: that is no whole number, at least {least}, of frames of {size} bytes"
         raise DataError(f"{told} ({width} x {height}, 8 bits, 4:2:0). It is cut short, or another sequence or format")
-    raw = np.fromfile(path, np.uint8, count * size, offset=first * size).reshape(count, height * 3 // 2, width)
+    raw = (np.fromfile(path, np.uint8, size, offset=k * size).reshape(height * 3 // 2, width) for k in numbers)
     return [cv2.cvtColor(frame, cv2.COLOR_YUV2RGB_I420) for frame in raw]
 
 
-def _pixels(path: Path, mode: str) -> np.ndarray:
-    cure = "it is damaged, fetch it again"
-    with blamed(f"{path} cannot be decoded", cure, OSError, SyntaxError, ValueError), Image.open(path) as image:
-        return np.array(image.convert(mode))
+def _mask(path: Path) -> np.ndarray:
+    """What a mask does not show in black, (H, W) bool."""
+    broken = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+    with blamed(f"{path} cannot be decoded", "it is damaged, fetch it again", *broken), Image.open(path) as image:
+        if image.mode not in ("1", "L", "P", "RGB") and not image.mode.startswith("I"):
+            raise ValueError(f"its pixels are {image.mode}, neither grey nor colours")
+        pixels = np.array(image.convert("RGB") if image.mode == "P" else image)
+    return pixels.reshape(*pixels.shape[:2], -1).any(axis=2)
 
 
 def _tensor(pictures: list[np.ndarray]) -> Tensor:

@@ -27,16 +27,24 @@ def untrained(name: str, dataset: coco.CocoDataset) -> nn.Module:
 
     Raises:
         ValueError: no such detector can be trained.
-        DataError: it needs panoptic maps, and the data set has none.
+        DataError: the data set annotates nothing, or crowds alone; it needs panoptic maps, and the data set has none.
     """
     if name not in models.names("train"):
         raise ValueError(f"{name} cannot be trained here; {', '.join(models.names('train'))} can")
     model = models.MODELS[name]
     if "panoptic" not in model.can:
+        _something(dataset)
         return model.kind()(dataset.used_categories())
     if dataset.panoptic is None:
         raise DataError(f"{name} learns from panoptic maps, which {dataset.annotations} does not bring: take scenes")
     return model.kind()(dataset.panoptic.categories, dataset.panoptic.things)
+
+
+def _something(dataset: coco.CocoDataset) -> None:
+    if dataset.emptiness:
+        raise DataError(
+            f"{dataset.annotations}: {dataset.emptiness}, so a detector learns nothing: take other pictures"
+        )
 
 
 class Pictures(Dataset):
@@ -67,6 +75,11 @@ class Pictures(Dataset):
             )
         return image, {"boxes": boxes, "labels": labels, "masks": masks.to(torch.uint8), **extra}
 
+    @property
+    def identity(self) -> str:
+        """That of the data set, which tells it from another."""
+        return getattr(self.dataset, "identity", "")
+
     def source(self, index: int) -> str:
         """The file that item `index` shows, for messages about it."""
         return self._sample(index).name
@@ -81,7 +94,7 @@ class Decoded(Dataset):
     """A data set as a codec gives it back: each picture coded to bytes and decoded once, kept with 8 bits a channel."""
 
     def __init__(self, dataset: coco.CocoDataset, codec: Any, *, progress: bool = True) -> None:
-        self.samples, self.panoptic = [], dataset.panoptic
+        self.samples, self.panoptic, self.identity = [], dataset.panoptic, getattr(dataset, "identity", "")
         coded, hidden = evaluate.coded(codec, dataset), None if progress else True
         for sample, _, x_hat in tqdm(coded, "coding training pictures", len(dataset), disable=hidden):
             self.samples.append(replace(sample, image=(x_hat * 255).round().byte()))
@@ -137,9 +150,10 @@ def finetune(
     first; `schedule` and `how` as in :func:`icm_helpers.train.fit`.
 
     Raises:
-        DataError: a category is annotated that the detector does not know.
+        DataError: a category is annotated that the detector does not know; nothing is, or crowds alone.
     """
     coco.require_categories(dataset, detector.categories, "the detector")
+    _something(dataset)
     model, pictures = copy.deepcopy(detector).requires_grad_(True), Decoded(dataset, codec, progress=progress)
     _fit(model, pictures, schedule, progress=progress, describe=describe, **how)
     return model.eval().requires_grad_(False)
@@ -156,5 +170,8 @@ def stated(model: Any, dataset: coco.CocoDataset, name: str, pictures: coco.Coco
         guesses = ((s.image_id, model.panoptic([s.image])[0]) for s in (pictures[i] for i in range(len(pictures))))
         tallies = [evaluate.panoptic_tally(dataset.panoptic, i, guess) for i, guess in guesses]
         told["panoptic"], _ = evaluate.panoptic_scores(dataset.panoptic, tallies, evaluate.resamplings(dataset.ids, 1))
-    scores = {task: ", ".join(f"{k} {v:.3f}" for k, v in summary.items()) for task, summary in told.items()}
+    scores = {
+        task: ", ".join(f"{k} {v:.3f}" for k, v in summary.items()) or dataset.emptiness
+        for task, summary in told.items()
+    }
     return "\n".join(f"{name}, {len(dataset)} images, {task}: {said}" for task, said in scores.items())
