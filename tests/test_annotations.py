@@ -517,9 +517,9 @@ def davis(folder: Path, size=(16, 12), mask=None, mask_size=(16, 12)) -> video.V
 
 def test_davis_frames_and_masks_of_other_sizes_are_named(tmp_path):
     assert davis(tmp_path).masks[1].sum() == 28
-    with pytest.raises(DataError, match=r"JPEGImages/480p/cow/00001\.jpg has size \(11, 16\).*00000\.jpg \(12, 16\)"):
+    with pytest.raises(DataError, match=r"JPEGImages/480p/cow/00001\.jpg.*11.*12"):
         davis(tmp_path, size=(16, 11))
-    with pytest.raises(DataError, match=r"Annotations/480p/cow/00001\.png has size \(12, 15\)"):
+    with pytest.raises(DataError, match=r"Annotations/480p/cow/00001\.png.*15.*16"):
         davis(tmp_path, mask_size=(15, 12))
 
 
