@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_train import Noise, fit
 from test_train import codec as trainable
 
 from icm_helpers import bd, cli, files, train

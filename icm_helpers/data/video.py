@@ -166,7 +166,7 @@ def _shown(frame: Any, path: Path, number: int, height: int | None) -> np.ndarra
     from av.video.reformatter import Colorspace
 
     which, matrix = f"frame {number} of {path}", None
-    if frame.color_trc in (16, 18):  # PQ and HLG
+    if getattr(frame, "color_trc", None) in (16, 18):  # PQ and HLG
         raise DataError(f"{which} has a high dynamic range: convert the video to SDR first, as ffmpeg's tonemap does")
     if frame.colorspace == 2 and not frame.format.is_rgb:  # unspecified
         matrix = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
