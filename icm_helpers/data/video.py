@@ -144,7 +144,8 @@ def read(path: Path | str, limit: int | None = None, height: int | None = None) 
     faults += [message.strip() for _, _, message in said]
     missing = announced - unseen - len(shown) if len(shown) != limit else 0
     if missing > (0 if exact else 1) or faults:
-        told = f"{path} announces {'' if exact else 'about '}{announced - unseen} frames, {len(shown)} were decoded"
+        number = f"{'' if exact else 'about '}{announced - unseen}" if announced else "no number of"
+        told = f"{path} announces {number} frames, {len(shown)} were decoded"
         _log.warning("%s%s: it is cut or damaged", told, f" ({faults[0]})" if faults else "")
     if ratio not in (None, 0, 1):
         _log.warning("%s has pixels of %s, which are taken as square: scale it first if that matters", path, ratio)
