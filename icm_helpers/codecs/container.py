@@ -100,10 +100,10 @@ def decode(codec: Any, data: bytes) -> Tensor:
         told = f"the entropy parameters differ from the encoder's (checksum {expected:08x}, here {indexes_crc:08x})"
         raise BitstreamError(f"{told}: another processor or library rounds differently. Decode where it was encoded.")
     # Out of inference mode: an ordinary tensor, fit for autograd.
-    x_hat = decoded["x_hat"][0, :, :height, :width].clamp(0, 1)
+    x_hat = decoded["x_hat"][0, :, :height, :width]
     if not bool(x_hat.isfinite().all()):
-        raise BitstreamError(f"{codec.name} decodes NaN: the strings were forged, or its synthesis is broken.")
-    return x_hat
+        raise BitstreamError(f"{codec.name} decodes NaN or infinity: forged strings, or a broken synthesis.")
+    return x_hat.clamp(0, 1)
 
 
 def encode_many(codec: Any, images: Iterable[Tensor], workers: int | None = None) -> Iterator[bytes]:
