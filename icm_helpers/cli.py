@@ -56,9 +56,9 @@ class Detector(Pupil):
     model: one_of(models.names("train")) = "mask-rcnn-small"  # which detector
 
     def __call__(self) -> None:
-        dataset = datasets.load(self.data, "train", size=self.size, limit=self.images)
+        told, dataset = self.told(), datasets.load(self.data, "train", size=self.size, limit=self.images)
         plan = train.Schedule(self.steps, self.batch, self.lr, warmup=200, milestones=(0.75, 0.92), clip=5.0)
-        model = training.trained(self.model, dataset, plan, **self.told())
+        model = training.trained(self.model, dataset, plan, **told)
         if not train.rank():  # the first process writes
             model.cpu().save(self.out)
             written = self.written(type(model).from_weights)
@@ -77,8 +77,8 @@ class Finetune(Pupil, Coding):
     lr: float = 3e-4  # Adam's learning rate after warm-up
 
     def __call__(self) -> None:
-        held_out = datasets.load(self.data, "val", size=self.size)
-        codec, base, told = self.coder(), models.load(self.detector), self.told()
+        told, held_out = self.told(), datasets.load(self.data, "val", size=self.size)
+        codec, base = self.coder(), models.load(self.detector)
         dataset = datasets.load(self.data, "train", size=self.size, limit=self.images)
         plan = replace(training.FINETUNE, steps=self.steps, batch=self.batch, lr=self.lr)
         model = training.finetune(base, codec, dataset, plan, describe=self.out.stem, **told)

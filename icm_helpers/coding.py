@@ -138,7 +138,10 @@ def code_video(
 def decode_video(path: Path, out: Path) -> bool:
     """Decode a file that :func:`code_video` wrote into a folder of frames, and say whether it is one, as its first bytes tell."""
     codec = _writer(path)
-    if not (codec and hasattr(decoder := zoo.load(codec.name, 32 if codec.setting else None), "decode_video")):
+    if not (codec and codec.magic):
+        return False
+    decoder = zoo.load(codec.name, 32 if codec.setting else None)  # any QP decodes
+    if not hasattr(decoder, "decode_video"):
         return False
     decoded = out / f"{path.name.rpartition('.coded.')[0] or path.stem}.decoded"
     claim(decoded / "00000.png")

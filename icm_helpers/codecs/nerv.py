@@ -258,6 +258,8 @@ def decode_video(data: bytes, indices: Sequence[int] | None = None, *, device: s
             list(pool.map(draw, range(len(chosen))))
     finally:
         torch.set_num_threads(threads)
+    if not bool(frames.isfinite().all()):
+        raise BitstreamError("the network draws NaN: the file was forged.")
     return frames
 
 

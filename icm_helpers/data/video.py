@@ -143,7 +143,8 @@ def read(path: Path | str, limit: int | None = None, height: int | None = None) 
     faults += [message.strip() for _, _, message in said]
     missing = announced - unseen - len(shown) if len(shown) != limit else 0
     if missing > (0 if exact else 1) or faults:
-        told = f"{path} announces {'' if exact else 'about '}{announced - unseen} frames, {len(shown)} were decoded"
+        number = f"{'' if exact else 'about '}{announced - unseen}" if announced else "no number of"
+        told = f"{path} announces {number} frames, {len(shown)} were decoded"
         _log.warning("%s%s: it is cut or damaged", told, f" ({faults[0]})" if faults else "")
     if ratio not in (None, 0, 1):
         _log.warning("%s has pixels of %s, which are taken as square: scale it first if that matters", path, ratio)
@@ -165,7 +166,7 @@ def _shown(frame: Any, path: Path, number: int, height: int | None) -> np.ndarra
     from av.video.reformatter import Colorspace
 
     which, matrix = f"frame {number} of {path}", None
-    if frame.color_trc in (16, 18):  # PQ and HLG
+    if getattr(frame, "color_trc", None) in (16, 18):  # PQ and HLG
         raise DataError(f"{which} has a high dynamic range: convert the video to SDR first, as ffmpeg's tonemap does")
     if frame.colorspace == 2 and not frame.format.is_rgb:  # unspecified
         matrix = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
