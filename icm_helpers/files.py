@@ -34,7 +34,7 @@ def atomically(path: Path | str, *, replace: bool = True, hint: str = "run the s
     ('whole', 1)
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary = path.with_name(f".{uuid.uuid4().hex}")  # no longer than any name that the file may have
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -55,13 +55,29 @@ def atomically(path: Path | str, *, replace: bool = True, hint: str = "run the s
             temporary.unlink()
 
 
+def claim(path: Path) -> Path:
+    """The path of a file that is to be written when long work is done; an OSError says now that it will not be."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.exists()  # a name that is too long
+        probe = path.with_name(f".{uuid.uuid4().hex}")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        cure = "name another file, in a folder that may be written to"
+        raise OSError(f"cannot write {path} ({error.strerror}): {cure}") from error
+    return path
+
+
 @contextmanager
 def folder_atomically(folder: Path) -> Iterator[Path]:
     """Gives a new folder to fill, which is called `folder` after the block; where another process was quicker, its one stays.
 
     Until then, and where the block fails or the process is killed, there is no `folder`. Missing parents are made.
     """
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    draft = folder.with_name(f".{uuid.uuid4().hex}")
     try:
         draft.mkdir(parents=True)
         yield draft
