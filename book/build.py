@@ -33,10 +33,10 @@ from nbformat import NotebookNode
 from icm_helpers import notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
-TO_RUN = """**To run this notebook** you need a clone of the book's repository. In it, `make env` makes the environment `.venv`, with
-`icm_helpers` in it, and `make lab` opens every chapter. A notebook that lies elsewhere runs with
-`.venv/bin/python -m icm_helpers.notebooks THIS.ipynb OUT.ipynb -p preset smoke`, or in any Jupyter with that environment as its kernel;
-its parameters are in the first cell of code, and may be changed there."""
+TO_RUN = """**To run this notebook** you need a clone of the book's repository. In it, `make env` makes the environment `.venv`,
+with `icm_helpers` in it, and `make lab` opens every chapter. A notebook that lies elsewhere runs with
+`.venv/bin/python -m icm_helpers.notebooks THIS.ipynb OUT.ipynb -p preset smoke`, or in any Jupyter whose kernel is that
+environment; its parameters are in the first cell of code, and may be changed there."""
 
 
 def digest(root: Path, files: Iterable[Path], *facts: str) -> str:

@@ -67,7 +67,7 @@ def chapters(book: Path) -> list[Path]:
 
 
 def read(path: Path) -> NotebookNode:
-    """A chapter, MyST Markdown or `.ipynb`, as a notebook; FileNotFoundError where there is none, ValueError where it is no notebook."""
+    """A chapter, MyST Markdown or `.ipynb`, as a notebook; FileNotFoundError where there is none, ValueError where it is none."""
     if not path.is_file():
         raise FileNotFoundError(f"no chapter at {path}")
     if path.suffix == ".ipynb":

@@ -255,8 +255,11 @@ def refined_bytes(recipe: Recipe, model: Any, sample: Sample) -> bytes:
 
 
 def measure(recipe: Recipe, *, ledger: bool = True, **options: Any) -> Record:
-    """Train or load a recipe's codec, code, judge, and write the record to the ledger (with `ledger=False`, nowhere)."""
+    """Train or load a recipe's codec, code, judge, and write the record to the ledger (with `ledger=False`, nowhere); errors are
+    those of `results.write`."""
     options = {"keep": ledger, **options}
+    if ledger and isinstance(recipe.pictures, Pictures):  # before hours of training
+        results.require_pictures(recipe, images(recipe, "val", recipe.pictures.images).ids)
     model = trained_codec(recipe, **options)
     begun = time.monotonic()
     result, bootstrap = measured(recipe, model, **options)

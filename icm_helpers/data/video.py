@@ -204,9 +204,7 @@ def davis(folder: Path | str, name: str, category: str, limit: int | None = None
     for path, picture in zip([*photographs, *drawn], [*shown, *outlined], strict=True):
         if picture.shape[:2] != shown[0].shape[:2]:
             sizes = " and ".join(f"{p.shape[1]} x {p.shape[0]}" for p in (picture, shown[0]))
-            raise DataError(
-                f"masks and pictures of a DAVIS clip differ in size ({path}: {sizes}): unpack the data set again"
-            )
+            raise DataError(f"masks and pictures of a DAVIS clip differ in size ({path}: {sizes}): unpack the data set again")
     frames, masks = _tensor(shown), [torch.from_numpy(mask)[None] for mask in outlined]  # (1, H, W)
     masks = [mask[mask.any(dim=(1, 2))] for mask in masks]
     boxes = [masks_to_boxes(mask) + torch.tensor([0.0, 0, 1, 1]) if len(mask) else torch.zeros(0, 4) for mask in masks]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from icm_helpers.ledger.queries import FINETUNED, NAMES, UNITS, clip_draws, clip
 from icm_helpers.ledger.results import Record
 from icm_helpers.ledger.study import Study, VideoStudy
 from icm_helpers.objectives import Distill
+
+_log = logging.getLogger(__name__)
 
 DEFINED = 0.95  # a BD value must exist in this share of the bootstrap replicates to be judged
 
@@ -92,10 +95,17 @@ def of_studies(claims: Sequence[Claim], measured: Sequence[tuple[Study | VideoSt
 
 
 def scoreboard() -> dict[str, list[Finding]]:
-    """Every claim of every chapter, from the ledger, which must be complete (else a LedgerError)."""
+    """Every claim of every chapter, from the ledger; a chapter with a run that is not measured has no findings, and a warning
+    names that run. A LedgerError tells of damaged records."""
     board = {}
     for chapter in map(chapters.named, chapters.NAMES):
-        measured = [(s, results.load_or_run(s.recipes())) for s in chapter.studies() if s.role in ("main", "replicate")]
+        studies = [(s, s.recipes()) for s in chapter.studies() if s.role in ("main", "replicate")]
+        missing = [r.path.name for _, recipes in studies for r in recipes if not r.path.exists()]
+        if missing:
+            _log.warning(
+                "%s is not measured whole: %d records are missing, such as %s", chapter.name, len(missing), missing[0]
+            )
+        measured = [] if missing else [(s, results.load_or_run(recipes)) for s, recipes in studies]
         board[chapter.name] = of_studies(chapter.claims, measured)
     return board
 
