@@ -81,11 +81,17 @@ def start(recipe: Recipe, video: Video | None = None) -> Any:
         return zoo.load(codec.codec, weights=None)
     if name == "published":
         return zoo.load(codec.codec)  # CompressAI's own, whose loader checks their fingerprint
-    path = CHECKPOINTS / f"{name}.safetensors"
+    path = start_file(name)
     model, fingerprint = zoo.load(codec.codec, weights=path), files.fingerprint(path)
     if fingerprint != wanted:
         raise ValueError(f"{path} has fingerprint {fingerprint}, the recipe starts from {wanted}: other weights")
     return model
+
+
+def start_file(name: str) -> Path:
+    """The weights that a recipe calls so: those shipped, or a file of one's own."""
+    shipped = CHECKPOINTS / f"{name}.safetensors"
+    return shipped if shipped.is_file() or not Path(name).is_file() else Path(name)
 
 
 def objective(recipe: Recipe, device: torch.device, remember: bool = False) -> Objective:

@@ -48,7 +48,7 @@ def read(recipe: Recipe) -> Record:
     except FileNotFoundError:
         raise LedgerError(
             f"the ledger has no record {recipe.path.name} in {recipe.path.parent}: measure it with "
-            f"`icm grid {recipe.chapter} --only {recipe.run_id}`, or run the chapter with rerun=True"
+            f"`icm grid {recipe.chapter} --only {recipe.run_id}`, or run the chapter with rerun=True{files.NO_CLONE}"
         ) from None
 
 
