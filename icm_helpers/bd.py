@@ -32,7 +32,7 @@ class Interval:
     defined: float = 1.0
 
     def __str__(self) -> str:
-        told = f"{self.value:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
+        told = f"{self.value:+.3g}" + ("" if np.isnan(self.low) else f" [{self.low:+.3g}, {self.high:+.3g}]")
         return "no overlap" if np.isnan(self.value) else told
 
 
@@ -63,13 +63,27 @@ def curve(records: Sequence[Any], metric: str, detector: str | None = None, name
     return Curve(name or metric, bpp, value, bpp_replicates, value_replicates)
 
 
-def bd_rate(anchor: Curve, test: Curve) -> Interval:
+def bd_rate(anchor: Curve | Sequence[tuple[float, float]], test: Curve | Sequence[tuple[float, float]]) -> Interval:
     r"""Bjontegaard delta rate of `test` against `anchor`, in percent: negative where it needs fewer bits for the same metric.
 
     By the `bjontegaard` package with PCHIP interpolation. Where a curve is not increasing (AP is noisy), only the points that rise
-    above all points of lower rate count. Undefined, NaN, where curves do not overlap in the metric.
+    above all points of lower rate count. Undefined, NaN, where curves do not overlap in the metric. Plain points (rate, metric)
+    have no interval: its ends are NaN. A ValueError says that they are not finite, or a rate is not above zero.
+
+    >>> print(bd_rate([(0.1, 30), (0.2, 33), (0.4, 36)], [(0.05, 30), (0.1, 33), (0.2, 36)]))
+    -50
     """
-    return _interval(*_values(anchor, test, _bd_rate))
+    return _interval(*_values(_plain(anchor), _plain(test), _bd_rate))
+
+
+def _plain(points: Curve | Sequence[tuple[float, float]]) -> Curve:
+    if isinstance(points, Curve):
+        return points
+    pairs = np.asarray(list(points), dtype=float)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.isfinite(pairs).all() or (pairs[:, 0] <= 0).any():
+        raise ValueError(f"a curve is points (rate, metric), finite, with rates above zero, not {points!r}")
+    none = np.empty((0, len(pairs)))
+    return Curve("", *pairs.T, none, none)
 
 
 def replicates(anchor: Curve, test: Curve) -> np.ndarray:
@@ -137,6 +151,8 @@ def _values(anchor: Curve, test: Curve, measure: Any) -> tuple[float, np.ndarray
 
 
 def _interval(value: float, values: np.ndarray) -> Interval:
+    if np.isfinite(value) and len(values) == 0:
+        return Interval(float(value), float("nan"), float("nan"))
     finite = values[np.isfinite(values)]
     if not np.isfinite(value) or len(finite) == 0:
         return Interval(float("nan"), float("nan"), float("nan"), len(finite) / max(1, len(values)))

@@ -440,19 +440,14 @@ def parsed(arguments: list[str]) -> Any:
 
 
 def ready(command: Any) -> Any:
-    """The command, once what can be known before any work is found right: its device is there, its weights, and the place of what
-    it writes; a path of pictures in the place of a data set's name has become a name.
+    """The command, once what can be known before any work is found right: its device is there, and the place of what it
+    writes; a path of pictures in the place of a data set's name has become a name.
 
     Raises:
         ValueError, OSError, RuntimeError: it is not.
     """
     if isinstance(command, Lessons | Codec | Judge | Complexity | Compare) and command.out:
         files.claim(command.out)
-    weights = getattr(command, "weights", None) or ()
-    if absent := ", ".join(
-        str(path) for path in ([weights] if isinstance(weights, Path) else weights) if not path.is_file()
-    ):
-        raise ValueError(f"no weights at {absent}: correct the path")
     if getattr(command, "device", "") == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("--device cuda, but this machine shows no CUDA device: take auto or cpu")
     if isinstance(command, Pupil | Codec | Judge | Make):

@@ -138,13 +138,15 @@ def _pictures(records: Sequence[dict[str, Any]]) -> set[str]:
 def rates(quality: Sequence[int] | None, weights: Sequence[Path] | None) -> list[dict[str, Any]]:
     """`quality` and `weights` of each rate; one of each is given for every rate, or for all.
 
-    A ValueError says that it is neither.
+    A ValueError says that it is neither, or that a file of weights is missing.
     """
     given = {"quality": quality or (None,), "weights": weights or (None,)}
     count = max(map(len, given.values()))
     if any(len(values) not in (1, count) for values in given.values()):
         told = f"{len(weights)} --weights and {len(quality)} --quality"
         raise ValueError(f"{told}: give one of each for every rate, or one for all")
+    if absent := ", ".join(str(path) for path in weights or () if not path.is_file()):
+        raise ValueError(f"no weights at {absent}: correct the path")
     return [{name: values[k % len(values)] for name, values in given.items()} for k in range(count)]
 
 

@@ -205,7 +205,7 @@ def test_what_a_module_of_ones_own_registers_is_known_to_the_command_line(tmp_pa
             "panoptic-deeplab-scenes cannot teach --loss task",
         ),
         (["--codec", "jpeg"], "jpeg has no weights"),
-        (["--out", "."], "--out . is a folder: name a file in it"),
+        (["--out", "."], "cannot write . .it is a folder"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_any_step(words, message):

@@ -17,7 +17,6 @@ from icm_helpers.ledger.recipe import Accuracy, Recipe, Trained, Training
 from icm_helpers.objectives import MSE
 from icm_helpers.tasks import models
 from icm_helpers.tasks.mask_rcnn import SmallMaskRCNN
-from icm_helpers.tasks.yolo import YOLO
 
 SIZES = (64, 48), (40, 56), (96, 64)
 
@@ -151,22 +150,6 @@ def test_a_detector_of_ones_own_can_teach(photos):
     assert loss.bind(torch.device("cpu")).network.categories == {7: "walker", 9: "tree"}
     with pytest.raises(ValueError, match="yolov5n=x: weights of your own may be those of mask-rcnn-small"):
         models.fingerprinted("yolov5n=x")
-
-
-def test_a_yolo_learns_from_pictures_of_several_sizes(photos):
-    torch.manual_seed(0)
-    model = YOLO({7: "walker", 9: "tree"}, size=64)
-    samples = list(datasets.load(own.named("photos"), "train"))
-    targets = [{"boxes": s.boxes, "labels": s.labels} for s in samples]
-    found = model([s.image for s in samples], targets)
-    assert all(torch.isfinite(part) and part > 0 for part in found.values())
-    whole = [
-        torch.nn.functional.pad(s.image, (0, 96 - s.image.shape[2], 0, 96 - s.image.shape[1]), value=0.5)
-        for s in samples
-    ]
-    alone = YOLO({7: "walker", 9: "tree"}, size=96)
-    alone.load_state_dict(model.state_dict())
-    assert all(torch.isfinite(part) for part in alone(whole, targets).values())
 
 
 def test_a_codec_starts_from_a_file_of_ones_own(tmp_path):
