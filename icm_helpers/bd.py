@@ -175,11 +175,19 @@ def _bd_metric(rate_a: np.ndarray, metric_a: np.ndarray, rate_b: np.ndarray, met
         return float("nan")  # a ratio to objects of which there are none
     if max(rate_a.min(), rate_b.min()) >= min(rate_a.max(), rate_b.max()):
         return float("nan")
-    orders = np.argsort(rate_a), np.argsort(rate_b)
-    curves = (rate_a[orders[0]], metric_a[orders[0]], rate_b[orders[1]], metric_b[orders[1]])
+    curves = (*_merged(rate_a, metric_a), *_merged(rate_b, metric_b))
+    if min(map(len, curves)) < 2:
+        return float("nan")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return float(bjontegaard.bd_psnr(*curves, **_HOW))
+
+
+def _merged(rate: np.ndarray, metric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """In the order of the rates, points of one rate as their mean."""
+    order = np.argsort(rate)
+    _, same = np.unique(np.log10(rate[order]), return_inverse=True)  # as they are interpolated
+    return tuple(np.bincount(same, values[order]) / np.bincount(same) for values in (rate, metric))
 
 
 def _rising(rate: np.ndarray, metric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -62,9 +62,9 @@ class Detector(Pupil):
         model = training.trained(self.model, dataset, plan, **self.told())
         if not train.rank():  # the first process writes
             model.cpu().save(self.out)
-            self.written()
+            written = self.written(type(model).from_weights)
             held_out = datasets.load(self.data, "val", size=self.size)
-            print(training.stated(type(model).from_weights(self.out), held_out, self.out.stem))
+            print(training.stated(written, held_out, self.out.stem))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +87,8 @@ class Finetune(Pupil, Coding):
         model = training.finetune(base, codec, dataset, plan, describe=self.out.stem, **told)
         if not train.rank():
             model.cpu().save(self.out)
-            self.written()
-            coded, own = training.Decoded(held_out, codec), type(base).from_weights(self.out)
+            own = self.written(type(base).from_weights)
+            coded = training.Decoded(held_out, codec)
             for name, judge in ((self.detector, base), (self.out.stem, own)):
                 print(training.stated(judge, held_out, name, coded))
 
@@ -111,9 +111,9 @@ class Sam(Lessons):
         if train.rank():
             return
         sam.save_nano(model, self.out)
-        self.written()
+        model = self.written(partial(sam.load, "nano"))
         if self.judged:
-            held_out, model = datasets.load("scenes", "val", limit=self.judged), sam.load("nano", self.out)
+            held_out = datasets.load("scenes", "val", limit=self.judged)
             found = [masks.ious(masks.MaskSet.of(s.image, sam.every_mask(model, s.image)), s.masks) for s in held_out]
             best = [best for iou in found for best in iou.max(0, initial=0)]
             iou = sum(best) / len(best)
@@ -236,11 +236,11 @@ def finished(recipe: Recipe, train_only: bool) -> bool:
 class Code(Coding):
     """Code images of yours to real bytes and back."""
 
-    images: positional(tuple[Path, ...])  # image files; of .icm ones, coded by the same codec, the pictures
+    images: positional(tuple[Path, ...])  # image files; coded ones, which say their codec, are decoded
     out: Path = Path("coded")  # folder for the bytes and the decoded pictures
 
     def __call__(self) -> None:
-        coding.code(self.coder(), self.images, self.out, zoo.find(self.codec)[0].suffix)
+        coding.code(self, self.images, self.out)
 
 
 def _film_losses() -> list[str]:
@@ -268,6 +268,8 @@ class Video(Command):
     out: Path = Path("coded")  # folder for the file and the decoded frames
 
     def __call__(self) -> None:
+        if coding.decode_video(self.video, self.out):
+            return
         coder, fitted = zoo.load(self.codec, self.quality), self.codec == "nerv"
         if not fitted and (self.loss != "nerv" or any(value is not None for value in vars(self.options).values())):
             raise ValueError(f"{self.codec} is trained for no loss: leave --loss and its options out")
@@ -284,9 +286,7 @@ class Video(Command):
             recipe = Recipe("mine", source, Overfitted("nerv-fitting", loss, self.channels, **how), Accuracy(()))
             run.overfitted(recipe, clip, path, device=self.device)
 
-        suffix = zoo.find(self.codec)[0].suffix
-        if not coding.decode_video(self.video, self.out):
-            coding.code_video(coder, self.video, self.out, suffix, write, self.frames, self.height)
+        coding.code_video(coder, self.video, self.out, zoo.find(self.codec)[0].suffix, write, self.frames, self.height)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -469,10 +469,13 @@ def imported(arguments: list[str]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that shows ASCII alone
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         ready(parsed(imported([*(sys.argv[1:] if arguments is None else arguments)])))()
     except KeyboardInterrupt:
         sys.exit("stopped; what is written is kept, and the same command goes on from the last checkpoint or file")
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
+        sys.exit(f"error: {error or 'out of memory'}")

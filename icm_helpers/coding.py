@@ -3,50 +3,100 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from icm_helpers import evaluate, overfit
 from icm_helpers.codecs import container, zoo
-from icm_helpers.data import coco, video
-from icm_helpers.files import atomically
+from icm_helpers.data import pictures, video
+from icm_helpers.files import atomically, claim
+from icm_helpers.options import Coding
 
 
-def code(codec: Any, paths: Sequence[Path], out: Path, suffix: str) -> None:
-    """Code image files, `photo.jpg` to `photo.coded.<suffix>`, and decode these and what is called `.icm` to `photo.decoded.png`.
+def code(asked: Coding, paths: Sequence[Path], out: Path) -> None:
+    """Code image files, `photo.jpg` to `photo.coded.<suffix>`, and decode these and coded files to `photo.decoded.png`.
+
+    A coded file says which codec wrote it; `asked` gives that of the others, and of a network the weights.
 
     Raises:
-        ValueError: two images have one name, or a file is no whole image.
+        ValueError: two outputs have one name, or a file is no whole image; the message names it.
+        OSError: an output cannot be written. Both are found before any work, where they can be.
     """
-    if twice := [name for name, count in Counter(path.stem for path in paths).items() if count > 1]:
-        raise ValueError(f"several images are called {', '.join(twice)}: give them --out folders of their own")
-    for path in paths:
-        if path.suffix == ".icm":
-            back = out / f"{path.stem.removesuffix('.coded')}.decoded.png"
-            _draw(back, container.decode(codec, path.read_bytes()).cpu())
-            print(f"{path}: decoded to {back}")
-            continue
-        try:
-            with Image.open(path) as picture:
-                pixels = coco.rgb(ImageOps.exif_transpose(picture))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's errors seldom name the file
-            raise ValueError(f"{path} cannot be read as an image ({error}): give a whole image file") from error
-        x = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255  # (H, W, 3) -> (3, H, W)
-        coded = container.encode(codec, x)
-        x_hat = container.decode(codec, coded).cpu()
+    suffix, coder = zoo.find(asked.codec)[0].suffix, cache(Coding.coder)
+    writers = {path: _writer(path) for path in paths}
+    _claim_all({path: _outputs(path, out, suffix, writers[path] is not None) for path in paths}, len(paths))
+    if None in writers.values():
+        coder(asked)  # what is wrong with it is no picture's fault
+    for path, codec in writers.items():
+        with _named(path):
+            back = _outputs(path, out, suffix, codec is not None)[-1]
+            if codec is not None:
+                _draw(back, container.decode(coder(_decoding(asked, codec)), path.read_bytes()).cpu())
+                print(f"{path}: decoded to {back}")
+                continue
+            x = torch.from_numpy(pictures.read(path)).permute(2, 0, 1).float() / 255  # (H, W, 3) -> (3, H, W)
+            coded = container.encode(coder(asked), x)
+            x_hat = container.decode(coder(asked), coded).cpu()
         # `coded` in the name: in the folder of the pictures, photo.jpg must not overwrite photo.jpg.
         with atomically(out / f"{path.stem}.coded.{suffix}") as temporary:
             temporary.write_bytes(coded)
-        _draw(out / f"{path.stem}.decoded.png", x_hat)
+        _draw(back, x_hat)
         bpp, psnr = 8 * len(coded) / (x.shape[1] * x.shape[2]), evaluate.psnr((x - x_hat).square().mean().item())
         print(f"{path}: {len(coded)} bytes, {bpp:.3f} bpp, {psnr:.2f} dB")
+
+
+def _writer(path: Path) -> zoo.Codec | str | None:
+    """What wrote a coded file: a registered codec, or "" where only its name says that it is one; None for a picture."""
+    with suppress(OSError), path.open("rb") as file, _named(path):
+        if codec := zoo.writer(file.read(300)):
+            return codec
+    return "" if path.suffix == ".icm" else None
+
+
+def _outputs(path: Path, out: Path, suffix: str, coded: bool) -> list[Path]:
+    """The files that :func:`code` makes of one, the decoded picture last."""
+    decoded = out / f"{path.stem.removesuffix('.coded') if coded else path.stem}.decoded.png"
+    return [decoded] if coded else [out / f"{path.stem}.coded.{suffix}", decoded]
+
+
+def _claim_all(outputs: Mapping[Path, Sequence[Path]], count: int) -> None:
+    """ValueError where two files come of one name, or one would overwrite what is still to be read; OSError as of `claim`."""
+    taken = {path.resolve(): path for path in outputs}
+    if len(taken) < count:
+        raise ValueError("a file is named twice: name each once")
+    for path, file in ((path, file) for path, files in outputs.items() for file in files):
+        if (other := taken.setdefault(file.resolve(), path)) is not path or file.resolve() == path.resolve():
+            raise ValueError(f"{path} and {other} would both need {file}: give each a call with an --out of its own")
+        claim(file)
+
+
+def _decoding(asked: Coding, codec: zoo.Codec | str) -> Coding:
+    """The options of what decodes a file that a codec wrote."""
+    if not codec or (codec.network and zoo.find(asked.codec)[0] is codec):
+        return asked
+    if codec.sizes:
+        raise ValueError(f"written by {codec.name}: name its quality, as in --codec {codec.name} --quality 3")
+    quality = 32 if codec.setting else None  # any QP decodes
+    return replace(asked, codec=codec.name, quality=quality, weights=asked.weights if codec.network else None)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Within the block, an error names the file."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        if str(path) in str(error):
+            raise
+        raise type(error)(f"{path}: {error}") from error
 
 
 def code_video(
@@ -73,7 +123,8 @@ def code_video(
         clip = replace(clip, frames=clip.frames[:n], boxes=clip.boxes[:n], labels=clip.labels[:n])
         print(f"only the first {n} frames of {path}: --frames says how many")
     decoded, coded = out / f"{clip.name}.decoded", out / f"{clip.name}.coded.{suffix}"
-    decoded.mkdir(parents=True, exist_ok=True)  # before any work: a wrong --out shows at once
+    for file in (coded, decoded / "00000.png"):
+        claim(file)  # before any work: a wrong --out shows at once
     write(clip, coded)
     data, (count, _, rows, columns) = coded.read_bytes(), clip.frames.shape
     x_hat = coder.decode_video(data)
@@ -85,13 +136,14 @@ def code_video(
 
 
 def decode_video(path: Path, out: Path) -> bool:
-    """Decode a file that :func:`code_video` wrote into a folder of frames, and say whether it is one by its name."""
-    name, coded, suffix = path.name.rpartition(".coded.")
-    written = [codec for codec in zoo.CODECS.values() if codec.video and codec.suffix == suffix]
-    if not coded or not written:
+    """Decode a file that :func:`code_video` wrote into a folder of frames, and say whether it is one, as its first bytes tell."""
+    codec = _writer(path)
+    if not (codec and hasattr(decoder := zoo.load(codec.name, 32 if codec.setting else None), "decode_video")):
         return False
-    coder = zoo.load(written[0].name, 32 if written[0].setting else None)  # any QP decodes
-    x_hat, decoded = coder.decode_video(path.read_bytes()), out / f"{name}.decoded"
+    decoded = out / f"{path.name.rpartition('.coded.')[0] or path.stem}.decoded"
+    claim(decoded / "00000.png")
+    with _named(path):
+        x_hat = decoder.decode_video(path.read_bytes())
     _draw_all(decoded, x_hat)
     print(f"{path}: {len(x_hat)} frames decoded to {decoded}")
     return True

@@ -6,9 +6,10 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from safetensors import SafetensorError
@@ -104,3 +105,11 @@ def fingerprint(path: Path | str) -> str:
     """The first eight hexadecimal digits of a file's SHA-256; or, where recipes know its tensors from another file, that file's."""
     found = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
     return _SAME.get(found, found)
+
+
+def require_finite(tensors: Mapping[str, Any], what: Path | str) -> None:
+    """ValueError where weights hold NaN or infinity; it says of `what`, and which."""
+    floats = {name: value for name, value in tensors.items() if getattr(value, "is_floating_point", bool)()}
+    if wrong := [name for name, value in floats.items() if not bool(value.isfinite().all())]:
+        told = f"{what} has NaN or infinity in {', '.join(wrong[:4])}{' and more' * (len(wrong) > 4)}"
+        raise ValueError(f"{told}: it is damaged, or its training diverged; take other weights")

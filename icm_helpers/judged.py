@@ -38,6 +38,8 @@ def judge(
     `pairs` name categories as the first detector does, as in `own.mapped`. A ValueError says that a detector cannot judge this, or
     that `out` is another file.
     """
+    if out:
+        files.claim(out)
     data, judges = pictures.data, Accuracy(tuple(map(named, detectors)))
     dataset = datasets.load(data, "val", size=pictures.size, limit=pictures.images)
     if pairs or datasets.DATASETS[data].own:

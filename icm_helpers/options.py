@@ -168,12 +168,14 @@ class Lessons(Command):
         how = {"seed": self.seed, "device": self.device, "precision": self.precision, "identity": f"{what}"}
         return {"folder": RUNS / self.out.stem, **how}
 
-    def written(self) -> None:
-        """Forget the training's checkpoints, or another of this name would find itself done; say what was written."""
-        folder = RUNS / self.out.stem
+    def written(self, read: Callable[[Path], Any]) -> Any:
+        """The model in the file that was written. Now that it was read back, the training's checkpoints are deleted, or another
+        of this name would find itself done."""
+        model, folder = read(self.out), RUNS / self.out.stem
         for checkpoint in (folder / "training.ckpt", *folder.glob("[0-9]-*/training.ckpt")):
             checkpoint.unlink(missing_ok=True)
         print(f"wrote {self.out} (fingerprint {files.fingerprint(self.out)})")
+        return model
 
 
 @dataclass(frozen=True, kw_only=True)

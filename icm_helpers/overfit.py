@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,9 @@ def overfit(
     hooks = [p.register_hook((p != 0).mul) for p in network.parameters() if bool((p == 0).any())]
     try:
         how = {"describe": "overfitting", "seed": seed, **how}
-        return train.fit(network, _Orders(count, steps * batch, seed), objective, schedule, **how)
+        orders = _Orders(count, steps * batch, seed)
+        orders.identity = "-".join(f"{zlib.crc32(x.cpu().contiguous().numpy()):08x}" for x in (kept, masked) if x is not None)
+        return train.fit(network, orders, objective, schedule, **how)
     finally:
         for hook in hooks:
             hook.remove()
@@ -117,6 +120,7 @@ def file_of(
     `epochs` are those before and after pruning; a training that is stopped goes on from `folder`, which :func:`forget` clears; the
     rest is as in :func:`overfit`.
     """
+    nerv.header(frames.shape, model)  # before hours of work: whether the file can hold it
     for stage, count in zip(STAGES, epochs, strict=True):
         if stage == "pruned":
             nerv.prune(model, density)

@@ -202,6 +202,7 @@ def train_codec(recipe: Recipe, out: Path | None, **options: Any) -> Any:
     elif not train.rank():  # of several processes the first writes
         # The loss curve travels with the weights, and so does a scale that was found at the start.
         networks.save(model, out, {"codec_id": recipe.codec_id, "scale": f"{found:.6g}", "curve": json.dumps(curve)})
+        zoo.load(codec.codec, weights=out)  # read back before what it cost is deleted
         (folder / "training.ckpt").unlink(missing_ok=True)
     return model
 
@@ -231,6 +232,7 @@ def overfitted(recipe: Recipe, video: Video, out: Path | None, **options: Any) -
     if out:
         with files.atomically(out, hint="the training is kept: the same command goes on") as temporary:
             temporary.write_bytes(data)
+        nerv.decode_video(out.read_bytes(), [0])  # read back before what it cost is deleted
         overfit.forget(folder)
     return data
 
@@ -330,6 +332,7 @@ def finetuned(recipe: Recipe, codec: Any, how: How) -> Any:
         if not how.keep:
             return model
         model.save(path)
+        type(base).from_weights(path)  # read back before what it cost is deleted
         (folder / name / "training.ckpt").unlink(missing_ok=True)
     return type(base).from_weights(path)
 

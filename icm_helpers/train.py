@@ -125,7 +125,7 @@ def fit(
     Args:
         model: a codec or detector; a codec's `aux_loss` is fitted beside the main loss.
         data: at least `steps * batch` items, each of which depends on its number i alone; step k reads k * batch to (k + 1) *
-        batch.
+            batch. Its `identity`, where it has one, says in any words what it shows: a checkpoint of other data is refused.
         objective: (model, batch) -> scalars; `loss` is minimised, the others are logged.
         folder: where the checkpoint is kept (written atomically every `save_every` steps); training resumes from one found there.
             None keeps nothing. Under torchrun every process must see it.
@@ -159,6 +159,8 @@ def fit(
     aux = torch.optim.Adam(quantiles, lr=schedule.aux_lr) if quantiles else None
     plan = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(schedule).items()}
     recipe = {"schedule": plan, "seed": seed, "identity": identity}
+    if folder is not None:
+        recipe["data"] = getattr(data, "identity", "")
     start, curve = 0, []
     checkpoint = Path(folder) / "training.ckpt" if folder is not None else None
     if checkpoint is not None and checkpoint.exists():
@@ -244,7 +246,7 @@ def _checkpoint(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint holds, if it is whole and was written by a training of this recipe."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        found = {"identity": "", **state["recipe"]}  # which older checkpoints lack
+        found = {"identity": "", "data": recipe["data"], **state["recipe"]}  # which older checkpoints lack
     except (RuntimeError, UnpicklingError, EOFError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a checkpoint: it is damaged. Delete it to start again") from error
     differing = [f"{k} {found.get(k)!r} there, {v!r} here" for k, v in recipe.items() if found.get(k) != v]

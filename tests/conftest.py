@@ -5,10 +5,15 @@ import os
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+for _name, _examples in (("default", 300), ("long", 10_000)):
+    _calm = [hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile(_name, max_examples=_examples, deadline=None, suppress_health_check=_calm)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(autouse=True)

@@ -35,14 +35,16 @@ from queue import SimpleQueue
 from typing import Any
 
 import torch
-from compressai.entropy_models import GaussianConditional
+from compressai.entropy_models import EntropyModel
 from compressai.models import CompressionModel
 from torch import Tensor, nn
 from torch.nn import functional
 
+from icm_helpers import files
 from icm_helpers.codecs.networks import fingerprint
 
 MAGIC, VERSION = b"ICM", 1
+MAX_SYMBOL = 2.0**24  # what rANS's 32 bits hold with room to spare; beyond, its coder would not come back
 MAX_PIXELS = 2**26  # 8192 x 8192: what a header may make the decoder allocate
 
 
@@ -98,7 +100,10 @@ def decode(codec: Any, data: bytes) -> Tensor:
         told = f"the entropy parameters differ from the encoder's (checksum {expected:08x}, here {indexes_crc:08x})"
         raise BitstreamError(f"{told}: another processor or library rounds differently. Decode where it was encoded.")
     # Out of inference mode: an ordinary tensor, fit for autograd.
-    return decoded["x_hat"][0, :, :height, :width].clamp(0, 1)
+    x_hat = decoded["x_hat"][0, :, :height, :width].clamp(0, 1)
+    if not bool(x_hat.isfinite().all()):
+        raise BitstreamError(f"{codec.name} decodes NaN: the strings were forged, or its synthesis is broken.")
+    return x_hat
 
 
 def encode_many(codec: Any, images: Iterable[Tensor], workers: int | None = None) -> Iterator[bytes]:
@@ -151,6 +156,8 @@ def _many(work: Callable[[Any, Any], Any], codec: Any, items: Iterable[Any], wor
     workers = workers or min(os.cpu_count() or 1, 4)
     free: SimpleQueue[Any] = SimpleQueue()
     known = fingerprint(codec) if isinstance(codec, nn.Module) else None  # taken once
+    if known:
+        files.require_finite(codec.state_dict(), getattr(codec, "name", "the codec"))
     for _ in range(workers):
         replica = codec
         if known:  # the same tensors in modules of their own, because coding watches what its modules do
@@ -237,30 +244,56 @@ def _check_codec(codec: CompressionModel) -> torch.device:
 def _exactly(codec: CompressionModel, call: Callable[[], Any]) -> tuple[Any, int]:
     """What `call` gives with all switched off that makes two runs of one network differ, and the CRC-32 of all scale indexes. In a
     thread of its own: only a thread itself can put back its number of OpenMP threads."""
-    crc, conditionals = 0, [module for module in codec.modules() if isinstance(module, GaussianConditional)]
-    device = next(codec.parameters()).device.type
+    if not hasattr(codec, "known_fingerprint"):
+        files.require_finite(codec.state_dict(), codec.name)
+    crc, device = 0, next(codec.parameters()).device.type
+    models = {name: module for name, module in codec.named_modules() if isinstance(module, EntropyModel)}
 
-    def watched(build_indexes: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def watched(build_indexes: Callable[[Tensor], Tensor], name: str) -> Callable[[Tensor], Tensor]:
         def build(scales: Tensor) -> Tensor:
             nonlocal crc
+            if not bool(scales.isfinite().all()):
+                raise ValueError(f"{codec.name} gives its {name} scales that are not finite: {_BROKEN}")
             indexes = build_indexes(scales)
             crc = zlib.crc32(indexes.cpu().numpy().tobytes(), crc)
             return indexes
 
         return build
 
+    def limited(quantize: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+        def checked(inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
+            if mode == "symbols" and not bool((inputs.abs() <= MAX_SYMBOL).all()):  # so for NaN too
+                told = f"{codec.name} gives its {name} latents up to {inputs.abs().max().item():.3g}"
+                raise ValueError(f"{told}, which cannot be coded: {_BROKEN}")
+            if mode == "symbols" and means is not None and not bool((means.abs() <= MAX_SYMBOL).all()):
+                raise ValueError(f"{codec.name} gives its {name} means up to {means.abs().max().item():.3g}: {_BROKEN}")
+            return quantize(inputs, mode, means)
+
+        return checked
+
     def work() -> Any:
         with _STEADY, torch.inference_mode(), torch.autocast(device, enabled=False):
             return call()
 
     try:
-        for conditional in conditionals:
-            conditional.build_indexes = watched(conditional.build_indexes)
+        for name, model in models.items():
+            model.quantize = limited(model.quantize, name)
+            if hasattr(model, "build_indexes"):
+                model.build_indexes = watched(model.build_indexes, name)
         with ThreadPoolExecutor(1, thread_name_prefix="exactly") as apart:
             return apart.submit(work).result(), crc
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "memory" not in str(error):
+            raise
+        told = f"{codec.name} ran out of memory ({str(error).strip().splitlines()[-1]})"
+        raise RuntimeError(f"{told}: cut the picture into tiles, or take a classical codec such as avif") from error
     finally:
-        for conditional in conditionals:
-            conditional.__dict__.pop("build_indexes", None)
+        for model in models.values():
+            for name in ("quantize", "build_indexes"):
+                model.__dict__.pop(name, None)
+
+
+_BROKEN = "weights are broken, or their training diverged; take others"
 
 
 class _Steady:

@@ -149,14 +149,17 @@ class NeRV(nn.Module):
 
 def fitting(height: int, width: int, channels: int) -> NeRV:
     """A network with random weights for frames of this size: its picture is larger by less than a cell of the small map, no block
-    has fewer `channels` than it, and bytes grow with their square.
+    has fewer `channels` than it, and bytes grow with their square; ValueError where no file holds it.
 
     >>> fitting(180, 320, 12).size
     (192, 320)
     """
     strides = (2,) * max(1, round(math.log2(min(height, width) / 8)))  # a small map of about 6 to 11 rows
     scale = math.prod(strides)
-    return NeRV((-(-height // scale), -(-width // scale), channels), strides, channels, 4 * channels)
+    sizes = (-(-height // scale), -(-width // scale), channels), strides, channels, 4 * channels
+    with torch.device("meta"):  # before any memory is taken
+        require_size(NeRV(*sizes))
+    return NeRV(*sizes)
 
 
 def prune(network: NeRV, density: float) -> None:
@@ -185,13 +188,9 @@ def encode_video(frames: Tensor, network: NeRV, *, bits: int = 8) -> bytes:
     Biases have 2^8. ValueError for another shape, more than 65535 or larger frames, weights that are not finite, or settings that
     the header cannot hold.
     """
-    if frames.ndim != 4 or frames.shape[1] != 3 or not 0 < len(frames) < 2**16:
-        raise ValueError(f"a video is a tensor (T, 3, H, W) of 1 to 65535 frames, not {tuple(frames.shape)}.")
-    count, _, height, width = frames.shape
     if not 2 <= bits <= 8:
         raise ValueError(f"bits of a weight are 2 to 8, not {bits}.")
-    if not (0 < height <= network.size[0] and 0 < width <= network.size[1]):
-        raise ValueError(f"frames of {height} x {width}, but the network draws {network.size}: take another fc_hw_dim.")
+    head = header(frames.shape, network)
     tensors = {name: value.detach().float().cpu() for name, value in sorted(network.named_parameters())}
     if wrong := [name for name, value in tensors.items() if not bool(value.isfinite().all())]:
         raise ValueError(f"{', '.join(wrong)} of the network are not finite: the training diverged, lower its rate.")
@@ -199,13 +198,32 @@ def encode_video(frames: Tensor, network: NeRV, *, bits: int = 8) -> bytes:
     scales, symbols = zip(*(_quantise(value, bits if value.ndim > 1 else _BIAS_BITS) for value in values), strict=True)
     coded = [_code(values, scales, symbols, pooled) for pooled in (False, True)]
     side, words = min(coded, key=lambda parts: sum(map(len, parts)))
+    return sealed(head + struct.pack("<I", len(side)) + side + words)
+
+
+def header(shape: Sequence[int], network: NeRV) -> bytes:
+    """What the file of a video of shape (T, 3, H, W) begins with; ValueError where no file holds these frames or this network."""
+    if len(shape) != 4 or shape[1] != 3 or not 0 < shape[0] < 2**16:
+        raise ValueError(f"a video is a tensor (T, 3, H, W) of 1 to 65535 frames, not {tuple(shape)}.")
+    count, _, height, width = shape
+    if not (0 < height <= network.size[0] and 0 < width <= network.size[1]):
+        raise ValueError(f"frames of {height} x {width}, but the network draws {network.size}: take another fc_hw_dim.")
+    require_size(network)
     sizes = (*network.fc_hw_dim, network.lower_width, network.stem_dim, network.reduction, network.expansion)
     sizes += (network.pe_base, network.pe_levels, len(network.strides))
     try:
-        header = _HEADER.pack(MAGIC, height, width, count, *sizes)
-        return sealed(header + struct.pack(f"<{len(network.strides)}BI", *network.strides, len(side)) + side + words)
+        head = _HEADER.pack(MAGIC, height, width, count, *sizes)
+        return head + struct.pack(f"<{len(network.strides)}B", *network.strides)
     except struct.error as error:
         raise ValueError(f"the header holds sizes up to 65535 and strides up to 255 ({error}).") from error
+
+
+def require_size(network: NeRV) -> None:
+    """ValueError where a network, on any device, is larger than a file may make a decoder allocate."""
+    parameters, pixels = sum(value.numel() for value in network.parameters()), math.prod(network.size)
+    if parameters > MAX_PARAMETERS or pixels > MAX_PIXELS:
+        told = f"a network of {parameters} parameters that draws {pixels} pixels: a file holds {MAX_PARAMETERS}"
+        raise ValueError(f"{told} that draw {MAX_PIXELS}. Take fewer channels, or smaller frames.")
 
 
 def decode_video(data: bytes, indices: Sequence[int] | None = None, *, device: str = "cpu") -> Tensor:
@@ -307,8 +325,8 @@ def _parse(body: bytes) -> tuple[NeRV, int, int, int]:
         network = NeRV(tuple(dims), strides, lower_width, stem_dim, expansion, reduction, pe_base, pe_levels)
     shapes = dict(sorted(network.named_parameters()))
     parameters = sum(value.numel() for value in shapes.values())
-    fits = 0 < height <= network.size[0] and 0 < width <= network.size[1] and count
-    if not fits or parameters > MAX_PARAMETERS or math.prod(network.size) > MAX_PIXELS:
+    require_size(network)
+    if not (0 < height <= network.size[0] and 0 < width <= network.size[1] and count):
         raise ValueError(f"{count} frames of {height} x {width} from {parameters} parameters that draw {network.size}")
 
     start = _HEADER.size + stages + 4

@@ -8,6 +8,7 @@ them.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -28,7 +29,9 @@ from icm_helpers import files
 if TYPE_CHECKING:
     from icm_helpers.codecs.zoo import Codec
 
+_log = logging.getLogger(__name__)
 _TABLE = "_quantized_cdf"
+_TABLES = (_TABLE, "_cdf_length", "_offset")
 
 
 def load(codec: Codec, quality: int | None, weights: Path | str | None, metric: str) -> CompressionModel:
@@ -76,6 +79,7 @@ def save(codec: CompressionModel, path: Path | str, metadata: Mapping[str, str] 
     `metadata` in the header. Its CDF tables are recomputed in place first, so that codec and file share one `fingerprint`."""
     if not hasattr(codec, "name"):
         raise ValueError(f"{type(codec).__name__} has no name to write into {path}: make it with zoo.load.")
+    files.require_finite(codec.state_dict(), codec.name)  # or the tables would take forever
     update_tables(codec, force=True)
     header = dict(metadata or {}) | {"codec": codec.name, "quality": str(codec.quality)}
     state = _packed({key: value.detach().cpu().contiguous() for key, value in codec.state_dict().items()})
@@ -188,7 +192,24 @@ def _fill(codec: CompressionModel, state: dict[str, Tensor], source: Path | str)
         told = f"{source} does not fit {codec.name} of quality {codec.quality}: {len(wrong)} entries differ"
         hint = "Was it trained as another codec or quality?"
         raise ValueError(f"{told}, first {'; '.join(wrong[:4])}. {hint}") from error
-    update_tables(codec, force=False)  # only where the file has no tables
+    files.require_finite(codec.state_dict(), source)
+    _fit_tables(codec, source)
+
+
+def _fit_tables(codec: CompressionModel, source: Path | str) -> None:
+    """Make the CDF tables that a file lacks; those that it has stay, unless they are none of its weights': that is said."""
+    given = {key: table.clone() for key, table in codec.named_buffers() if key.endswith(_TABLES)}
+    update_tables(codec, force=True)
+    made = {key: table.clone() for key, table in codec.named_buffers() if key.endswith(_TABLES)}
+    whole = all(table.numel() for table in given.values())
+    limits = {key: 64 if key.endswith(_TABLE) else 0 for key in given}  # of 65,536: what rounding may do
+    same = {key: table.shape == made[key].shape for key, table in given.items()}
+    if whole and all(same[key] and (given[key] - made[key]).abs().max() <= limits[key] for key in given):
+        for key, table in codec.named_buffers():  # as they are: the bitstreams that they wrote must decode
+            if key in given:
+                table.resize_(given[key].shape).copy_(given[key])
+    elif whole:
+        _log.warning("the CDF tables in %s are not those of its weights: they were made anew", source)
 
 
 def update_tables(codec: CompressionModel, force: bool) -> None:

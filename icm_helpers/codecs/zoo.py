@@ -35,6 +35,7 @@ class Codec:
     colour: str = ""
     marker: str = ""
     suffix: str = "icm"  # of a coded file
+    magic: bytes = b""  # that its files begin with, where they say so
     video: bool = False  # whether it codes frames together, by `encode_video` and `decode_video`
     network: bool = False
     sizes: Mapping[int, tuple[int, ...]] | None = (
@@ -84,6 +85,17 @@ def find(name: str) -> tuple[Codec, int | None]:
 def named(name: str, quality: int | None) -> str:
     """The name of a codec of one quality: `mbt2018-mean-q5`."""
     return name if quality is None else f"{name}-q{quality}"
+
+
+def writer(data: bytes) -> Codec | None:
+    """The codec that wrote a file, by its first 300 bytes; None where they are those of no registered one. ValueError for the
+    container of a network that is not registered."""
+    if not data.startswith(b"ICM\x01"):
+        return next((codec for codec in CODECS.values() if codec.magic and data.startswith(codec.magic)), None)
+    name = data[5 : 5 + data[4]].decode("ascii", "replace") if len(data) > 4 else ""
+    if name not in CODECS:
+        raise ValueError(f"written by codec {name!r}, which is not registered: name it, as in --codec module:{name}")
+    return CODECS[name]
 
 
 def load(
@@ -171,10 +183,17 @@ for _codec in (
     Codec("jpeg", _PILLOW + "Jpeg", "quality", "JPEG", "#999999", "^", "jpg"),
     Codec("webp", _PILLOW + "Webp", "quality", "WebP", "#a08a5b", "v", "webp"),
     Codec("avif", _PILLOW + "Avif", "quality", "AVIF", "#7f8f3a", "P", "avif"),
-    Codec("hevc", _FFMPEG + "Hevc", "qp", "HEVC intra", "#cc79a7", "<"),
-    Codec("vvc", _FFMPEG + "Vvc", "qp", "VVC intra", "#8a63b0", ">"),
+    Codec("hevc", _FFMPEG + "Hevc", "qp", "HEVC intra", "#cc79a7", "<", magic=b"HEV\x01"),
+    Codec("vvc", _FFMPEG + "Vvc", "qp", "VVC intra", "#8a63b0", ">", magic=b"VVC\x01"),
     Codec("hevc-inter", _FFMPEG + "Hevc", "qp", "HEVC", "#cc79a7", "<", "hevc", video=True),
     Codec("vvc-inter", _FFMPEG + "Vvc", "qp", "VVC", "#8a63b0", ">", "vvc", video=True),
-    Codec("nerv", partial(import_module, "icm_helpers.codecs.nerv"), label="NeRV", suffix="nrv", video=True),
+    Codec(
+        "nerv",
+        partial(import_module, "icm_helpers.codecs.nerv"),
+        label="NeRV",
+        suffix="nrv",
+        magic=b"NRV\x01",
+        video=True,
+    ),
 ):
     register(_codec)

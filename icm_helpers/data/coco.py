@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -21,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from icm_helpers import files
 from icm_helpers.data import DataError, blamed, pictures
 from icm_helpers.panoptic import Panoptic
 
@@ -201,6 +203,13 @@ class CocoDataset(Dataset):
             "annotations": [{**item, "segmentation": _outline(item), "id": n} for n, item in items],
             "categories": [{"id": i, "name": name} for i, name in self.categories.items()],
         }
+
+    @cached_property
+    def identity(self) -> str:
+        """A few digits that change with the annotation file, and with which pictures are in use, their files' names and sizes."""
+        entries = self._entries.values()
+        told = (f"{e['id']} {e['file_name']} {(self.images / e['file_name']).stat().st_size}" for e in entries)
+        return hashlib.sha256("\n".join([files.fingerprint(self.annotations), *told]).encode()).hexdigest()[:12]
 
     @property
     def outlined(self) -> bool:

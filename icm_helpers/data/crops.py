@@ -117,6 +117,11 @@ class Crops(Dataset):
         found["masks"] = torch.tensor(np.array(masks, np.uint8).reshape(-1, self.patch, self.patch))
         return image, mask, found
 
+    @property
+    def identity(self) -> str:
+        """That of the data set, which tells it from another."""
+        return getattr(self.dataset, "identity", "")
+
     def source(self, index: int) -> str:
         """The file that crop `index` is cut from, for messages about it."""
         # The first draw of the crop's generator, as in __getitem__.

@@ -58,7 +58,8 @@ def _rgb(image: Image.Image, path: Path, file: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16") and "transparency" not in file.info:
         tags = getattr(file, "tag_v2", {})  # of a TIFF: bits a sample, and whether 0 is black
         if (tags.get(258, (16,)), tags.get(262, 1)) == ((16,), 1):
-            return np.stack([(np.asarray(image) >> 8).astype(np.uint8)] * 3, axis=-1)  # convert("RGB") would clip at 255
+            grey = (np.asarray(image) >> 8).astype(np.uint8)  # convert("RGB") would clip at 255
+            return np.stack([grey] * 3, axis=-1)
     if image.mode[0] in "IF":
         told = f"image {path} has samples of mode {image.mode}, and does not tell what is black and what is white"
         raise DataError(f"{told}: save it with 8 bits a sample, or with 16 and 0 as black")

@@ -197,14 +197,16 @@ def davis(folder: Path | str, name: str, category: str, limit: int | None = None
     photographs = sorted(Path(folder, "JPEGImages", "480p", name).glob("*.jpg"))[:limit]
     drawn = sorted(Path(folder, "Annotations", "480p", name).glob("*.png"))[:limit]
     if not photographs or [path.stem for path in photographs] != [path.stem for path in drawn]:
-        told = f"DAVIS clip {name!r} has {len(photographs)} pictures and {len(drawn)} masks in {folder}, not one mask for each picture"
+        told = f"DAVIS clip {name!r} has {len(photographs)} pictures and {len(drawn)} masks in {folder}"
         cure = "unpack the data set there (`icm datasets fetch davis2016`), so that it has JPEGImages/480p and Annotations/480p"
-        raise DataError(f"{told}: {cure}")
+        raise DataError(f"{told}, not one mask for each picture: {cure}")
     shown, outlined = [pictures.read(path) for path in photographs], [_mask(path) for path in drawn]
     for path, picture in zip([*photographs, *drawn], [*shown, *outlined], strict=True):
         if picture.shape[:2] != shown[0].shape[:2]:
             sizes = " and ".join(f"{p.shape[1]} x {p.shape[0]}" for p in (picture, shown[0]))
-            raise DataError(f"masks and pictures of a DAVIS clip differ in size ({path}: {sizes}): unpack the data set again")
+            raise DataError(
+                f"masks and pictures of a DAVIS clip differ in size ({path}: {sizes}): unpack the data set again"
+            )
     frames, masks = _tensor(shown), [torch.from_numpy(mask)[None] for mask in outlined]  # (1, H, W)
     masks = [mask[mask.any(dim=(1, 2))] for mask in masks]
     boxes = [masks_to_boxes(mask) + torch.tensor([0.0, 0, 1, 1]) if len(mask) else torch.zeros(0, 4) for mask in masks]

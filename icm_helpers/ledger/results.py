@@ -166,6 +166,8 @@ def _checksum(content: dict[str, Any]) -> str:
 
 def _commit() -> str:
     """The commit measured with, marked `-dirty` where the code has changed since: a change of prose measures nothing else."""
+    if not (files.ROOT / ".git").exists():  # git would answer for a repository around this copy
+        return "unknown"
     git = ["git", "-C", str(files.ROOT)]
     try:
         found = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)

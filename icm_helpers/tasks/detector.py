@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 
 class Detector(nn.Module):
@@ -28,7 +29,7 @@ class Detector(nn.Module):
             first, and where it outlines objects also {"masks": (n, H, W) bool}.
 
         Raises:
-            ValueError: of published networks, where an image is not (3, H, W), or holds values that are not finite.
+            ValueError: an image is not (3, H, W), or holds values that are not finite.
         """
         self.eval()
         return [self._detect_one(image.to(self.device), **settings) for image in images]
@@ -48,6 +49,40 @@ def resized_to(image: Tensor, size: int) -> tuple[Tensor, float]:
     return interpolate(image[None], inner, mode="bilinear", antialias=scale < 1).clamp(0, 1), scale
 
 
+class Resize(GeneralizedRCNNTransform):
+    """torchvision's way to resize pictures for an R-CNN, which leaves at least one pixel of a side: the rows or columns of a very
+    long picture are repeated first."""
+
+    @classmethod
+    def of(cls, other: GeneralizedRCNNTransform) -> Resize:
+        """With the settings of another."""
+        return cls(other.min_size, other.max_size, other.image_mean, other.image_std, other.size_divisible)
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """The picture (3, h, w) with the boxes and masks of `target`, where there are any."""
+        short, times = min(image.shape[1:]), repeats(image, self.max_size)
+        if times > 1:
+            side = 1 + list(image.shape[1:]).index(short)
+            image = image.repeat_interleave(times, side)
+            if target is not None:
+                scale = target["boxes"].new_tensor([times if side == 2 else 1, times if side == 1 else 1] * 2)
+                target = {**target, "boxes": target["boxes"] * scale}
+                if "masks" in target:
+                    target["masks"] = target["masks"].repeat_interleave(times, side)
+        return super().resize(image, target)
+
+
+def repeats(image: Tensor, longest: int) -> int:
+    """How often the shorter side of an image (3, H, W) is repeated, so that a pixel of it is left where the longer becomes
+    `longest`: once in most.
+
+    >>> repeats(torch.rand(3, 480, 640), 512), repeats(torch.rand(3, 1, 2000), 512)
+    (1, 4)
+    """
+    short, long = sorted(image.shape[1:])
+    return 1 if short * longest >= long else long // (short * longest) + 1
+
+
 def reported(boxes: Tensor, scores: Tensor, labels: Tensor, image: Tensor) -> dict[str, Tensor]:
     """Boxes (n, 4) cut at the border of their image (3, H, W), with their scores and category ids."""
     height, width = image.shape[1:]
@@ -59,9 +94,11 @@ def require_picture(image: Tensor) -> None:
     """Refuse what no detector takes.
 
     Raises:
-        ValueError: not floats (3, H, W), or values that are not finite.
+        ValueError: not floats (3, H, W), no pixel, or values that are not finite.
     """
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
         raise ValueError(f"image is {image.dtype} of shape {tuple(image.shape)}: a detector takes floats (3, H, W)")
+    if not image.numel():
+        raise ValueError(f"image of shape {tuple(image.shape)} has no pixel")
     if not image.isfinite().all():
         raise ValueError("image holds NaN or infinity: what made it, perhaps a diverged codec, is broken")

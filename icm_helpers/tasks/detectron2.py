@@ -81,7 +81,7 @@ class Detectron2(Detector, RCNNTeacher):
         require_picture(image)
         height, width = image.shape[1:]
         scale = min(self.min_size / min(height, width), self.max_size / max(height, width))
-        size = [int(side * scale + 0.5) for side in (height, width)]
+        size = [max(1, int(side * scale + 0.5)) for side in (height, width)]
         resized = interpolate(image[None], size, mode="bilinear", antialias=scale < 1)
         (found,) = self.model([{"image": self._channels(resized)[0], "height": height, "width": width}])
         found = found["instances"]

@@ -16,6 +16,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import Conv2dNormActivation, MultiScaleRoIAlign
 
+from icm_helpers.tasks.detector import Resize, require_picture
 from icm_helpers.tasks.teacher import RCNNTeacher
 from icm_helpers.tasks.weights import Own
 
@@ -58,6 +59,7 @@ class SmallMaskRCNN(Own, RCNNTeacher):
         sizes = {"min_size": size, "max_size": 2 * size}
         kind = MaskRCNN if self.masks else FasterRCNN
         self.model = kind(pyramid, rpn_anchor_generator=anchors, box_score_thresh=0.01, **sizes, **limits, **parts)
+        self.model.transform = Resize.of(self.model.transform)
         # torchvision counts classes 1..K; the data set has ids of its own.
         self._ids = sorted(self.categories)
 
@@ -101,6 +103,8 @@ class SmallMaskRCNN(Own, RCNNTeacher):
     @torch.no_grad()
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Find objects: for each image `boxes` (n, 4) in pixels, `scores` (n,), `labels` (n,) ids, and `masks` (n, H, W) bool."""
+        for image in images:
+            require_picture(image)
         self.eval()
         ids = torch.tensor([0, *self._ids], device=next(self.parameters()).device)
         found = self.model([image.to(ids.device) for image in images])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -76,6 +77,8 @@ class YOLOX:
         require_picture(image)
         x = _letterbox(image, self.size).flip(1).mul(255)  # RGB in [0, 1] -> BGR in 0..255
         (output,) = self.session.run(None, {self.session.get_inputs()[0].name: x.numpy()})
+        if not np.isfinite(output).all():
+            raise ValueError("YOLOX gives values that are not finite: its weights are damaged, fetch them again")
         # A cell's offset of the centre, log of width and height, all in strides; objectness, and 80 probabilities.
         offset, extent, objectness, classes = torch.from_numpy(output[0]).split((2, 2, 1, 80), dim=1)
         scores, best = (objectness * classes).max(dim=1)

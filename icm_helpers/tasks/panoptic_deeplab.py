@@ -15,6 +15,7 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.ops import Conv2dNormActivation
 
 from icm_helpers.panoptic import VOID, Panoptic
+from icm_helpers.tasks.detector import require_picture
 from icm_helpers.tasks.weights import Own
 
 STRIDE = 16  # of the coarsest features
@@ -143,6 +144,7 @@ class PanopticDeepLab(Own):
         return [found.detections() for found in self.panoptic(images)]
 
     def _one(self, image: Tensor) -> Panoptic:
+        require_picture(image)
         (logits,), ((heat,),), (offset,) = self.features(image[None])
         classes = logits.argmax(0)  # (H, W)
         probabilities = logits.softmax(0)

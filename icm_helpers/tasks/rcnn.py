@@ -16,7 +16,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from icm_helpers.tasks import weights
 from icm_helpers.tasks.coco import CATEGORIES
-from icm_helpers.tasks.detector import Detector, require_picture
+from icm_helpers.tasks.detector import Detector, Resize, require_picture
 from icm_helpers.tasks.teacher import RCNNTeacher
 
 _WHAT = (
@@ -41,6 +41,7 @@ class COCORCNN(Detector, RCNNTeacher):
         backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)
         network = MaskRCNN if masks else FasterRCNN
         self.model = network(backbone, num_classes=91, min_size=min_size, max_size=max_size)
+        self.model.transform = Resize.of(self.model.transform)
         for module in self.model.modules():
             if isinstance(module, FrozenBatchNorm2d):
                 module.eps = 0.0  # as when the weights were trained; torchvision, too, sets it for them

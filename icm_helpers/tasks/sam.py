@@ -23,7 +23,9 @@ from torch.utils.data import Dataset, Subset
 
 from icm_helpers import train
 from icm_helpers.data import scenes
+from icm_helpers.data.formats import run_lengths
 from icm_helpers.tasks import models, weights
+from icm_helpers.tasks.detector import repeats, require_picture
 
 LEGS = (128, 192, 256, 256, 320)  # sides of the pictures that nano SAM sees in the parts of its training
 # And after it: the generator enlarges scenes of 192 pixels to it, as eight pixels, a token's side, are little to see much in.
@@ -185,15 +187,17 @@ def every_mask(
         `predicted_iou` and `stability_score`.
 
     Raises:
-        ValueError: a threshold is out of range, or the image is not (3, H, W).
+        ValueError: a threshold is out of range, the image is not (3, H, W), or it holds values that are not finite.
     """
     if not (0 < pred_iou_thresh < 1 and 0 < stability_score_thresh <= 1 and points_per_side >= 1):
         raise ValueError(
             f"pred_iou_thresh {pred_iou_thresh}, stability_score_thresh {stability_score_thresh}, points_per_side "
             f"{points_per_side}: thresholds lie between 0 and 1, and there is at least one point"
         )
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"an image has shape (3, H, W), not {tuple(image.shape)}")
+    require_picture(image)
+    times = repeats(image, sam.image_encoder.img_size)
+    side = 1 if image.shape[1] < image.shape[2] else 2
+    image = image.repeat_interleave(times, side)
     generator = _package().SamAutomaticMaskGenerator(
         sam,
         points_per_side=points_per_side,
@@ -207,7 +211,11 @@ def every_mask(
     )
     pixels = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
     told = ("predicted_iou", "stability_score")
-    return [{"rle": _compressed(f["segmentation"])} | {k: f[k] for k in told} for f in generator.generate(pixels)]
+    found = [{"rle": _compressed(f["segmentation"])} | {k: f[k] for k in told} for f in generator.generate(pixels)]
+    for mask in found if times > 1 else ():
+        drawn = coco_mask.decode(mask["rle"])  # (H, W)
+        mask["rle"] = run_lengths(drawn[::times] if side == 1 else drawn[:, ::times])
+    return found
 
 
 def _compressed(rle: dict[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,11 @@ class Pictures(Dataset):
             )
         return image, {"boxes": boxes, "labels": labels, "masks": masks.to(torch.uint8), **extra}
 
+    @property
+    def identity(self) -> str:
+        """That of the data set, which tells it from another."""
+        return getattr(self.dataset, "identity", "")
+
     def source(self, index: int) -> str:
         """The file that item `index` shows, for messages about it."""
         return self._sample(index).name
@@ -81,7 +86,7 @@ class Decoded(Dataset):
     """A data set as a codec gives it back: each picture coded to bytes and decoded once, kept with 8 bits a channel."""
 
     def __init__(self, dataset: coco.CocoDataset, codec: Any, *, progress: bool = True) -> None:
-        self.samples, self.panoptic = [], dataset.panoptic
+        self.samples, self.panoptic, self.identity = [], dataset.panoptic, getattr(dataset, "identity", "")
         coded, hidden = evaluate.coded(codec, dataset), None if progress else True
         for sample, _, x_hat in tqdm(coded, "coding training pictures", len(dataset), disable=hidden):
             self.samples.append(replace(sample, image=(x_hat * 255).round().byte()))

@@ -19,6 +19,7 @@ from icm_helpers.tasks import models
 
 def save(path: Path | str, model: str, state: Mapping[str, Tensor], categories: Mapping[int, str], size: int) -> None:
     """Write a detector's weights atomically, floats in half precision, with its `categories` and input `size`."""
+    files.require_finite(state, model)
     halved = {k: v.contiguous().half() if v.is_floating_point() else v for k, v in state.items()}
     named = json.dumps({str(k): v for k, v in categories.items()})
     with files.atomically(path) as temporary:
@@ -43,6 +44,7 @@ def read(path: Path | str, model: str) -> tuple[dict[str, Tensor], dict[int, str
         raise ValueError(f"{path} is not a readable safetensors file ({error}): fetch or train it again") from error
     if metadata.get("model") != model:
         raise ValueError(f"{path} holds {metadata.get('model', 'something else')}, not a {model}")
+    files.require_finite(state, path)
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     return state, {int(k): v for k, v in json.loads(metadata["categories"]).items()}, int(metadata["size"])
 
@@ -87,17 +89,19 @@ def published(path: Path | str, read: Callable[[Path], Any] = _tensors) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file; the message says what fetches it.
-        ValueError: it is damaged, or asks for more than tensors.
+        ValueError: it is damaged, asks for more than tensors, or has NaN or infinity among its weights.
     """
     path = models.present(path)
     try:
-        return read(path)
+        found = read(path)
     except Exception as error:  # a damaged pickle fails in a dozen ways
         told = str(error).partition(". ")[0][:200]  # torch goes on with the advice to run what the file holds
         raise ValueError(
             f"{path} is no file of weights ({type(error).__name__}: {told}): it is damaged, or holds more than tensors. "
             "Nothing in it was run; fetch it again"
         ) from error
+    files.require_finite(found if isinstance(found, dict) else {}, path)
+    return found
 
 
 @contextmanager
