@@ -71,7 +71,7 @@ def test_pictures_of_several_sizes_are_learned_from_as_they_are_looked_at():
     assert all(torch.equal(part, expected[name]) for name, part in network(images, targets).items())
     large = [torch.nn.functional.interpolate(x[None], scale_factor=2.0)[0] for x in images]
     doubled = network(large, [{**t, "boxes": 2 * t["boxes"]} for t in targets])
-    assert doubled["box"] == pytest.approx(expected["box"].item(), rel=0.2)
+    assert doubled["box"].item() == pytest.approx(expected["box"].item(), rel=0.2)
 
 
 def test_the_package_leaves_the_rest_of_the_process_as_it_was():
