@@ -473,6 +473,8 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that shows ASCII alone
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal of ASCII shows the rest
     try:
         ready(parsed(imported([*(sys.argv[1:] if arguments is None else arguments)])))()
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """The ledger: a record is named by its recipe, whole or absent, and never replaced."""
 
 import os
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -67,6 +68,13 @@ def test_pictures_of_ones_own_in_the_place_of_coco_are_refused_before_any_traini
     recipe = Recipe("c", Pictures("coco2017", 5000), Classical("jpeg", quality=10), Accuracy(()))
     with pytest.raises(LedgerError, match="coco2017 has 12 pictures here, the recipe asks for 5000: correct ICM_COCO"):
         run.measure(recipe)
+
+
+def test_a_copy_without_git_inside_another_repository_has_no_commit(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    (tmp_path / "copy").mkdir()
+    monkeypatch.setattr(results.files, "ROOT", tmp_path / "copy")
+    assert results.provenance("cpu")["commit"] == "unknown"
 
 
 def test_a_record_has_a_line_for_each_list():
