@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help book test fuzz bench lab env lint format pins clean distclean
+.PHONY: help book test fuzz bench lab notebooks env lint format pins clean distclean
 
 # Threads that wait do not spin: beside another busy process, spinning slows torch many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -30,6 +30,9 @@ bench: $(STAMP)  ## measure how fast the codecs are, as ratios to plain versions
 lab: $(STAMP)  ## open the chapters as notebooks in JupyterLab
 	@$(BIN)/jupytext-config --settings-file .venv/share/jupyter/lab/settings/overrides.json set-default-viewer markdown myst
 	@$(BIN)/jupyter lab book
+
+notebooks: $(STAMP)  ## write the chapters as .ipynb into _build/notebooks, for papermill and other tools
+	@$(BIN)/python book/build.py --notebooks
 
 env: $(STAMP)  ## make the private environment in .venv
 	@echo "environment ready: $(CURDIR)/.venv"

@@ -1,6 +1,6 @@
 """Build the book: execute the chapters that changed, then render all of it with warnings as errors.
 
-    .venv/bin/python book/build.py [--preset book] [--only papers/object_region_mse]
+    .venv/bin/python book/build.py [--preset book] [--only papers/object_region_mse] [--notebooks]
 
 A chapter is executed again when anything that its outputs can depend on has changed: its code, icm_helpers, the committed data,
 the pins, the Python version or the preset. Prose around the same code is rendered with the outputs that are there. Everything
@@ -10,6 +10,7 @@ lands in _build:
     failed/     a chapter that failed, up to the failing cell
     src/        what Sphinx reads: book/ with each text notebook's outputs added to it
     html/       the rendered book
+    notebooks/  with --notebooks, which executes nothing: the chapters as plain notebooks, for papermill and others
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ from nbformat import NotebookNode
 from icm_helpers import notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
+TO_RUN = """**To run this notebook** you need a clone of the book's repository. In it, `make env` makes the environment `.venv`,
+with `icm_helpers` in it, and `make lab` opens every chapter. A notebook that lies elsewhere runs with
+`.venv/bin/python -m icm_helpers.notebooks THIS.ipynb OUT.ipynb -p preset smoke`, or in any Jupyter whose kernel is that
+environment; its parameters are in the first cell of code, and may be changed there."""
 
 
 def digest(root: Path, files: Iterable[Path], *facts: str) -> str:
@@ -139,13 +144,28 @@ def execute_stale(root: Path, preset: str, only: str | None = None, jobs: int | 
 def with_outputs(text: NotebookNode, executed: NotebookNode) -> NotebookNode:
     """A chapter as its text is now, with the outputs that its code gave; the reader sees the documented parameters, once."""
     ran = [cell for cell in executed.cells if cell.cell_type == "code"]
-    ran = [cell for cell in ran if "injected-parameters" not in cell.metadata.get("tags", [])]
     for cell, done in zip((c for c in text.cells if c.cell_type == "code"), ran, strict=True):
         cell.outputs, cell.execution_count = done.outputs, done.execution_count
     text.metadata = executed.metadata
+    return alone(text)
+
+
+def alone(text: NotebookNode) -> NotebookNode:
+    """A chapter that can be downloaded: it says first, which pages do not show, how to run it."""
+    text.cells.insert(0, nbformat.v4.new_markdown_cell(TO_RUN, metadata={"tags": ["remove-cell"]}))
     for k, cell in enumerate(text.cells):
         cell["id"] = f"cell-{k}"  # else a new one at each reading, and the pages would never be up to date
     return text
+
+
+def write_notebooks(root: Path) -> Path:
+    """The chapters as plain notebooks without outputs, in the folder that is returned."""
+    folder = root / "_build" / "notebooks"
+    for chapter in notebooks.chapters(root / "book"):
+        path = folder / chapter.relative_to(root / "book").with_suffix(".ipynb")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(alone(notebooks.read(chapter)), path)
+    return folder
 
 
 def assemble(root: Path) -> Path:
@@ -193,7 +213,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Execute the chapters that changed and render the book.")
     parser.add_argument("--preset", default="book", help="smoke, book or paper")
     parser.add_argument("--only", metavar="CHAPTER", help="execute this chapter only, and render nothing")
+    parser.add_argument("--notebooks", action="store_true", help="only write the chapters as .ipynb, without outputs")
     args = parser.parse_args()
+    if args.notebooks:
+        print(f"notebooks: {write_notebooks(ROOT)}")
+        return
     start = time.monotonic()
     try:
         execute_stale(ROOT, args.preset, args.only)

@@ -67,15 +67,29 @@ def _points(records: Sequence[Any], metric: str, detector: str | None) -> list[n
     return [np.stack(v, axis=-1) for v in zip(*points, strict=True)]
 
 
-def bd_rate(anchor: Curve, test: Curve) -> Interval:
+def bd_rate(anchor: Curve | Sequence[tuple[float, float]], test: Curve | Sequence[tuple[float, float]]) -> Interval:
     r"""Bjontegaard delta rate of `test` against `anchor`, in percent: negative where it needs fewer bits for the same metric.
 
     By the `bjontegaard` package with PCHIP interpolation. Where a curve is not increasing (AP is noisy), only the points that rise
     above all points of lower rate count. Undefined, NaN, where curves do not overlap in the metric. Of several trainings the value
     is that of their mean curves; how much it varies, `intervals.of_trainings` takes from each compared with that of the same seed.
-    Of videos the value is the mean over them, see `intervals.of_clips`.
+    Of videos the value is the mean over them, see `intervals.of_clips`. Plain points (rate, metric) have no interval: its ends are
+    NaN. A ValueError says that they are not finite, or a rate is not above zero.
+
+    >>> print(bd_rate([(0.1, 30), (0.2, 33), (0.4, 36)], [(0.05, 30), (0.1, 33), (0.2, 36)]))
+    -50
     """
-    return _compared(_bd_rate, (anchor, test))
+    return _compared(_bd_rate, (_plain(anchor), _plain(test)))
+
+
+def _plain(points: Curve | Sequence[tuple[float, float]]) -> Curve:
+    if isinstance(points, Curve):
+        return points
+    pairs = np.asarray(list(points), dtype=float)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.isfinite(pairs).all() or (pairs[:, 0] <= 0).any():
+        raise ValueError(f"a curve is points (rate, metric), finite, with rates above zero, not {points!r}")
+    none = np.empty((0, len(pairs)))
+    return Curve("", *pairs.T, none, none)
 
 
 def replicates(anchor: Curve, test: Curve) -> np.ndarray:

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 from icm_helpers import chapters, files, objectives
 from icm_helpers.codecs import zoo
-from icm_helpers.data import datasets
-from icm_helpers.files import CHECKPOINTS, atomically
+from icm_helpers.data import datasets, own
+from icm_helpers.files import atomically
 from icm_helpers.later import later
 from icm_helpers.ledger.recipe import Accuracy, Clip, Overfitted, Recipe, Trained, Training
 from icm_helpers.options import (
@@ -32,11 +32,11 @@ from icm_helpers.options import (
     Pupil,
     check,
     coder,
-    file_of,
     loss_of,
     maybe,
     one_of,
     options_of,
+    pictures_named,
     pictures_of,
     positional,
     share,
@@ -44,7 +44,8 @@ from icm_helpers.options import (
 from icm_helpers.tasks import models
 
 coding, complexity, judged, masks, run, train = later(".coding", ".complexity", ".judged", ".masks", ".run", ".train")
-downloads, grid, sam, training, tyro = later(".data.downloads", ".ledger.grid", ".tasks.sam", ".tasks.training", "tyro")
+downloads, grid, sam, training = later(".data.downloads", ".ledger.grid", ".tasks.sam", ".tasks.training")
+torch, tyro = later("torch", "tyro")
 
 # --- training, of one model or of many -----------------------------------------------------------------------------------
 
@@ -70,13 +71,15 @@ class Detector(Pupil):
 class Finetune(Pupil, Coding):
     """Train a detector further on what a codec decodes, and state its AP before and after."""
 
-    detector: one_of(models.names("train")) = "yolov5n-scenes"  # which detector
+    detector: str = "yolov5n-scenes"  # which detector, or KIND=FILE with weights of your own
     images: maybe(int) = 400  # the first so many training images
     steps: int = 200  # of the optimiser
     batch: int = 16  # images a step
     lr: float = 3e-4  # Adam's learning rate after warm-up
 
     def __call__(self) -> None:
+        if self.detector.partition("=")[0] not in models.names("train"):
+            raise ValueError(f"{self.detector} cannot be trained here; {', '.join(models.names('train'))} can")
         told, held_out = self.told(), datasets.load(self.data, "val", size=self.size)
         codec, base = self.coder(), models.load(self.detector)
         dataset = datasets.load(self.data, "train", size=self.size, limit=self.images)
@@ -94,7 +97,7 @@ class Finetune(Pupil, Coding):
 class Sam(Lessons):
     """Train the nano Segment Anything on scenes, and state how well it finds their objects."""
 
-    out: Path = CHECKPOINTS / "nano-sam.safetensors"  # where the weights go
+    out: Path = files.ROOT / "data" / "checkpoints" / "nano-sam.safetensors"  # where the weights go
     images: int = 5000  # training scenes, none of those that codecs see
     # of the optimiser on scenes of 128, 192, 256, 256 and 320 pixels
     steps: tuple[int, int, int, int, int] = (6000, 2400, 1500, 2400, 1200)
@@ -128,7 +131,7 @@ class Codec(Command):
     options: options_of(objectives.names())
     lmbda: float = 0.01  # weight of the distortion; distillation needs hundreds
     scale: float = 1.0  # of the distortion, beside lmbda; 0: as large as MSE's at the start
-    data: one_of(datasets.names()) = "scenes"  # data set
+    data: pictures_named() = "scenes"
     size: int = 192  # side of scenes, pixels
     training: Training = TRAINING
     seed: int = 0  # of what is random
@@ -142,13 +145,13 @@ class Codec(Command):
             raise ValueError(f"{self.codec} has no weights to train: name a network such as mean-scale-small")
         loss, how = loss_of(self.loss, self.options, self.data), self.training
         if how.start not in ("none", "published") and "@" not in how.start:
-            shipped = CHECKPOINTS / f"{how.start}.safetensors"
-            how = replace(how, start=f"{how.start}@{files.fingerprint(models.present(shipped))}")
+            weights = models.present(run.start_file(how.start))
+            how = replace(how, start=f"{how.start}@{files.fingerprint(weights)}")
         codec = Trained(zoo.named(self.codec, self.quality), loss, self.lmbda, how, self.scale, self.seed)
-        recipe, out = Recipe("mine", pictures_of(self.data, 0, self.size), codec, Accuracy(())), file_of(self.out)
-        run.train_codec(recipe, out, device=self.device, compiled=self.compile, remember=self.remember)
+        recipe = Recipe("mine", pictures_of(self.data, 0, self.size), codec, Accuracy(()))
+        run.train_codec(recipe, self.out, device=self.device, compiled=self.compile, remember=self.remember)
         if not train.rank():
-            print(f"wrote {out} (fingerprint {files.fingerprint(out)})")
+            print(f"wrote {self.out} (fingerprint {files.fingerprint(self.out)})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,8 +297,9 @@ class Judge(Command):
     # a CompressAI model's size, 1 to 8; a classical codec's quality or QP; several are rates of one codec, which make a curve
     quality: maybe(tuple[int, ...]) = None
     weights: maybe(tuple[Path, ...]) = None  # weights file; the shipped one where left out; several are rates
-    # data set; coco2017 may be pictures of your own, with COCO's layout and categories, in the folder that ICM_COCO names
-    data: one_of(datasets.names()) = "scenes"
+    data: pictures_named() = "scenes"
+    # what categories of the data set are to the detector, as in walker=person; others of the same name are kept, the rest left out
+    map: maybe(tuple[str, ...]) = None
     size: int = 192  # side of scenes, pixels
     images: int = 200  # how many of its evaluation pictures, at most
     # who judges, by name, or KIND=FILE with weights of your own; where left out, the one that knows the data set
@@ -305,7 +309,20 @@ class Judge(Command):
     def __call__(self) -> None:
         made = [Coding(**how, codec=self.codec, device=self.device) for how in judged.rates(self.quality, self.weights)]
         detectors = self.detector or (datasets.DATASETS[self.data].detector,)
-        judged.judge(made, pictures_of(self.data, self.images, self.size), detectors, self.out, self.device)
+        judged.judge(
+            made, pictures_of(self.data, self.images, self.size), detectors, self.out, self.device, self.map or ()
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Compare what `judge --out` has written: a table, BD-rates against the first file by every measure, and a figure."""
+
+    files: positional(tuple[Path, ...])  # one of each codec, all measured on the same pictures; the first is the anchor
+    out: maybe(Path) = None  # the figure, .png, .pdf or .svg; none where left out
+
+    def __call__(self) -> None:
+        judged.compare(self.files, self.out)
 
 
 # --- what is on disk -----------------------------------------------------------------------------------------------------
@@ -346,7 +363,7 @@ class Check(Fetch):
 class Make(Command):
     """Segment the pictures of a data set that are not segmented yet. Start it again to go on."""
 
-    data: one_of(datasets.names()) = "scenes"  # data set
+    data: pictures_named() = "scenes"
     split: Literal["train", "val"] = "train"  # which pictures
     size: int = 192  # side of scenes, pixels
     images: maybe(int) = None  # only the first so many
@@ -400,7 +417,7 @@ class Complexity:
 # --- all commands --------------------------------------------------------------------------------------------------------
 
 COMMANDS: dict[str, Any] = {
-    **{c.__name__.lower(): c for c in (Detector, Finetune, Sam, Codec, Video, Judge, Grid, Code)},
+    **{c.__name__.lower(): c for c in (Detector, Finetune, Sam, Codec, Video, Judge, Compare, Grid, Code)},
     "datasets": {"list": List, "fetch": Fetch, "check": Check},
     "masks": {"make": Make, "info": Info},
     "complexity": Complexity,
@@ -422,6 +439,22 @@ def parsed(arguments: list[str]) -> Any:
     return found
 
 
+def ready(command: Any) -> Any:
+    """The command, once what can be known before any work is found right: its device is there, and the place of what it
+    writes; a path of pictures in the place of a data set's name has become a name.
+
+    Raises:
+        ValueError, OSError, RuntimeError: it is not.
+    """
+    if isinstance(command, Lessons | Codec | Judge | Complexity | Compare) and command.out:
+        files.claim(command.out)
+    if getattr(command, "device", "") == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("--device cuda, but this machine shows no CUDA device: take auto or cpu")
+    if isinstance(command, Pupil | Codec | Judge | Make):
+        return replace(command, data=own.named(command.data))
+    return command
+
+
 def imported(arguments: list[str]) -> list[str]:
     """Arguments in which `--loss module:name` and the like have become names, after importing the modules."""
     sys.path.append(os.getcwd())  # where a console script does not look
@@ -440,8 +473,10 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that shows ASCII alone
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal of ASCII shows the rest
     try:
-        parsed(imported([*(sys.argv[1:] if arguments is None else arguments)]))()
+        ready(parsed(imported([*(sys.argv[1:] if arguments is None else arguments)])))()
     except KeyboardInterrupt:
         sys.exit("stopped; what is written is kept, and the same command goes on from the last checkpoint or file")
     except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:

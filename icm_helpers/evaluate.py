@@ -161,7 +161,7 @@ def evaluate(
         detectors with `panoptic`, where the data set has panoptic maps, pq, sq, rq, pq_things, pq_stuff; by_cover (of 30 images
         or more): object_share, bpp and box_ap in each third of the images, from those of which objects cover least to those of
         which they cover most;
-        `bootstrap`: bpp, psnr_inside, psnr_outside, and box_ap, mask_ap, agreement, pq, sq, rq, pq_things, pq_stuff by
+        `bootstrap`: bpp, psnr, psnr_inside, psnr_outside, and box_ap, mask_ap, agreement, pq, sq, rq, pq_things, pq_stuff by
         detector, 200 paired replicates each; by_cover with bpp and box_ap likewise, each third resampled by itself.
 
     A DataError says that a detector does not know an annotated category.
@@ -196,12 +196,12 @@ def evaluate(
     samples = resamplings(dataset.ids)
     told = {"id": list(dataset.ids), "bytes": [row[0] for row in rows], "pixels": [row[1] for row in rows]}
     result: dict[str, Any] = {"images": len(dataset), "bpp": 8 * size.sum() / count.sum()}
-    result |= {"psnr": psnr((inner + outer).sum() / count.sum()), "object_share": covered.sum() / count.sum()}
-    result["per_image"] = told
+    result |= {"object_share": covered.sum() / count.sum(), "per_image": told}
     if bits:
         result["bpp_likelihood"] = float(np.sum(bits) / count.sum())
     bootstrap: dict[str, Any] = {"bpp": (8 * _pooled(size, count, samples)).tolist()}
-    for name, error, share in (("psnr_inside", inner, covered), ("psnr_outside", outer, count - covered)):
+    parts = ("psnr", inner + outer, count), ("psnr_inside", inner, covered), ("psnr_outside", outer, count - covered)
+    for name, error, share in parts:
         if share.any():
             result[name] = psnr(error.sum() / share.sum())
             bootstrap[name] = psnr(_pooled(error, share, samples)).tolist()

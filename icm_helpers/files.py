@@ -11,12 +11,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 from safetensors import SafetensorError
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The repository, whose folders `data`, `runs` and `book` the package reads and writes."""
-CHECKPOINTS = ROOT / "data" / "checkpoints"
+_HERE = Path(__file__).resolve().parent
+CLONE = (_HERE.parent / "book" / "_toc.yml").is_file()
+"""Whether the package lies in a clone of the repository, with its pages and the ledger, or was installed without them."""
+ROOT = _HERE.parent if CLONE else platformdirs.user_cache_path("icm-book")
+"""The clone; or else a folder of the user's. Its folders `data` and `runs` are written."""
+SHIPPED = ROOT / "data" if CLONE else _HERE / "shipped"
+"""What every installation has: the manifest and small weights."""
+CHECKPOINTS = SHIPPED / "checkpoints"
 RUNS = ROOT / "runs"
+NO_CLONE = "" if CLONE else " (the book's own records come with a clone of its repository)"
 
 
 @contextmanager

@@ -26,7 +26,7 @@ class Interval:
     p: float = _NAN  # how often chance alone would bring a value as far from zero
 
     def __str__(self) -> str:
-        told = f"{self.value:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
+        told = f"{self.value:+.3g}" + ("" if np.isnan(self.low) else f" [{self.low:+.3g}, {self.high:+.3g}]")
         return "no overlap" if np.isnan(self.value) else told
 
 
@@ -41,7 +41,8 @@ def of_pictures(value: float, replicates: np.ndarray) -> Interval:
     finite = replicates[np.isfinite(replicates)]
     defined = len(finite) / max(1, len(replicates))
     if not np.isfinite(value) or len(finite) == 0:
-        return Interval(_NAN, _NAN, _NAN, defined)
+        plain = len(replicates) == 0  # points that nobody has drawn again
+        return Interval(float(value) if plain else _NAN, _NAN, _NAN, 1.0 if plain else defined)
     with np.errstate(all="ignore"):
         bias = special.ndtri((np.mean(finite < value) + np.mean(finite <= value)) / 2)
         ends = bias + _TWO_SIDED * np.array([-1, 1])

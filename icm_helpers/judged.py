@@ -6,16 +6,18 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
-from icm_helpers import bd, evaluate, files, run, train
+from icm_helpers import bd, evaluate, files, plots, run, train
 from icm_helpers.codecs import networks, zoo
-from icm_helpers.data import coco, datasets
+from icm_helpers.data import coco, datasets, own
 from icm_helpers.ledger import queries, verdicts
 from icm_helpers.ledger.recipe import Accuracy, Classical, Given, Pictures, Recipe, flat
 from icm_helpers.options import Coding
@@ -23,17 +25,27 @@ from icm_helpers.tasks import models
 
 
 def judge(
-    codecs: Sequence[Coding], pictures: Pictures, detectors: Sequence[str], out: Path | None, device: str
+    codecs: Sequence[Coding],
+    pictures: Pictures,
+    detectors: Sequence[str],
+    out: Path | None,
+    device: str,
+    pairs: Sequence[str] = (),
 ) -> None:
     """Print rate, PSNR and AP of a codec at its rates, in turn, and from two rates on its BD-rates against the codecs of the book.
 
     Detectors are as in :func:`named`. All that is measured goes to `out`, a JSON file; what it holds already is not measured again.
-    A ValueError says that a detector cannot judge this, or that `out` is another file.
+    `pairs` name categories as the first detector does, as in `own.mapped`. A ValueError says that a detector cannot judge this, or
+    that `out` is another file.
     """
     if out:
         files.claim(out)
     data, judges = pictures.data, Accuracy(tuple(map(named, detectors)))
     dataset = datasets.load(data, "val", size=pictures.size, limit=pictures.images)
+    if pairs or datasets.DATASETS[data].own:
+        data = own.mapped(data, dataset, pairs, detectors[0], models.load(judges.detectors[0]).categories)
+        pictures = replace(pictures, data=data)
+        dataset = datasets.load(data, "val", size=pictures.size, limit=pictures.images)
     for name, full in zip(detectors, judges.detectors, strict=True):
         coco.require_categories(dataset, models.load(full).categories, name)
     pictures, kept, records, fresh = replace(pictures, images=len(dataset)), _kept(out), [], False
@@ -49,13 +61,13 @@ def judge(
             if out:
                 with files.atomically(out) as temporary:  # with what another process has written meanwhile
                     temporary.write_text(json.dumps([*_kept(out), record]), encoding="utf-8")
-        result, bootstrap = record["result"], record["bootstrap"]
-        records.append(SimpleNamespace(recipe=SimpleNamespace(setting=k), result=result, bootstrap=bootstrap))
+        records.append(_rate(k, record))
         told = " ".join(str(word) for word in (codec.codec, codec.weights, codec.quality) if word is not None)
-        print(f"{told}: {result['bpp']:.4f} bpp, {result['psnr']:.2f} dB, {len(dataset)} pictures of {data}")
+        print(
+            f"{told}: {record['result']['bpp']:.4f} bpp, {record['result']['psnr']:.2f} dB, {len(dataset)} pictures of {data}"
+        )
         for metric, name in _accuracies(records[-1:]):
-            low, high = np.percentile(bootstrap[metric][name], [2.5, 97.5])
-            print(f"  {queries.NAMES[metric]} of {name} {result[metric][name]:.3f} [{low:.3f}, {high:.3f}]", flush=True)
+            print(f"  {_called(metric, name)} {_told(records[-1], metric, name)}", flush=True)
     for name, full in zip(detectors, judges.detectors, strict=True) if fresh else ():
         found = run.clean(pictures, full, train.fabric(device).device)
         summary, _ = evaluate.average_precision(dataset.ground_truth(), found)
@@ -72,12 +84,57 @@ def _compared(records: list[Any], pictures: Pictures, ids: Sequence[int]) -> Ite
         yield f"between {len(records)} rates a curve is cut short, and BD-rates come out too high: give four or more"
     alike = queries.measured_alike(pictures.data, pictures.size, ids)
     for metric, name in _accuracies(records):
-        found = queries.rivals(bd.curve(records, metric, name), [] if "=" in name else alike, metric, name)
-        yield f"BD-rate [%] by {queries.NAMES[metric]} of {name}, below zero where yours needs fewer bits:"
+        known = [] if "=" in (name or "") else [[r for r in group if metric in r.bootstrap] for group in alike]
+        found = queries.rivals(bd.curve(records, metric, name), known, metric, name)
+        yield f"BD-rate [%] by {_called(metric, name)}, below zero where yours needs fewer bits:"
         for rival, change in found.items():
             yield f"  {rival:20} {change if change.defined >= verdicts.DEFINED else 'no common range of accuracy'}"
         if not found:
-            yield f"  the book measured nothing on these {len(ids)} pictures with this detector"
+            yield f"  the book measured nothing on these {len(ids)} pictures with this detector{files.NO_CLONE}"
+
+
+def compare(paths: Sequence[Path], out: Path | None) -> None:
+    """Print what files of :func:`judge` hold, rate by rate, and each one's BD-rates [%] against the first by every measure that all
+    have; draw their curves into `out`. A ValueError says that a file is none, or was measured on other pictures than the first."""
+    names = [path.stem for path in paths]
+    if len({*names}) < len(names):
+        raise ValueError(f"{', '.join(names)}: two files have one name, which names their curves: rename one")
+    kept = {path: _kept(path) for path in paths}
+    for path, records in kept.items():
+        if not records:
+            raise ValueError(f"{path} is missing, or empty: `icm judge --out {path}` writes it")
+        if _pictures(records) != _pictures(kept[paths[0]][:1]):
+            raise ValueError(f"{path} holds other pictures than {paths[0]}: judge all on the same ones")
+    groups = {path.stem: [_rate(k, record) for k, record in enumerate(records)] for path, records in kept.items()}
+    measures = _accuracies([record for group in groups.values() for record in group])
+    table = {
+        (name, f"{record.result['bpp']:.4f}"): {_called(*by): _told(record, *by) for by in measures}
+        for name, group in groups.items()
+        for record in sorted(group, key=lambda record: record.result["bpp"])
+    }
+    print(pd.DataFrame(table).T.rename_axis(["codec", "bpp"]).to_string(), end="\n\n")
+    if min(map(len, groups.values())) < 2:
+        raise ValueError("a curve needs two rates or more: give `icm judge` several --quality or --weights")
+    curves = {by: {name: bd.curve(group, *by, name) for name, group in groups.items()} for by in measures}
+    anchor, *others = names
+    if others:
+        print(f"BD-rate [%] against {anchor}, below zero where fewer bits are needed:")
+        gains = {_called(*by): {n: bd.bd_rate(drawn[anchor], drawn[n]) for n in others} for by, drawn in curves.items()}
+        print(pd.DataFrame(gains).T.to_string())
+    if out:
+        looks = zip(names, cycle(plots.LOOKS), strict=False)
+        plots.METHODS.update({name: (colour, marker, name) for name, (colour, marker) in looks})
+        plots.use_style()
+        title = f"{len(kept[paths[0]][0]['asked']['ids'])} pictures of {kept[paths[0]][0]['asked']['data']}"
+        figure = plots.rate_accuracy_panels([(_called(*by), drawn, None) for by, drawn in curves.items()], title)
+        with files.atomically(out) as temporary:
+            figure.savefig(temporary, format=out.suffix[1:] or "png")
+        print(f"wrote {out}")
+
+
+def _pictures(records: Sequence[dict[str, Any]]) -> set[str]:
+    """What tells apart the pictures that records were measured on."""
+    return {json.dumps([record["asked"][key] for key in ("size", "pictures", "ids")]) for record in records}
 
 
 def rates(quality: Sequence[int] | None, weights: Sequence[Path] | None) -> list[dict[str, Any]]:
@@ -96,17 +153,10 @@ def rates(quality: Sequence[int] | None, weights: Sequence[Path] | None) -> list
 
 
 def named(text: str) -> str:
-    """What a recipe calls a detector; `mask-rcnn-small=judge.safetensors` is one of that kind with weights of one's own.
-
-    A ValueError says that there is no such detector, or none with weights of one's own.
-    """
-    kind, _, file = text.partition("=")
-    known = models.names("detect", "train") if file else models.names("detect")
-    if kind not in known:
-        told = f"{text}: weights of your own may be those of" if file else f"no detector is called {text!r}; there is"
-        raise ValueError(f"{told} {', '.join(known)}")
-    if file:
-        models.MODELS[text] = replace(models.MODELS[kind], name=text, file=lambda: Path(file), fingerprint="")
+    """What a recipe calls a detector, by its name or with weights of one's own, as in `models.fingerprinted`; a ValueError says
+    that there is none."""
+    if text.partition("=")[0] not in models.names("detect"):
+        raise ValueError(f"no detector is called {text!r}; there is {', '.join(models.names('detect'))}")
     return models.fingerprinted(text)
 
 
@@ -128,7 +178,30 @@ def _kept(out: Path | None) -> list[dict[str, Any]]:
     raise ValueError(f"{out} was not written by `judge`, or is damaged: name another --out, or delete it")
 
 
-def _accuracies(records: list[Any]) -> list[tuple[str, str]]:
-    """(metric, detector) of the accuracies that all records have."""
-    metrics = ("box_ap", "mask_ap", "agreement", "pq")
-    return sorted(set.intersection(*({(m, name) for m in metrics for name in r.result.get(m, {})} for r in records)))
+def _rate(k: int, record: dict[str, Any]) -> Any:
+    """One rate of a codec, the `k`-th, as a curve takes it."""
+    recipe = SimpleNamespace(setting=k)
+    return SimpleNamespace(recipe=recipe, result=record["result"], bootstrap=record["bootstrap"])
+
+
+def _accuracies(records: list[Any]) -> list[tuple[str, str | None]]:
+    """(metric, detector) of the accuracies that all records have; of PSNR, which is nobody's, None."""
+
+    def by_detector(record: Any, metric: str) -> list[str | None]:
+        found = record.bootstrap.get(metric, {})
+        return list(found) if isinstance(found, dict) else [None]
+
+    metrics = ("box_ap", "mask_ap", "agreement", "pq", "psnr")
+    found = ({(m, name) for m in metrics for name in by_detector(r, m)} for r in records)
+    return sorted(set.intersection(*found), key=str)
+
+
+def _told(record: Any, metric: str, name: str | None) -> str:
+    """A value with its 95 % interval."""
+    value, drawn = (part[metric] if name is None else part[metric][name] for part in (record.result, record.bootstrap))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _called(metric: str, name: str | None) -> str:
+    return queries.NAMES[metric] + (f" of {name}" if name else " [dB]")

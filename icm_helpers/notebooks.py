@@ -1,27 +1,36 @@
-"""Chapters as text notebooks: read them with jupytext, execute them with papermill, where a wrong parameter is an error.
+"""Chapters as notebooks: read them with jupytext, execute them with papermill, where a wrong parameter is an error.
 
 python -m icm_helpers.notebooks book/papers/object_region_mse.md out.ipynb -p preset smoke -p seed 1
 python -m icm_helpers.notebooks book/papers/object_region_mse.md --help-notebook
+
+A chapter is a text notebook of the book, or an `.ipynb` that was made of one.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import builtins
 import os
 import sys
+import types
+import typing
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import jupytext
+import nbformat
 import papermill
 import yaml
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+from jupytext.myst import MystMetadataParsingError
 from nbformat import NotebookNode
 from papermill.models import Parameter
-from papermill.translators import PythonTranslator
 
-TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+from icm_helpers import files
 
 
 class ChapterError(RuntimeError):
@@ -32,11 +41,24 @@ class ChapterError(RuntimeError):
         self.partial = partial
 
 
+class _Kernel(AsyncKernelManager):
+    """The kernel of the running Python, whatever other kernel has its name on this machine."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        return KernelSpec(**get_kernel_dict())
+
+
 def is_chapter(path: Path) -> bool:
-    """Whether a Markdown file is a notebook: its front matter names a kernel."""
-    text = path.read_text(encoding="utf-8")
+    """Whether a Markdown file is a notebook: its front matter names a kernel; ValueError where that is broken."""
+    text = path.read_text(encoding="utf-8-sig")
     front = text.split("\n---", 1)[0] if text.startswith("---\n") else ""
-    return "kernelspec" in (yaml.safe_load(front) or {})
+    try:
+        return "kernelspec" in (yaml.safe_load(front) or {})
+    except yaml.YAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
+        told = f"{path}{where}: the front matter, between the first two lines of ---, is not YAML"
+        raise ValueError(f"{told} ({getattr(error, 'problem', error)}): correct it") from None
 
 
 def chapters(book: Path) -> list[Path]:
@@ -45,23 +67,51 @@ def chapters(book: Path) -> list[Path]:
 
 
 def read(path: Path) -> NotebookNode:
-    """A MyST Markdown chapter as a notebook; FileNotFoundError where there is none, ValueError where the file names no kernel."""
+    """A chapter, MyST Markdown or `.ipynb`, as a notebook; FileNotFoundError where there is none, ValueError where it is none."""
     if not path.is_file():
         raise FileNotFoundError(f"no chapter at {path}")
+    if path.suffix == ".ipynb":
+        try:
+            return nbformat.read(path, as_version=4)
+        except ValueError as error:
+            raise ValueError(f"{path} is not a notebook ({error}): download it again") from None
     if not is_chapter(path):
         raise ValueError(f"{path} is not a notebook: its front matter has no kernelspec (see CONTRIBUTING.md)")
-    return jupytext.read(path)
+    try:
+        return jupytext.reads(path.read_text(encoding="utf-8-sig"), fmt="md:myst")
+    except (ValueError, yaml.YAMLError, MystMetadataParsingError) as error:
+        raise ValueError(f"{path} cannot be read as a notebook ({error}): correct it") from None
+
+
+def _assignments(cell: NotebookNode) -> list[tuple[Parameter, ast.expr]]:
+    """The assignments of a cell, and where in it the default of each stands; ValueError where it is not Python."""
+    try:
+        nodes = ast.parse(cell.source).body
+    except SyntaxError as error:
+        raise ValueError(f"the parameters cell is not Python: {error}") from None
+    found, lines = [], cell.source.splitlines()
+    for node in nodes:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and getattr(node, "value", None):
+            kind = ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else "None"
+            default = ast.get_source_segment(cell.source, node.value)
+            comment = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().partition("#")[2]
+            found.append((Parameter(target.id, kind, default, comment.strip()), node.value))
+    return found
+
+
+def _tagged(nb: NotebookNode, *tags: str) -> list[NotebookNode]:
+    return [cell for cell in nb.cells if {*tags} & {*cell.metadata.get("tags", [])}]
 
 
 def parameters(nb: NotebookNode) -> dict[str, Parameter]:
-    """The typed, commented assignments of the cell tagged ``parameters``, by name.
+    """The typed, commented assignments of the cell tagged ``parameters``, by name; ValueError where it is not Python.
 
     >>> cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "seed: int = 0  # of the live run"}
     >>> parameters(NotebookNode(cells=[NotebookNode(cell)]))["seed"]
     Parameter(name='seed', inferred_type_name='int', default='0', help='of the live run')
     """
-    tagged = [cell for cell in nb.cells if "parameters" in cell.metadata.get("tags", [])]
-    return {p.name: p for cell in tagged for p in PythonTranslator.inspect(cell)}
+    return {p.name: p for cell in _tagged(nb, "parameters") for p, _ in _assignments(cell)}
 
 
 def check(nb: NotebookNode, given: Mapping[str, object]) -> None:
@@ -71,9 +121,45 @@ def check(nb: NotebookNode, given: Mapping[str, object]) -> None:
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"unknown parameter {', '.join(unknown)}: the chapter's are {', '.join(known) or 'none'}")
     for name, value in given.items():
-        wanted = TYPES.get(known[name].inferred_type_name)
-        if wanted and type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise TypeError(f"parameter {name} takes {wanted.__name__}, not {type(value).__name__} ({value!r})")
+        wanted = known[name].inferred_type_name
+        if not _fits(value, _type(wanted)):
+            raise TypeError(f"parameter {name} takes {wanted}, not {type(value).__name__} ({value!r})")
+
+
+def _type(annotation: str) -> typing.Any:
+    """The type that a parameter declares; Any where it declares none, or one that only its notebook knows."""
+    with suppress(Exception):
+        return eval(annotation, {"__builtins__": {}}, vars(builtins) | vars(typing)) or typing.Any
+    return typing.Any
+
+
+def _fits(value: object, kind: typing.Any) -> bool:
+    whole, parts = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if whole in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if whole is typing.Literal:
+        return value in parts
+    if whole is typing.Any or not isinstance(whole, type):
+        return True
+    if type(value) is not whole and not (whole is float and type(value) is int):
+        return False
+    if whole is dict and parts:
+        return all(_fits(k, parts[0]) and _fits(v, parts[1]) for k, v in value.items())
+    if whole is tuple and parts and parts[-1] is not ...:
+        return len(value) == len(parts) and all(map(_fits, value, parts))
+    return not (parts and whole in (list, set, tuple)) or all(_fits(v, parts[0]) for v in value)
+
+
+def _with_values(nb: NotebookNode, given: Mapping[str, object]) -> NotebookNode:
+    """The notebook with these values in its parameters cell itself: whoever edits that cell later is obeyed."""
+    for cell in _tagged(nb, "parameters", "injected-parameters"):  # papermill's own, in its outputs, has the last word
+        lines = cell.source.encode().splitlines(keepends=True)  # places in a line count bytes
+        for parameter, at in reversed(_assignments(cell)):
+            if parameter.name in given:
+                before, after = lines[at.lineno - 1][: at.col_offset], lines[at.end_lineno - 1][at.end_col_offset :]
+                lines[at.lineno - 1 : at.end_lineno] = [before + repr(given[parameter.name]).encode() + after]
+        cell.source = b"".join(lines).decode()
+    return nb
 
 
 def execute(
@@ -82,19 +168,21 @@ def execute(
     """Execute a chapter with papermill into an ``.ipynb``, which appears only once every cell has run.
 
     `given` are values for the parameters cell, which :func:`check` checks; `cwd` is the working directory of the kernel; `progress`
-    shows a bar, a step a cell. ChapterError where a cell failed.
+    shows a bar, a step a cell. ChapterError where a cell failed; OSError, before any runs, where `output` cannot be written.
     """
     nb, given = read(path), dict(given or {})
     try:
         check(nb, given)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{path}: {error}") from None
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_suffix(".partial.ipynb")
+    if output.resolve() == path.resolve():
+        raise ValueError(f"{output} is the chapter itself: name another notebook to write")
+    partial = files.claim(output).with_suffix(".partial.ipynb")
     try:
-        # "python3" is the kernel of the running environment. It logs errors only: its warnings would break the bar.
+        # It logs errors only: its warnings would break the bar.
         how = {"kernel_name": "python3", "extra_arguments": ["--IPKernelApp.log_level=40"]}
-        nb = papermill.execute_notebook(nb, partial, given, cwd=cwd, progress_bar=progress, **how)
+        how |= {"kernel_manager_class": _Kernel, "cwd": cwd, "progress_bar": progress}
+        nb = papermill.execute_notebook(_with_values(nb, given), partial, **how)
     except papermill.PapermillExecutionError as error:
         lines = "\n".join(error.traceback)[-3000:]
         source = "\n".join(f"    | {line}" for line in error.source.splitlines())
@@ -129,7 +217,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.output is None or args.output.suffix != ".ipynb":
             parser.error("name the notebook to write, ending in .ipynb")
         execute(args.chapter, args.output, {name: _value(text, known.get(name)) for name, text in args.parameters})
-    except (FileNotFoundError, ValueError, TypeError, ChapterError) as error:
+    except (OSError, ValueError, TypeError, ChapterError) as error:
         sys.exit(f"error: {error}")
 
 

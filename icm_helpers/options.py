@@ -46,6 +46,12 @@ def coder(what: str, *, network: bool = False) -> Any:
     return Annotated[str, tyro.conf.arg(help=f"{what}: {', '.join(known)}")]
 
 
+def pictures_named() -> Any:
+    """The type of an option that names a data set of pictures, or says where one's own are."""
+    known = f"data set: {', '.join(datasets.names())}; or a folder with annotations in COCO's format, or their file"
+    return Annotated[str, tyro.conf.arg(help=known, metavar="NAME|PATH")]
+
+
 def options_of(losses: Iterable[str]) -> type:
     """A class of the options of some losses: the fields of all, each None where it is left out."""
     by_option: dict[str, list[type[objectives.Loss]]] = {}
@@ -160,7 +166,7 @@ class Lessons(Command):
         if "detector" in what:
             what["detector"] = models.fingerprinted(what["detector"])
         how = {"seed": self.seed, "device": self.device, "precision": self.precision, "identity": f"{what}"}
-        return {"folder": RUNS / file_of(self.out).stem, **how}
+        return {"folder": RUNS / self.out.stem, **how}
 
     def written(self, read: Callable[[Path], Any]) -> Any:
         """The model in the file that was written. Now that it was read back, the training's checkpoints are deleted, or another
@@ -176,15 +182,8 @@ class Lessons(Command):
 class Pupil(Lessons):
     """On what a detector is trained."""
 
-    data: one_of(datasets.names()) = "scenes"  # data set
+    data: pictures_named() = "scenes"
     size: int = 192  # side of scenes, pixels
-
-
-def file_of(out: Path) -> Path:
-    """The file that is to be written; a ValueError if it is a folder, an OSError if it cannot be written."""
-    if out.is_dir():
-        raise ValueError(f"--out {out} is a folder: name a file in it")
-    return files.claim(out)
 
 
 def pictures_of(data: str, images: int, size: int) -> Pictures:

@@ -45,6 +45,9 @@ class _Methods(dict[str, tuple[str, str, str]]):
 METHODS = _Methods()
 """Method -> colour, marker, the name a reader sees: of losses, and of the zoo's codecs."""
 
+LOOKS = tuple(zip(("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"), "osD^vP", strict=True))
+"""Colours and markers of curves that have none of their own."""
+
 STYLE = {
     **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "text.color", "grid.color"), INK),

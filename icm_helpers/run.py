@@ -81,11 +81,17 @@ def start(recipe: Recipe, video: Video | None = None) -> Any:
         return zoo.load(codec.codec, weights=None)
     if name == "published":
         return zoo.load(codec.codec)  # CompressAI's own, whose loader checks their fingerprint
-    path = CHECKPOINTS / f"{name}.safetensors"
+    path = start_file(name)
     model, fingerprint = zoo.load(codec.codec, weights=path), files.fingerprint(path)
     if fingerprint != wanted:
         raise ValueError(f"{path} has fingerprint {fingerprint}, the recipe starts from {wanted}: other weights")
     return model
+
+
+def start_file(name: str) -> Path:
+    """The weights that a recipe calls so: those shipped, or a file of one's own."""
+    shipped = CHECKPOINTS / f"{name}.safetensors"
+    return shipped if shipped.is_file() or not Path(name).is_file() else Path(name)
 
 
 def objective(recipe: Recipe, device: torch.device, remember: bool = False) -> Objective:
@@ -257,8 +263,11 @@ def refined_bytes(recipe: Recipe, model: Any, sample: Sample) -> bytes:
 
 
 def measure(recipe: Recipe, *, ledger: bool = True, **options: Any) -> Record:
-    """Train or load a recipe's codec, code, judge, and write the record to the ledger (with `ledger=False`, nowhere)."""
+    """Train or load a recipe's codec, code, judge, and write the record to the ledger (with `ledger=False`, nowhere); errors are
+    those of `results.write`."""
     options = {"keep": ledger, **options}
+    if ledger and isinstance(recipe.pictures, Pictures):  # before hours of training
+        results.require_pictures(recipe, images(recipe, "val", recipe.pictures.images).ids)
     model = trained_codec(recipe, **options)
     begun = time.monotonic()
     result, bootstrap = measured(recipe, model, **options)

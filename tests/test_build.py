@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 from test_notebooks import CHAPTER
 
@@ -70,6 +71,20 @@ def test_new_prose_is_rendered_with_the_outputs_that_are_there(build, house):
     assert build.execute_stale(house, "book") == []
     page = nbformat.read(build.assemble(house) / "a.ipynb", 4)
     assert "More." in page.cells[-1].source and [c.source for c in page.cells if c.cell_type == "code"]
+
+
+def test_a_page_can_be_downloaded_and_says_how_to_run_it_where_the_page_does_not_show(build, house, tmp_path):
+    page = build.assemble(house) / "a.ipynb"
+    first = nbformat.read(page, 4).cells[0]
+    assert "make env" in first.source and first.metadata.tags == ["remove-cell"]
+    assert list(notebooks.parameters(notebooks.read(page))) == ["preset", "seed"]
+
+
+def test_plain_papermill_runs_the_notebooks_that_make_writes(build, house, tmp_path):
+    folder = build.write_notebooks(house)
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.ipynb")} == {"a.ipynb", "papers/b.ipynb"}
+    nb = papermill.execute_notebook(folder / "a.ipynb", tmp_path / "out.ipynb", {"seed": 4}, progress_bar=False)
+    assert nb.cells[-1].outputs[0].text == "book 5\n"
 
 
 @pytest.mark.parametrize("name", ["icm_helpers/losses.py", "data/results/a/run.json", "constraints.txt"])

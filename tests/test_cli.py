@@ -1,5 +1,6 @@
 """The command line: every command explains itself, codes real pictures, and answers a bad one with one line."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,13 @@ def test_every_command_has_a_help(command, capsys):
         cli.main([*filter(None, command), "--help"])
     assert stop.value.code == 0
     assert f"usage: {' '.join(['icm', *filter(None, command)])}" in capsys.readouterr().out
+
+
+def test_a_terminal_of_ascii_is_printed_to():
+    ascii = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "icm_helpers", "datasets", "list"]
+    shown = subprocess.run(command, env=ascii, cwd=files.ROOT, capture_output=True, check=True).stdout
+    assert b"coco2017" in shown and shown.isascii()
 
 
 def test_help_is_there_before_anything_heavy():
@@ -205,7 +213,7 @@ def test_what_a_module_of_ones_own_registers_is_known_to_the_command_line(tmp_pa
             "panoptic-deeplab-scenes cannot teach --loss task",
         ),
         (["--codec", "jpeg"], "jpeg has no weights"),
-        (["--out", "."], "--out . is a folder: name a file in it"),
+        (["--out", "."], "cannot write . .it is a folder"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_any_step(words, message):

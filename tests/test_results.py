@@ -1,15 +1,17 @@
 """The ledger: a record is named by its recipe, whole or absent, and never replaced."""
 
 import os
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from icm_helpers.ledger import recipe as recipes
 from icm_helpers.ledger import results
-from icm_helpers.ledger.recipe import Accuracy, Pictures, Recipe, Trained, Training
+from icm_helpers.ledger.recipe import Accuracy, Classical, Pictures, Recipe, Trained, Training
 from icm_helpers.ledger.results import LedgerError
 from icm_helpers.objectives import MSE
 
@@ -40,6 +42,39 @@ def test_a_number_that_is_not_finite_is_refused_by_its_name():
     with pytest.raises(LedgerError, match=r"has bootstrap.box_ap.judge that are not finite"):
         results.write(RECIPE, RESULT, broken, device="cpu", seconds=1.0)
     assert not RECIPE.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [
+        ([1, 2, 3], "scenes has 3 pictures here, the recipe asks for 4"),
+        ([1, 2, 3, 9], "scenes has other pictures here than"),
+    ],
+)
+def test_a_record_of_other_pictures_than_its_recipes_is_refused(ids, told):
+    seen = RESULT | {"per_image": {"id": [1, 2, 3, 4]}}
+    results.write(RECIPE, seen, BOOTSTRAP, device="cpu", seconds=1.0)
+    other = replace(RECIPE, codec=replace(TRAINED, seed=1))
+    with pytest.raises(LedgerError, match=told):
+        results.write(other, seen | {"per_image": {"id": ids}}, BOOTSTRAP, device="cpu", seconds=1.0)
+    assert not other.path.exists()
+
+
+def test_pictures_of_ones_own_in_the_place_of_coco_are_refused_before_any_training(monkeypatch):
+    from icm_helpers import run
+
+    monkeypatch.setattr(run.datasets, "load", lambda *_, **__: SimpleNamespace(ids=range(12)))
+    monkeypatch.setattr(run, "trained_codec", None)
+    recipe = Recipe("c", Pictures("coco2017", 5000), Classical("jpeg", quality=10), Accuracy(()))
+    with pytest.raises(LedgerError, match="coco2017 has 12 pictures here, the recipe asks for 5000: correct ICM_COCO"):
+        run.measure(recipe)
+
+
+def test_a_copy_without_git_inside_another_repository_has_no_commit(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    (tmp_path / "copy").mkdir()
+    monkeypatch.setattr(results.files, "ROOT", tmp_path / "copy")
+    assert results.provenance("cpu")["commit"] == "unknown"
 
 
 def test_a_record_has_a_line_for_each_list():

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,6 +63,19 @@ def test_several_findings_make_one_word_or_are_counted(words, universal, word):
 @pytest.fixture(scope="module")
 def board() -> dict[str, list[verdicts.Finding]]:
     return verdicts.scoreboard()
+
+
+def test_a_chapter_that_is_not_measured_leaves_the_others_their_verdicts(board, monkeypatch, caplog):
+    study, *_ = chapters.named("sa_icm").studies()
+    absent = {recipe.path for recipe in study.recipes()}
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: path not in absent and exists(path))
+    words = lambda of: {name: [f.verdict for f in found] for name, found in of.items()}  # noqa: E731
+    assert (
+        words(verdicts.scoreboard()) == words(board) | {"sa_icm": []} and "sa_icm is not measured whole" in caplog.text
+    )
+    records = queries.measured_alike(study.data, 192, results.load(study.recipes()[0].path).result["per_image"]["id"])
+    assert any(records) and not any(r.recipe.path in absent for group in records for r in group)
 
 
 LADDER = ((0.01, 0.1, 0.2), (0.02, 0.2, 0.3), (0.04, 0.4, 0.4))  # lambda, bpp, AP

@@ -56,18 +56,22 @@ def test_losses_reach_the_image_and_need_no_objects():
     assert network(list(images), [empty, empty])["box"] == 0
 
 
-@pytest.mark.parametrize(
-    ("shapes", "label", "message"),
-    [
-        (((3, 64, 64), (3, 32, 64)), 7, "training takes one size"),
-        (((3, 60, 64), (3, 60, 64)), 7, "multiples of 32"),
-        (((3, 64, 64), (3, 64, 64)), 5, r"labels \[5\] are not among the categories \[3, 7\]"),
-    ],
-)
-def test_a_batch_that_cannot_be_learned_from_is_an_error_that_says_why(shapes, label, message):
-    target = {"boxes": torch.tensor([[20.0, 16, 52, 48]]), "labels": torch.tensor([label])}
-    with pytest.raises(ValueError, match=message):
-        YOLO(CATEGORIES, size=64)([torch.rand(s) for s in shapes], [target, target])
+def test_a_label_that_is_not_among_the_categories_is_an_error_that_says_why():
+    target = {"boxes": torch.tensor([[20.0, 16, 52, 48]]), "labels": torch.tensor([5])}
+    with pytest.raises(ValueError, match=r"labels \[5\] are not among the categories \[3, 7\]"):
+        YOLO(CATEGORIES, size=64)([torch.rand(3, 64, 64)] * 2, [target, target])
+
+
+def test_pictures_of_several_sizes_are_learned_from_as_they_are_looked_at():
+    network = YOLO(CATEGORIES, size=64).train()
+    images = [torch.rand(3, 64, 48), torch.rand(3, 40, 64)]
+    targets = [{"boxes": torch.tensor([[4.0, 8, 40, 36]]), "labels": torch.tensor([7])}] * 2
+    squares = [torch.nn.functional.pad(x, (0, 64 - x.shape[2], 0, 64 - x.shape[1]), value=0.5) for x in images]
+    expected = network(squares, targets)
+    assert all(torch.equal(part, expected[name]) for name, part in network(images, targets).items())
+    large = [torch.nn.functional.interpolate(x[None], scale_factor=2.0)[0] for x in images]
+    doubled = network(large, [{**t, "boxes": 2 * t["boxes"]} for t in targets])
+    assert doubled["box"].item() == pytest.approx(expected["box"].item(), rel=0.2)
 
 
 def test_the_package_leaves_the_rest_of_the_process_as_it_was():

@@ -37,6 +37,7 @@ class DataSet:
     # What decides a drawn picture, by its size: this much of its generator. None where pictures have the size that they have.
     drawn: Callable[[int], dict[str, Any]] | None = None
     detector: str = "yolov5n"  # what judges it where no other is named
+    own: bool = False  # somebody's own, whose categories may be numbered in any way
     segmenter: str | None = None  # the Segment Anything that was trained on it; None: its masks need one that is named
 
 
@@ -203,7 +204,7 @@ for _data_set in (
     DataSet(
         "coco2017",
         partial(_coco, "coco2017", partial(home, "coco2017"), _WHOLE),
-        "COCO 2017, or pictures of yours laid out like it, with its categories, where ICM_COCO says",
+        "COCO 2017, in the folder that ICM_COCO names",
     ),
     DataSet("visdrone", _visdrone, "VisDrone 2019-DET, read as COCO's instances"),
     DataSet("cityscapes", _cityscapes, "Cityscapes, read as COCO's instances and panoptic maps"),

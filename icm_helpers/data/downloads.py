@@ -30,7 +30,7 @@ import requests
 from tqdm import tqdm
 
 from icm_helpers.data import DataError, blamed
-from icm_helpers.files import ROOT
+from icm_helpers.files import ROOT, SHIPPED
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,7 +38,7 @@ else:
     import tomli as tomllib
 
 DATA = ROOT / "data"
-MANIFEST = DATA / "manifest.toml"
+MANIFEST = SHIPPED / "manifest.toml"
 _CHUNK = 1 << 16  # bytes; what a broken connection loses at most
 _log = logging.getLogger(__name__)
 _bytes = partial(tqdm.format_sizeof, suffix="B")

@@ -6,7 +6,9 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from icm_helpers.data import DataError, blamed
 
@@ -67,3 +69,8 @@ def _rgb(image: Image.Image, path: Path, file: Image.Image) -> np.ndarray:
             _log.warning("%s is transparent: it is shown on white", path)
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.array(image.convert("RGB"))
+
+
+def load_picture(path: Path | str) -> Tensor:
+    """A picture file as codecs and detectors take it, (3, H, W) float32 in [0, 1]; a DataError as in :func:`read`."""
+    return torch.from_numpy(read(path)).permute(2, 0, 1).float() / 255  # (H, W, 3) -> (3, H, W)

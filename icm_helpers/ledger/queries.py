@@ -161,13 +161,13 @@ def within(records: Sequence[Record], third: str) -> list[Record]:
 
 
 def measured_alike(data: str, size: int, pictures: Sequence[int]) -> list[list[Record]]:
-    """What the book measured of codecs on just these pictures, ids in order: the records of each main study."""
+    """What the book has measured of codecs on just these pictures, ids in order: the records of each main study that are there."""
     groups = []
     for chapter in map(chapters.named, chapters.NAMES):
         for study in chapter.studies():
             if study.data == data and study.role == "main":
                 wanted = [r for r in study.recipes() if isinstance(r.measured, Accuracy) and r.kind != "refined"]
-                measured = results.load_or_run(r for r in wanted if r.pictures.size in (0, size))
+                measured = map(results.read, (r for r in wanted if r.pictures.size in (0, size) and r.path.exists()))
                 groups.append([r for r in measured if r.result["per_image"]["id"] == list(pictures)])
     return groups
 

@@ -69,7 +69,7 @@ class Classical:
 class Training:
     """How a codec is trained, the same for all losses that are compared."""
 
-    start: str  # weights: a file in data/checkpoints with its fingerprint, or published (CompressAI's), or none
+    start: str  # weights: a file in data/checkpoints or of one's own, with its fingerprint; published (CompressAI's); or none
     steps: int  # of the optimiser
     batch: int  # crops a step
     patch: int  # side of a crop in pixels

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -48,7 +48,7 @@ def read(recipe: Recipe) -> Record:
     except FileNotFoundError:
         raise LedgerError(
             f"the ledger has no record {recipe.path.name} in {recipe.path.parent}: measure it with "
-            f"`icm grid {recipe.chapter} --only {recipe.run_id}`, or run the chapter with rerun=True"
+            f"`icm grid {recipe.chapter} --only {recipe.run_id}`, or run the chapter with rerun=True{files.NO_CLONE}"
         ) from None
 
 
@@ -78,13 +78,30 @@ def load(path: Path, recipe: Recipe | None = None) -> Record:
     return Record(found, content["result"], content["bootstrap"], content["provenance"])
 
 
+def require_pictures(recipe: Recipe, ids: Sequence[int]) -> None:
+    """Refuse, with a LedgerError, pictures that are not those of a recipe: another number of them, or other ids than those of the
+    records that its chapter has of the same pictures."""
+    wanted = recipe.pictures
+    cure = "correct ICM_COCO or the folder that holds them; pictures of yours are `icm judge --data FOLDER`"
+    if len(ids) != wanted.images:
+        raise LedgerError(f"{wanted.data} has {len(ids)} pictures here, the recipe asks for {wanted.images}: {cure}")
+    for path in sorted(recipe.path.parent.glob("*.json")):
+        record = load(path)
+        if record.recipe.pictures == wanted and "per_image" in record.result:
+            if record.result["per_image"]["id"] != list(ids):
+                told = f"{wanted.data} has other pictures here than {path.name} was measured on"
+                raise LedgerError(f"{told}: {cure}, or delete those records and measure all again")
+            return
+
+
 def write(recipe: Recipe, result: dict, bootstrap: dict, *, device: str, seconds: float, ledger: bool = True) -> Record:
     """Add a record to the ledger, atomically; with `ledger=False` write nothing, and only give it.
 
     `seconds` are those of coding and judging, without any training of the codec.
 
     Raises:
-        LedgerError: there is one already; delete it first if it is to be measured again. Or a result is not finite.
+        LedgerError: there is one already; delete it first if it is to be measured again. Or a result is not finite, or of other
+            pictures (:func:`require_pictures`).
         OSError: the disk is full, or may not be written to; nothing is left of the attempt.
     """
     content = {
@@ -96,6 +113,8 @@ def write(recipe: Recipe, result: dict, bootstrap: dict, *, device: str, seconds
     content["checksum"] = _checksum(content)
     if not ledger:
         return Record(recipe, content["result"], content["bootstrap"], content["provenance"])
+    if "per_image" in result:
+        require_pictures(recipe, result["per_image"]["id"])
     if broken := [name for kind in ("result", "bootstrap") for name in _not_finite(content[kind], kind)]:
         told = f"{recipe.run_id} has {', '.join(broken[:3])} that are not finite"
         raise LedgerError(f"{told}: too few evaluation images hold what they measure")
@@ -146,7 +165,10 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def _commit() -> str:
-    """The commit measured with, marked `-dirty` where the code has changed since: a change of prose measures nothing else."""
+    """The commit measured with, marked `-dirty` where the code has changed since: a change of prose measures nothing else;
+    "unknown" where this is no clone, also where it lies in one of something else."""
+    if not (files.ROOT / ".git").exists():
+        return "unknown"
     if not (files.ROOT / ".git").exists():  # git would answer for a repository around this copy
         return "unknown"
     git = ["git", "-C", str(files.ROOT)]

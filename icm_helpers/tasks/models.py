@@ -6,7 +6,7 @@ What reads a model's weights is imported when it is loaded, so this module needs
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,18 @@ def names(*abilities: str) -> tuple[str, ...]:
     return tuple(name for name, model in MODELS.items() if model.can.issuperset(abilities))
 
 
+def _own(name: str) -> str:
+    """A model's name; `mask-rcnn-small=judge.safetensors`, one of that kind with weights of one's own, is registered now."""
+    kind, is_own, file = name.partition("=")
+    if is_own and name not in MODELS:
+        if kind not in names("train"):
+            raise ValueError(f"{name}: weights of your own may be those of {', '.join(names('train'))}")
+        register(replace(MODELS[kind], name=name, file=lambda: Path(file), fingerprint=""))
+    return name
+
+
 def load(name: str) -> Any:
-    """A detector by `name` or `name@fingerprint`, frozen.
+    """A detector by `name` or `name@fingerprint`, frozen; `mask-rcnn-small=judge.safetensors` is one with weights of one's own.
 
     Raises:
         ValueError: unknown name, or its weights are not the ones the fingerprint says.
@@ -82,7 +92,7 @@ def load(name: str) -> Any:
         ImportError: a package that it needs is not installed.
     """
     name, _, wanted = name.partition("@")
-    if name not in names("detect"):
+    if _own(name) not in names("detect"):
         raise ValueError(f"no detector is called {name!r}; there is {', '.join(names('detect'))}")
     path = MODELS[name].file()
     # Where the file is missing, its reader says what to do.
@@ -111,16 +121,16 @@ def segmenter(name: str) -> str:
 
 
 def fingerprinted(model: str) -> str:
-    """The name of a model with the fingerprint of its weights.
+    """The name of a model, which may be one with weights of one's own, with the fingerprint of its weights.
 
     Raises:
-        ValueError: no such model.
+        ValueError: no such model, or none with weights of one's own.
         FileNotFoundError: its fingerprint is that of its file, which is missing.
 
     >>> fingerprinted("yolov5n")
     'yolov5n@ff6f13e9'
     """
-    if model not in MODELS:
+    if _own(model) not in MODELS:
         raise ValueError(f"no model is called {model!r}; there is {', '.join(MODELS)}")
     return f"{model}@{MODELS[model].fingerprint or files.fingerprint(present(MODELS[model].file()))}"
 

@@ -78,15 +78,17 @@ class YOLO(Own, Detector):
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The training losses of a batch: `box` (CIoU), `cls` (cross-entropy), `dfl` (distribution of the box's sides).
 
-        Differentiable in the images, all of one size; targets have `boxes` (n, 4) x1 y1 x2 y2 in pixels and `labels` (n,)
-        category ids.
+        Differentiable in the images; targets have `boxes` (n, 4) x1 y1 x2 y2 in pixels and `labels` (n,) category ids. Images of
+        one size, multiples of 32, go in as they are; others as :meth:`detect` sees them, continued by grey to squares.
 
         Raises:
-            ValueError: sizes that differ or are no multiples of 32, or a label that is not among the categories.
+            ValueError: a label that is not among the categories.
         """
-        shapes = [tuple(image.shape) for image in images]
-        if len(set(shapes)) != 1 or any(side % 32 for side in shapes[0][1:]):
-            raise ValueError(f"images of shapes {shapes}: training takes one size, (3, H, W) with multiples of 32")
+        if len({image.shape for image in images}) != 1 or any(side % 32 for side in images[0].shape[1:]):
+            seen = [resized_to(image, self.size) for image in images]
+            targets = [{**t, "boxes": t["boxes"] * scale} for t, (_, scale) in zip(targets, seen, strict=True)]
+            sides = [(self.size - x.shape[3], self.size - x.shape[2]) for x, _ in seen]
+            images = [functional.pad(x[0], (0, w, 0, h), value=0.5) for (x, _), (w, h) in zip(seen, sides, strict=True)]
         lookup = {category: i for i, category in enumerate(self._ids)}
         unknown = {label for t in targets for label in t["labels"].tolist()} - set(lookup)
         if unknown:
