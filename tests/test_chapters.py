@@ -1,5 +1,6 @@
 """Every chapter runs in preset smoke, refuses a parameter that it does not have, and keeps the house's style."""
 
+import re
 import resource
 import subprocess
 import sys
@@ -53,6 +54,39 @@ def code(chapter: Path) -> list[tuple[list[str], bool]]:
         ([line for line in c.source.splitlines() if line.strip()], bool(folded & {*c.metadata.get("tags", [])}))
         for c in cells
     ]
+
+
+MEASURED = re.compile(
+    r"[-+\u2212]?\d[\d.,]*\s?(?:%|percent\b|dB\b|points?\b|of AP\b)|[\d.]+ ?%? \[[-+\u2212]?[\d.]|"
+    r"\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty)\s(?:percent|points)\b"
+)
+TYPED = (
+    "{cite",
+    "95 %",
+    "{glue",
+)  # a number of a paper, the level of all intervals, and one that comes from the ledger
+
+
+def typed_results(text: str) -> list[str]:
+    """Sentences of a chapter's text with a number that somebody may have measured, and that nothing keeps up to date."""
+    prose = re.sub(
+        r"```.*?```|`[^`]*`|\|.*\||\$[^$]*\$", " ", re.sub(r"(?s)```\{exercise-start.*?exercise-end\}\n```", "", text)
+    )
+    sentences = re.split(r"(?<=[.:?!])\s+", prose.replace("\n", " "))
+    return [s for s in sentences if MEASURED.search(s) and not any(word in s for word in TYPED)]
+
+
+@pytest.mark.parametrize("chapter", [c for c in CHAPTERS if c.parent.name == "papers"], ids=lambda path: path.stem)
+def test_no_result_is_typed_into_the_text_of_a_paper(chapter):
+    cells = [cell.source for cell in notebooks.read(chapter).cells if cell.cell_type == "markdown"]
+    assert [s for text in cells for s in typed_results(text)] == []
+
+
+def test_a_typed_result_is_found_and_a_papers_own_number_is_not():
+    found = typed_results(
+        "It saves 14 percent. By +3 % [1, 6]. Up to 1.5 points {cite:p}`a`. The 95 % interval. `x = 5 %`."
+    )
+    assert found == ["It saves 14 percent.", "By +3 % [1, 6]."]
 
 
 @every_chapter

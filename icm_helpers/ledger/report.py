@@ -414,8 +414,8 @@ def table(
 
 
 def tested(delta: Interval, otherwise: str = "-") -> str:
-    """An interval, or another word where curves overlap in too few replicates for a verdict."""
-    return str(delta) if delta.defined >= verdicts.DEFINED else otherwise
+    """An interval, or another word where curves overlap in too few replicates, or not in every training, for a verdict."""
+    return str(delta) if delta.defined >= verdicts.DEFINED and np.isfinite(delta.low) else otherwise
 
 
 def decimal(delta: Interval, scale: float = 1.0) -> str:
