@@ -473,10 +473,11 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that shows ASCII alone
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a terminal of ASCII shows the rest
     try:
         ready(parsed(imported([*(sys.argv[1:] if arguments is None else arguments)])))()
+    except BrokenPipeError:  # `icm ... | head` has read what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit("stopped; what is written is kept, and the same command goes on from the last checkpoint or file")
     except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:

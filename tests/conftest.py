@@ -12,7 +12,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 for _name, _examples in (("default", 300), ("long", 10_000)):
     _calm = [hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow]
-    hypothesis.settings.register_profile(_name, max_examples=_examples, deadline=None, suppress_health_check=_calm)
+    _how = {"deadline": None, "derandomize": _name == "default", "suppress_health_check": _calm}
+    hypothesis.settings.register_profile(_name, max_examples=_examples, **_how)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
