@@ -224,7 +224,7 @@ def cards(claims: Sequence[Claim], measured: Sequence[Finding], before: Sequence
         ]
         if claim.changed:
             lines += [">", f"> *Changed after results were seen* ({claim.changed.when}): {claim.changed.why}."]
-            lines += [f"> - as before: {describe(finding)}" for finding in as_first[claim]]
+            lines += [f"> - as before: {describe(finding, pictures_alone=True)}" for finding in as_first[claim]]
         lines.append("")
     lines.append(surviving(measured))
     return "\n".join(line + ("  " if line.startswith("> *") else "") for line in lines)
@@ -286,18 +286,22 @@ def told(claims: Sequence[Claim], measured: Sequence[Finding]) -> dict[str, str]
 
 def _told(interval: Interval, unit: str) -> str:
     digits = {"% rate": ".0f", "dB": ".2f", "": ".3f", "of the videos": ".2f"}[unit]
-    value, low, high = (format(v, "+" + digits) for v in (interval.value, interval.low, interval.high))
+    ends = interval.value, interval.low, interval.high  # a percentage that rounds to zero keeps its sign
+    value, low, high = (format(v, "+.1f" if digits == ".0f" and 0 < abs(v) < 0.5 else "+" + digits) for v in ends)
     return f"{value} {unit.removesuffix(' rate')}".rstrip() + f" [{low}, {high}]"
 
 
-def describe(finding: Finding) -> str:
-    """One finding as a line of text: `scenes, mask-rcnn-small box AP: -17 % [-24, -9] of the rate, **✓ reproduced**`."""
+def describe(finding: Finding, pictures_alone: bool = False) -> str:
+    """One finding as a line of text: `scenes, mask-rcnn-small box AP: -17 % [-24, -9] of the rate, **✓ reproduced**`; of one
+    training, where asked, with the word that the `pictures_alone` would give."""
     judge = "" if finding.judge == "none" else f"{finding.judge} "
     what = f"{finding.data}, {judge}{NAMES[finding.metric]}" if finding.metric in NAMES else finding.data
     if finding.verdict == "not testable":
         return (
             f"{what}: not testable ({100 * finding.interval.defined:.0f} % of the replicates have curves that overlap)"
         )
-    one = ", one training" if finding.interval.trainings == 1 else ""
-    rate = " of the rate" * (finding.unit == "% rate")
-    return f"{what}: {_told(finding.interval, finding.unit)}{rate}{one}, **{symbol(finding.verdict)}**"
+    rate, one = " of the rate" * (finding.unit == "% rate"), finding.interval.trainings == 1
+    word = symbol(finding.verdict)
+    if pictures_alone and one:
+        word = f"over the pictures alone {symbol(verdict(finding.interval, finding.claim.sign, MARGINS[finding.unit]))}"
+    return f"{what}: {_told(finding.interval, finding.unit)}{rate}{', one training' * one}, **{word}**"
