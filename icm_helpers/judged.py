@@ -180,7 +180,7 @@ def _kept(out: Path | None) -> list[dict[str, Any]]:
 
 def _rate(k: int, record: dict[str, Any]) -> Any:
     """One rate of a codec, the `k`-th, as a curve takes it."""
-    recipe = SimpleNamespace(setting=k)
+    recipe = SimpleNamespace(setting=k, codec=None)  # nobody knows its training
     return SimpleNamespace(recipe=recipe, result=record["result"], bootstrap=record["bootstrap"])
 
 

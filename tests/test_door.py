@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import resource
 import subprocess
@@ -60,7 +61,7 @@ def test_a_weight_that_is_not_finite_is_refused_by_codec_and_part_when_coding(pa
     with pytest.raises(ValueError, match=f"mean-scale-small has NaN or infinity in {part}"):
         list(container.encode_many(broken, [IMAGE]))
     broken.known_fingerprint = networks.fingerprint(small)  # so that weights are not looked at: by what comes of them
-    if part.startswith("g_"):  # a ReLU of a NaN may be 0
+    if part.startswith("g_a") or (part.startswith("g_s") and math.isnan(value)):  # a picture's infinity is cut to white
         with pytest.raises(ValueError, match=r"mean-scale-small (gives its|decodes NaN)"):
             container.decode(broken, container.encode(broken, IMAGE))
 

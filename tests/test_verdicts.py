@@ -142,7 +142,10 @@ def test_alpha_names_the_curve_and_its_rate_is_compared_at_equal_lambdas():
     assert queries.methods(records).keys() == {"sa-icm-0.98", "sa-icm-0.93", "sa-icm-0.48"}
     (found,) = (f for f in verdicts.findings(CLAIMS["sa_icm"], "scenes", records) if f.claim.id == "sa-icm/3")
     assert found.interval.value == pytest.approx(100)
-    assert describe(found) == "scenes: +100 % [+100, +100] of the rate, one training, **? not decided**"
+    assert (
+        describe(found)
+        == "scenes: +100 % [+100, +100] of the rate, one training, over the pictures alone, **? not decided**"
+    )
 
 
 def compared(*savings: float, data: str = "scenes") -> list[verdicts.Finding]:

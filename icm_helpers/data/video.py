@@ -110,10 +110,11 @@ def read(path: Path | str, limit: int | None = None, height: int | None = None) 
     level = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)  # else nothing is captured
     try:
-        with av.logging.Capture() as said, av.open(str(path)) as file:
+        with av.logging.Capture() as said, av.open(str(path), metadata_errors="replace") as file:
             stream = file.streams.best("video")
+            stream = stream if isinstance(stream, av.VideoStream) else None  # one without a decoder is mere data
             announced, exact = _announced(file, stream)
-            packets = file.demux(stream)
+            packets = file.demux(stream) if stream else iter(())
             while len(shown) != limit:
                 try:
                     packet = next(packets)

@@ -35,7 +35,7 @@ from icm_helpers import bd, chapters, evaluate, plots, run, train
 from icm_helpers.bd import Curve
 from icm_helpers.data import datasets
 from icm_helpers.data.coco import CocoDataset
-from icm_helpers.intervals import Interval
+from icm_helpers.intervals import Interval, of_pictures
 from icm_helpers.ledger import queries, verdicts
 from icm_helpers.ledger.chapter import Claim
 from icm_helpers.ledger.figures import coded, detections, panels, psnr_parts, pulls, with_tuned  # noqa: F401 (pages)
@@ -421,7 +421,8 @@ def tested(delta: Interval, otherwise: str = "-") -> str:
 def decimal(delta: Interval, scale: float = 1.0) -> str:
     """The same to one decimal, multiplied by a number."""
     value, low, high = (scale * v for v in (delta.value, delta.low, delta.high))
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]" if delta.defined >= verdicts.DEFINED else "overlap too little"
+    told = f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return "overlap too little" if tested(delta, "") == "" else told
 
 
 def points(delta: Interval) -> str:
@@ -450,8 +451,8 @@ def runs(parts: Part | Sequence[Part], metrics: Sequence[str] = (), judge: str |
 def difference(part: Part, anchor: str, method: str, metric: str, judge: str | None = None) -> Interval:
     """What the only record of a method measured minus what that of an anchor did, paired, whatever their rates."""
     one, other = (select(part.records, method=name)[0] for name in (anchor, method))
-    low, high = np.percentile(replicates(other, metric, judge) - replicates(one, metric, judge), [2.5, 97.5])
-    return Interval(value(other, metric, judge) - value(one, metric, judge), low, high)
+    drawn = replicates(other, metric, judge) - replicates(one, metric, judge)
+    return of_pictures(value(other, metric, judge) - value(one, metric, judge), drawn)
 
 
 def by_cover(parts: Sequence[Part], anchor: str, method: str) -> pd.DataFrame:

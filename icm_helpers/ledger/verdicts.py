@@ -300,8 +300,10 @@ def describe(finding: Finding, pictures_alone: bool = False) -> str:
         return (
             f"{what}: not testable ({100 * finding.interval.defined:.0f} % of the replicates have curves that overlap)"
         )
-    rate, one = " of the rate" * (finding.unit == "% rate"), finding.interval.trainings == 1
-    word = symbol(finding.verdict)
-    if pictures_alone and one:
-        word = f"over the pictures alone {symbol(verdict(finding.interval, finding.claim.sign, MARGINS[finding.unit]))}"
-    return f"{what}: {_told(finding.interval, finding.unit)}{rate}{', one training' * one}, **{word}**"
+    rate, word = " of the rate" * (finding.unit == "% rate"), finding.verdict
+    if finding.interval.trainings == 1:
+        rate += ", one training"
+        if not math.isfinite(finding.interval.spread):
+            rate += ", over the pictures alone"
+            word = verdict(finding.interval, finding.claim.sign, MARGINS[finding.unit]) if pictures_alone else word
+    return f"{what}: {_told(finding.interval, finding.unit)}{rate}, **{symbol(word)}**"
