@@ -36,7 +36,7 @@ VIDEOS_TRUTH = replace(
 
 # True outlines on all clips, trained as often.
 VIDEOS_TRUTH_SEEDS = replace(
-    VIDEOS, name="true outlines, all clips", losses=(TRUTH,), anchors=(), hours=0.3)
+    VIDEOS_TRUTH, name="true outlines, all clips", clips=VIDEOS.clips, seeds=VIDEOS.seeds, hours=0.3)
 
 # One change each, on one clip and one size.
 VIDEO_ABLATIONS = tuple(
