@@ -58,6 +58,7 @@ def _rgb(image: Image.Image, path: Path, file: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16") and "transparency" not in file.info:
         tags = getattr(file, "tag_v2", {})  # of a TIFF: bits a sample, and whether 0 is black
         if (tags.get(258, (16,)), tags.get(262, 1)) == ((16,), 1):
+            _log.warning("%s has 16 bits a sample: it is cut to 8", path)
             grey = (np.asarray(image) >> 8).astype(np.uint8)  # convert("RGB") would clip at 255
             return np.stack([grey] * 3, axis=-1)
     if image.mode[0] in "IF":
