@@ -73,7 +73,9 @@ SMOKE = replace(
     epochs=2, tune_epochs=1, anchors=(("hevc-inter", (40, 30)),), ledger=False, hours=0.01)
 
 _DETECTION = Claim(
-    id="sa-nerv/1b", stated="on 2026-11-21 (6043fcc), before any run", changed=SEGMENTER, where="abstract",
+    id="sa-nerv/1b", stated="on 2026-11-21 (6043fcc), before any run", changed=replace(
+        SEGMENTER, when=f"{SEGMENTER.when}, and 2026-11-28, 906386b", seeds=(0, 1),
+        why=f"{SEGMENTER.why}; and three trainings of each network count on scenes, where two did"), where="abstract",
     quote="SA-NeRV is superior to ordinary NeRV in video compression for machines.",
     test="at equal file size, SA-NeRV's box AP minus NeRV's, mean over the videos: above zero",
     sign=+1, measure="bd_metric", metrics=("box_ap",), anchor="nerv", method="sa-nerv")

@@ -125,7 +125,8 @@ def before(claims: Sequence[Claim], measured: Sequence[tuple[Study | VideoStudy,
         replaced, seeds = {r.recipe.method for r in old}, claim.changed.seeds
         for study, records in (pair for pair in measured if pair[0].role == "main"):
             some = [r for r in records if r.recipe.method not in replaced and (not seeds or r.recipe.seed in seeds)]
-            if seeds or (old and study.data == old[0].recipe.pictures.data and _teacher(records) == _teacher(old)):
+            fewer = seeds and len(some) < len(records)
+            if fewer or (old and study.data == old[0].recipe.pictures.data and _teacher(records) == _teacher(old)):
                 found += findings([claim], study.data, some + old)
     return found
 
