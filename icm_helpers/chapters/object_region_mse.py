@@ -82,7 +82,7 @@ SMOKE = replace(
 
 _SEEDS = Change(
     when="2026-11-28, 997f944",
-    why="verdicts rest on three trainings on scenes, since they cover the chance of training; they rested on the first, and for one "
+    why="verdicts rest on three trainings on scenes, since they cover the chance of training; they rested on the first, for one "
     "model on two",
     seeds=(0,))
 _FIRST = "on 2026-11-20 (b5f4344), before its records"
