@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import bjontegaard
@@ -38,15 +38,18 @@ def curve(records: Sequence[Any], metric: str, detector: str | None = None, name
     """
     if not records:
         raise ValueError(f"no records for the curve {name or metric}")
+    whole = Curve(name or metric, *_points(records, metric, detector))
     seeds = sorted({r.recipe.codec.seed for r in records if hasattr(r.recipe.codec, "seed")})
     runs = {seed: [r for r in records if r.recipe.seed == seed] for seed in seeds}
     shared = set.intersection(*({r.recipe.setting for r in run} for run in runs.values())) if runs else set()
+    if len(runs) == 1:
+        return replace(whole, trainings=dict.fromkeys(runs, whole))
     if len(shared) > 1:
         runs = {seed: [r for r in run if r.recipe.setting in shared] for seed, run in runs.items()}
-    else:  # one training has nothing to share; of several that do not, the first
+    else:  # of several that share too little, the first
         runs = dict(list(runs.items())[:1])
-    trainings = {seed: Curve(name or metric, *_points(run, metric, detector)) for seed, run in runs.items()}
-    return Curve(name or metric, *_points(records, metric, detector), trainings)
+    each = {seed: Curve(whole.name, *_points(run, metric, detector)) for seed, run in runs.items()}
+    return replace(whole, trainings=each)
 
 
 def _points(records: Sequence[Any], metric: str, detector: str | None) -> list[np.ndarray]:

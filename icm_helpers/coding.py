@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -42,7 +41,7 @@ def code(asked: Coding, paths: Sequence[Path], out: Path) -> None:
                 _draw(back, container.decode(coder(_decoding(asked, codec)), path.read_bytes()).cpu())
                 print(f"{path}: decoded to {back}")
                 continue
-            x = torch.from_numpy(pictures.read(path)).permute(2, 0, 1).float() / 255  # (H, W, 3) -> (3, H, W)
+            x = pictures.load_picture(path)
             coded = container.encode(coder(asked), x)
             x_hat = container.decode(coder(asked), coded).cpu()
         # `coded` in the name: in the folder of the pictures, photo.jpg must not overwrite photo.jpg.

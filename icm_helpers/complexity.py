@@ -228,7 +228,7 @@ def kodak(folder: Path | None = None) -> dict[str, Tensor]:
         raise downloads.DataError(f"{given} has no {CROP}.png: {cure}")
     found = {}
     for path in paths:
-        found[path.stem] = torch.from_numpy(pictures.read(path)).permute(2, 0, 1).float() / 255
+        found[path.stem] = pictures.load_picture(path)
     return found
 
 

@@ -25,6 +25,11 @@ class Interval:
     spread: float = _NAN  # standard deviation from training to training, or from clip to clip
     p: float = _NAN  # how often chance alone would bring a value as far from zero
 
+    @property
+    def pictures_alone(self) -> bool:
+        """Whether it rests on one training, and holds nothing of the chance of that."""
+        return self.trainings == 1 and not np.isfinite(self.spread)
+
     def __str__(self) -> str:
         told = f"{self.value:+.3g}" + ("" if np.isnan(self.low) else f" [{self.low:+.3g}, {self.high:+.3g}]")
         return "no overlap" if np.isnan(self.value) else told

@@ -332,9 +332,9 @@ def finetuned(recipe: Recipe, codec: Any, how: How) -> Any:
         if not how.keep:
             return model
         model.save(path)
-        type(base).from_weights(path)  # read back before what it cost is deleted
-        (folder / name / "training.ckpt").unlink(missing_ok=True)
-    return type(base).from_weights(path)
+    tuned = type(base).from_weights(path)  # read back before what it cost is deleted
+    (folder / name / "training.ckpt").unlink(missing_ok=True)
+    return tuned
 
 
 def records(study: Study | VideoStudy, *, rerun: bool = False, device: str = "auto") -> list[Record]:

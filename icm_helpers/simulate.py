@@ -152,7 +152,8 @@ def evaluation(
     )
     scores = strength + rng.normal(0, 0.4, (*shape[:2], len(of) + len(ghosts)))
     real, pictures = np.arange(scores.shape[2]) < len(of), np.r_[of, ghosts]
-    kinds = [np.flatnonzero(kind == k) for kind in [rng.integers(0, KINDS, len(real))] for k in range(KINDS)]
+    kind = rng.integers(0, KINDS, len(real))
+    kinds = [np.flatnonzero(kind == k) for k in range(KINDS)]
     each = [[[average_precision(times[:, pictures[k]], real[k], s[k]) for k in kinds] for s in many] for many in scores]
     aps = np.nanmean(each, axis=2)  # over the categories that a draw has
     return [

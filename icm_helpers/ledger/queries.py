@@ -87,7 +87,8 @@ def curves(
         for name, group in methods(pooled(heard)).items()
         if len({r.recipe.setting for r in group}) > 1 and (names is None or name in names)
     }
-    by_clip = {clip: methods(pooled(select(heard, clip=clip))) for clip in clips(heard)}
+    of_clip = {clip: [r for r in heard if r.recipe.pictures.clip == clip] for clip in clips(heard)}
+    by_clip = {clip: methods(pooled(some)) for clip, some in of_clip.items()}
     for name in drawn if by_clip else ():
         own = {clip: curve(groups[name], metric, judge, name) for clip, groups in by_clip.items()}
         drawn[name] = replace(drawn[name], clips=own)

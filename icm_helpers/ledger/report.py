@@ -231,12 +231,15 @@ class Chapter:
     @cached_property
     def findings(self) -> list[verdicts.Finding]:
         """Every claim, judged."""
-        return verdicts.of_studies(self.claims, [(part.study, part.records) for part in self.parts])
+        return verdicts.of_studies(self.claims, self._measured)
+
+    @property
+    def _measured(self) -> list[tuple[Any, list[Record]]]:
+        return [(part.study, part.records) for part in self.parts]
 
     def cards(self) -> Markdown:
         """The claims with their verdicts."""
-        measured = [(part.study, part.records) for part in self.parts]
-        return Markdown(verdicts.cards(self.claims, self.findings, verdicts.before(self.claims, measured)))
+        return Markdown(verdicts.cards(self.claims, self.findings, verdicts.before(self.claims, self._measured)))
 
     def glue(self, **values: Any) -> None:
         """Give a page's text its numbers: `values`, and all of `verdicts.told`, taken as {glue:text}`object-region/1a`."""
@@ -415,19 +418,27 @@ def table(
 
 def tested(delta: Interval, otherwise: str = "-") -> str:
     """An interval, or another word where curves overlap in too few replicates, or not in every training, for a verdict."""
-    return str(delta) if delta.defined >= verdicts.DEFINED and np.isfinite(delta.low) else otherwise
+    return str(delta) if _judged(delta) else otherwise
+
+
+def _judged(delta: Interval) -> bool:
+    return delta.defined >= verdicts.DEFINED and bool(np.isfinite(delta.low))
 
 
 def decimal(delta: Interval, scale: float = 1.0) -> str:
     """The same to one decimal, multiplied by a number."""
     value, low, high = (scale * v for v in (delta.value, delta.low, delta.high))
-    told = f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
-    return "overlap too little" if tested(delta, "") == "" else told
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]" if _judged(delta) else "overlap too little"
 
 
 def points(delta: Interval) -> str:
     """The same in hundredths: points of AP."""
     return decimal(delta, 100.0)
+
+
+def starred(delta: Interval, told: Callable[[Interval], str] = str) -> str:
+    """What `told` writes, with a star where it rests on one training."""
+    return told(delta) + " *" * (delta.trainings == 1)
 
 
 def runs(parts: Part | Sequence[Part], metrics: Sequence[str] = (), judge: str | None = None) -> pd.DataFrame:

@@ -167,8 +167,6 @@ def _checksum(content: dict[str, Any]) -> str:
 def _commit() -> str:
     """The commit measured with, marked `-dirty` where the code has changed since: a change of prose measures nothing else;
     "unknown" where this is no clone, also where it lies in one of something else."""
-    if not (files.ROOT / ".git").exists():
-        return "unknown"
     if not (files.ROOT / ".git").exists():  # git would answer for a repository around this copy
         return "unknown"
     git = ["git", "-C", str(files.ROOT)]

@@ -47,10 +47,7 @@ class Finding:
     def verdict(self) -> str:
         """What the interval says, in one word or two."""
         word = verdict(self.interval, self.claim.sign, MARGINS[self.unit])
-        one = self.interval.trainings == 1 and not math.isfinite(
-            self.interval.spread
-        )  # and nothing is known of its chance
-        return "not decided" if one and word != "not testable" else word
+        return "not decided" if self.interval.pictures_alone and word != "not testable" else word
 
 
 def verdict(interval: Interval, sign: int, margin: float = 0.0) -> str:
@@ -302,9 +299,8 @@ def describe(finding: Finding, pictures_alone: bool = False) -> str:
             f"{what}: not testable ({100 * finding.interval.defined:.0f} % of the replicates have curves that overlap)"
         )
     rate, word = " of the rate" * (finding.unit == "% rate"), finding.verdict
-    if finding.interval.trainings == 1:
-        rate += ", one training"
-        if not math.isfinite(finding.interval.spread):
-            rate += ", over the pictures alone"
-            word = verdict(finding.interval, finding.claim.sign, MARGINS[finding.unit]) if pictures_alone else word
+    rate += ", one training" * (finding.interval.trainings == 1)
+    if finding.interval.pictures_alone:
+        rate += ", over the pictures alone"
+        word = verdict(finding.interval, finding.claim.sign, MARGINS[finding.unit]) if pictures_alone else word
     return f"{what}: {_told(finding.interval, finding.unit)}{rate}, **{symbol(word)}**"
