@@ -34,11 +34,11 @@ def code(asked: Coding, paths: Sequence[Path], out: Path) -> None:
     _claim_all({path: _outputs(path, out, suffix, writers[path] is not None) for path in paths}, len(paths))
     if None in writers.values():
         coder(asked)  # what is wrong with it is no picture's fault
-    for path, codec in writers.items():
+    for path, writer in writers.items():
         with _named(path):
-            back = _outputs(path, out, suffix, codec is not None)[-1]
-            if codec is not None:
-                _draw(back, container.decode(coder(_decoding(asked, codec)), path.read_bytes()).cpu())
+            back = _outputs(path, out, suffix, writer is not None)[-1]
+            if writer is not None:
+                _draw(back, container.decode(coder(_decoding(asked, *writer)), path.read_bytes()).cpu())
                 print(f"{path}: decoded to {back}")
                 continue
             x = pictures.load_picture(path)
@@ -52,12 +52,12 @@ def code(asked: Coding, paths: Sequence[Path], out: Path) -> None:
         print(f"{path}: {len(coded)} bytes, {bpp:.3f} bpp, {psnr:.2f} dB")
 
 
-def _writer(path: Path) -> zoo.Codec | str | None:
-    """What wrote a coded file: a registered codec, or "" where only its name says that it is one; None for a picture."""
+def _writer(path: Path) -> tuple[zoo.Codec | None, int | None] | None:
+    """What wrote a coded file, and its quality; no codec where only the file's name says that it is coded, None for a picture."""
     with suppress(OSError), path.open("rb") as file, _named(path):
-        if codec := zoo.writer(file.read(300)):
-            return codec
-    return "" if path.suffix == ".icm" else None
+        if found := zoo.writer(file.read(300)):
+            return found
+    return (None, None) if path.suffix == ".icm" else None
 
 
 def _outputs(path: Path, out: Path, suffix: str, coded: bool) -> list[Path]:
@@ -77,14 +77,15 @@ def _claim_all(outputs: Mapping[Path, Sequence[Path]], count: int) -> None:
         claim(file)
 
 
-def _decoding(asked: Coding, codec: zoo.Codec | str) -> Coding:
+def _decoding(asked: Coding, codec: zoo.Codec | None, quality: int | None) -> Coding:
     """The options of what decodes a file that a codec wrote."""
-    if not codec or (codec.network and zoo.find(asked.codec)[0] is codec):
+    if codec is None or (codec.network and zoo.find(asked.codec)[0] is codec and quality is None):
         return asked
-    if codec.sizes:
-        raise ValueError(f"written by {codec.name}: name its quality, as in --codec {codec.name} --quality 3")
-    quality = 32 if codec.setting else None  # any QP decodes
-    return replace(asked, codec=codec.name, quality=quality, weights=asked.weights if codec.network else None)
+    if codec.sizes and quality is None:
+        raise ValueError(f"an older file of {codec.name}: name its quality, as in --codec {codec.name} --quality 3")
+    if codec.network:
+        return replace(asked, codec=codec.name, quality=quality)
+    return replace(asked, codec=codec.name, quality=32 if codec.setting else None, weights=None)  # any QP decodes
 
 
 @contextmanager
@@ -136,7 +137,7 @@ def code_video(
 
 def decode_video(path: Path, out: Path) -> bool:
     """Decode a file that :func:`code_video` wrote into a folder of frames, and say whether it is one, as its first bytes tell."""
-    codec = _writer(path)
+    codec, _ = _writer(path) or (None, None)
     if not (codec and codec.magic):
         return False
     decoder = zoo.load(codec.name, 32 if codec.setting else None)  # any QP decodes

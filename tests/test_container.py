@@ -135,7 +135,7 @@ def test_other_codec_weights_or_version_raises_bitstream_error_by_name(codec):
         decode(other, data)
     other = zoo.load("bmshj2018-factorized", 1, weights=None)
     other.update(force=True)
-    with pytest.raises(BitstreamError, match="'mean-scale-small', not 'bmshj2018-factorized'"):
+    with pytest.raises(BitstreamError, match="'mean-scale-small', not 'bmshj2018-factorized-q1'"):
         decode(other, data)
     with pytest.raises(BitstreamError, match="version 2"):
         decode(codec, with_crc(data[:3] + b"\x02" + data[4:-4]))

@@ -328,6 +328,15 @@ def test_a_coded_file_is_decoded_without_naming_its_codec(how, photo, tmp_path):
     assert len(pictures) == 1
 
 
+def test_a_coded_file_names_the_quality_of_a_network_that_has_several(photo, tmp_path):
+    network, weights = zoo.load("bmshj2018-factorized", 2, weights=None), tmp_path / "mine.safetensors"
+    network.update(force=True)
+    networks.save(network, weights)
+    code(photo, "--codec", "bmshj2018-factorized-q2", "--weights", weights, "--out", tmp_path)
+    code(tmp_path / "a.coded.icm", "--weights", weights, "--out", tmp_path / "back")
+    assert (tmp_path / "a.decoded.png").read_bytes() == (tmp_path / "back" / "a.decoded.png").read_bytes()
+
+
 def test_a_coded_file_that_cannot_be_decoded_is_named(photo, tmp_path):
     code(photo, "--out", tmp_path)
     coded = tmp_path / "a.coded.icm"
@@ -340,7 +349,7 @@ def test_a_coded_file_that_cannot_be_decoded_is_named(photo, tmp_path):
         with pytest.raises(SystemExit, match=f"{coded}: {told}"):
             code(coded, "--out", tmp_path / "back")
     coded.write_bytes(b"ICM\x01\x0cmbt2018-mean" + content[21:])
-    with pytest.raises(SystemExit, match=f"{coded}: written by mbt2018-mean: name its quality"):
+    with pytest.raises(SystemExit, match=f"{coded}: an older file of mbt2018-mean: name its quality"):
         code(coded, "--out", tmp_path / "back")
 
 

@@ -3,7 +3,7 @@
     offset  size  field
     0       3     magic, b"ICM"
     3       1     format version, 1
-    4       1+n   length and ASCII of the codec's name
+    4       1+n   length and ASCII of the codec's name, with the quality of one that has several: mbt2018-mean-q5
     5+n     8     fingerprint of the codec's weights and CDF tables
     13+n    4     height, width: uint16 each
     17+n    4     CRC-32 of the scale indexes: which CDF table codes which symbol
@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from icm_helpers import files
+from icm_helpers.codecs import zoo
 from icm_helpers.codecs.networks import fingerprint
 
 MAGIC, VERSION = b"ICM", 1
@@ -69,7 +70,7 @@ def encode(codec: Any, image: Tensor) -> bytes:
     if tuple(coded["shape"]) != _latent_shape(codec, *image.shape[1:]):
         raise ValueError(f"{codec.name} has a latent of {tuple(coded['shape'])}: not H, W / downsampling_factor.")
     strings = [batch[0] for batch in coded["strings"]]
-    name = codec.name.encode("ascii")
+    name = _named(codec).encode("ascii")
     head = (MAGIC, VERSION, len(name), name, _fingerprint(codec), *image.shape[1:], indexes_crc)
     layout = f"<3sBB{len(name)}s8sHHIB{len(strings) - 1}I"
     return sealed(struct.pack(layout, *head, len(strings), *map(len, strings[:-1])) + b"".join(strings))
@@ -183,6 +184,10 @@ def _many(work: Callable[[Any, Any], Any], codec: Any, items: Iterable[Any], wor
             yield pending.popleft().result()
 
 
+def _named(codec: CompressionModel) -> str:
+    return zoo.named(codec.name, getattr(codec, "quality", None))
+
+
 def _fingerprint(codec: CompressionModel) -> bytes:
     return getattr(codec, "known_fingerprint", None) or fingerprint(codec)
 
@@ -198,8 +203,8 @@ def _parse(codec: CompressionModel, data: bytes) -> tuple[int, int, int, list[by
         raise BitstreamError(f"the header ends early ({error}): no file of this version.") from error
     if version != VERSION:
         raise BitstreamError(f"format version {version}, here {VERSION}: decode with the code that wrote it.")
-    if (wrote := name.decode("ascii", "replace")) != codec.name:
-        raise BitstreamError(f"written by codec {wrote!r}, not {codec.name!r}: load that one.")
+    if (wrote := name.decode("ascii", "replace")) not in (_named(codec), codec.name):  # the latter in older files
+        raise BitstreamError(f"written by codec {wrote!r}, not {_named(codec)!r}: load that one.")
     if writer != (here := _fingerprint(codec)):
         told = f"written by {codec.name} with weights {writer.hex()}, these are {here.hex()}"
         raise BitstreamError(f"{told}: load the checkpoint that wrote it.")

@@ -87,15 +87,17 @@ def named(name: str, quality: int | None) -> str:
     return name if quality is None else f"{name}-q{quality}"
 
 
-def writer(data: bytes) -> Codec | None:
-    """The codec that wrote a file, by its first 300 bytes; None where they are those of no registered one. ValueError for the
-    container of a network that is not registered."""
+def writer(data: bytes) -> tuple[Codec, int | None] | None:
+    """The codec that wrote a file, and its quality where it has several, by the file's first 300 bytes; None where they are those
+    of no registered one. ValueError for the container of a network that is not registered."""
     if not data.startswith(b"ICM\x01"):
-        return next((codec for codec in CODECS.values() if codec.magic and data.startswith(codec.magic)), None)
+        return next(((codec, None) for codec in CODECS.values() if codec.magic and data.startswith(codec.magic)), None)
     name = data[5 : 5 + data[4]].decode("ascii", "replace") if len(data) > 4 else ""
-    if name not in CODECS:
-        raise ValueError(f"written by codec {name!r}, which is not registered: name it, as in --codec module:{name}")
-    return CODECS[name]
+    try:
+        return find(name) if ":" not in name else None
+    except ValueError as error:
+        told = f"written by codec {name!r}, which is not registered: name it, as in --codec module:{name}"
+        raise ValueError(told) from error
 
 
 def load(
