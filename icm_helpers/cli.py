@@ -136,6 +136,7 @@ class Codec(Command):
     training: Training = TRAINING
     seed: int = 0  # of what is random
     compile: bool = False  # use torch.compile
+    workers: maybe(int) = None  # processes that cut crops; where left out 4 for a GPU, else none
     # keep a distilling teacher's features of the original crops in runs/teachers (0.6 MB a crop of 128 pixels with
     # mask-rcnn-small), so that other trainings with the same seed need not compute them
     remember: bool = False
@@ -149,7 +150,9 @@ class Codec(Command):
             how = replace(how, start=f"{how.start}@{files.fingerprint(weights)}")
         codec = Trained(zoo.named(self.codec, self.quality), loss, self.lmbda, how, self.scale, self.seed)
         recipe = Recipe("mine", pictures_of(self.data, 0, self.size), codec, Accuracy(()))
-        run.train_codec(recipe, self.out, device=self.device, compiled=self.compile, remember=self.remember)
+        run.train_codec(
+            recipe, self.out, device=self.device, compiled=self.compile, workers=self.workers, remember=self.remember
+        )
         if not train.rank():
             print(f"wrote {self.out} (fingerprint {files.fingerprint(self.out)})")
 
@@ -172,6 +175,7 @@ class Grid(Command):
     slurm_timeout_min: int = 1440  # time limit of a job; a retry goes on from there
     gpus_per_job: int = 1  # that a job asks Slurm for
     compile: bool = False  # use torch.compile in training
+    workers: maybe(int) = None  # as in `icm codec`
     remember: bool = False  # as in `icm codec`
 
     def __call__(self) -> None:
@@ -198,7 +202,7 @@ class Grid(Command):
             return
         hours, place = sum(map(hours_of.get, missing)), "one GPU" if self.preset == "paper" else "two CPU cores"
         print(f"estimated cost of these: {hours:.1f} hours on {place}")
-        how = {"device": self.device, "compiled": self.compile, "remember": self.remember}
+        how = {"device": self.device, "compiled": self.compile, "workers": self.workers, "remember": self.remember}
         job = grid.Job(
             partial(measure, train_only=self.train_only, **how), partial(finished, train_only=self.train_only)
         )

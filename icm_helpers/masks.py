@@ -176,6 +176,26 @@ def sam_edges(
     return torch.from_numpy(drawn)[None].float().roll(shift, dims=-1)
 
 
+def stored_edges(folder: Path | str, image_id: int | str, alpha: float, *, shift: int = 0, **how: Any) -> Tensor:
+    """:func:`sam_edges` of the masks that :func:`read` gives; drawn once, then kept beside them as gzipped PBM of about 1 kB, since
+    a training cuts a picture many times, and drawing takes longer than all the rest of it.
+
+    Raises:
+        DataError: there are no masks, or their file is damaged.
+        OSError: the disk is full, or may not be written to.
+    """
+    kept = Path(folder) / "-".join(["edges", f"{alpha:g}", *(f"{value}" for value in how.values())])
+    path, drawn = kept / file(folder, image_id).name.replace(_SUFFIX, ".pbm.gz"), None
+    with suppress(FileNotFoundError, EOFError, zlib.error, gzip.BadGzipFile, cv2.error):  # not drawn yet, or damaged
+        drawn = cv2.imdecode(np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8), cv2.IMREAD_GRAYSCALE)
+    if drawn is None:
+        drawn = sam_edges(read(folder, image_id), alpha, **how)[0].byte().mul(255).numpy()
+        with files.atomically(path, hint="start again: what is stored is kept") as temporary:
+            temporary.write_bytes(gzip.compress(cv2.imencode(".pbm", drawn)[1].tobytes(), mtime=0))
+    edge = torch.from_numpy(drawn)[None].ne(0).float()
+    return edge.roll(shift, dims=-1) if shift else edge
+
+
 # --- the masks of many pictures, on disk ---------------------------------------------------------------------------------
 
 

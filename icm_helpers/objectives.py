@@ -182,8 +182,8 @@ class SAICM(ObjectRegion):
         masks.require_stored(self.alpha)
         asked = {"size": pictures.size, "limit": len(images), "model": models.segmenter(self.segmenter)}
         folder = masks.stored(pictures.data, **asked, device=device)
-        how = {"low": self.canny_low, "high": self.canny_high, "dilate": self.dilate, "shift": self.shift}
-        return lambda s: masks.sam_edges(masks.read(folder, s.image_id), self.alpha, order=self.drawing, **how)
+        how = {"order": self.drawing, "low": self.canny_low, "high": self.canny_high, "dilate": self.dilate}
+        return lambda s: masks.stored_edges(folder, s.image_id, self.alpha, shift=self.shift, **how)
 
 
 @register

@@ -89,7 +89,7 @@ _WHOLE = ("steps", "batch", "patch", "images", "train_images", "frames", "size",
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(_WHOLE, (lambda v: v > 0, "whole number above zero")),
     **dict.fromkeys(("lr", "lmbda"), (lambda v: v > 0, "number above zero")),
-    **dict.fromkeys(("tune_epochs", "retries", "judged"), (lambda v: v >= 0, "whole number")),
+    **dict.fromkeys(("tune_epochs", "retries", "judged", "workers"), (lambda v: v >= 0, "whole number")),
     "alpha": (lambda v: 0 < v < 1, "number between 0 and 1"),
     "density": (lambda v: 0 < v <= 1, "number above 0 and up to 1"),
     "bits": (lambda v: 2 <= v <= 8, "whole number from 2 to 8"),

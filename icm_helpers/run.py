@@ -34,6 +34,9 @@ class How:
     device: str = "auto"
     keep: bool = True  # False: what has to be trained leaves no file behind
     compiled: bool = False  # train with torch.compile
+    workers: int | None = (
+        None  # processes that cut crops for a training; None: 4 for a GPU, which need not wait, else none
+    )
     remember: bool = False  # keep what a distilling teacher has seen, in runs/teachers
     progress: bool = True
 
@@ -191,7 +194,8 @@ def train_codec(recipe: Recipe, out: Path | None, **options: Any) -> Any:
     pictures = images(recipe, "train", plan.train_images)
     terms.loss.check(pictures)
     told = {"folder": folder if out else None, "seed": codec.seed, "precision": plan.precision, "collate": collate}
-    told |= {"workers": 0 if place.type == "cpu" else 4, "describe": recipe.codec_id}  # a GPU need not wait for crops
+    workers = (0 if place.type == "cpu" else 4) if how.workers is None else how.workers
+    told |= {"workers": workers, "describe": recipe.codec_id}
     told["identity"] = recipe.codec_id if codec.scale else f"{recipe.codec_id}, scale {found:.6g}"
     crops = training_crops(recipe, plan.steps * plan.batch, how.device, pictures)
     schedule = train.Schedule(steps=plan.steps, batch=plan.batch, lr=plan.lr)

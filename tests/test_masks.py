@@ -90,6 +90,18 @@ def test_masks_come_back_from_disk_as_they_were(tmp_path):
     assert same(masks.read(tmp_path, 8), empty) and masks.read(tmp_path, 8).decode().shape == (0, 20, 30)
 
 
+def test_edges_are_drawn_once_and_anew_where_their_file_is_damaged(tmp_path, monkeypatch):
+    masks.write(tmp_path, 7, rectangles(0))
+    drawn = masks.sam_edges(rectangles(0), 0.5, dilate=1)
+    assert torch.equal(masks.stored_edges(tmp_path, 7, 0.5, dilate=1), drawn)
+    (kept,) = tmp_path.glob("edges*/*")
+    for content in (kept.read_bytes()[:-9], b"", b"no gzip"):
+        kept.write_bytes(content)
+        assert torch.equal(masks.stored_edges(tmp_path, 7, 0.5, dilate=1), drawn)
+    monkeypatch.delattr(masks, "sam_edges")
+    assert torch.equal(masks.stored_edges(tmp_path, 7, 0.5, dilate=1, shift=3), drawn.roll(3, dims=-1))
+
+
 def test_a_mask_exactly_at_alpha_is_not_above_it_as_in_segment_anything():
     # 0.93 in single precision is a little more than 0.93.
     of = found(np.ones((3, 8, 8), bool), [0.93, np.nextafter(np.float32(0.93), np.float32(1)), 0.5])

@@ -145,7 +145,7 @@ class Crops(Dataset):
         sample = self.dataset[index]
         both = torch.cat((sample.image, sample.object_mask)).mul(255).round().byte()  # (4, H, W)
         rgbm = both.permute(1, 2, 0).contiguous().numpy()
-        region = self.region(sample)[0].mul(255).byte().numpy() if self.region else None
+        region = (self.region(sample)[0] > 0).byte().mul(255).numpy() if self.region else None
         instances = list(_instances(sample)) if self.objects else []
         if self._kept is not None:
             self._kept[index] = rgbm, region, instances
