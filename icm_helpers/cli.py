@@ -43,9 +43,9 @@ from icm_helpers.options import (
 )
 from icm_helpers.tasks import models
 
-coding, complexity, judged, masks, run, train = later(".coding", ".complexity", ".judged", ".masks", ".run", ".train")
+coding, complexity, cost, judged, masks, run = later(".coding", ".complexity", ".cost", ".judged", ".masks", ".run")
 downloads, grid, sam, training = later(".data.downloads", ".ledger.grid", ".tasks.sam", ".tasks.training")
-torch, tyro = later("torch", "tyro")
+train, torch, tyro = later(".train", "torch", "tyro")
 
 # --- training, of one model or of many -----------------------------------------------------------------------------------
 
@@ -216,6 +216,25 @@ class Grid(Command):
         else:
             launcher = grid.Here() if jobs == 1 else grid.Processes(jobs, () if self.device == "cpu" else grid.gpus())
         grid.sweep(todo, launcher, job, jobs=jobs, retries=self.retries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost(Command):
+    """Tell what a chapter's runs will cost on this machine: a few steps of each kind are made, and the rest is in proportion."""
+
+    chapter: positional(one_of(chapters.NAMES))  # whose runs
+    preset: Literal["book", "pending", "paper"] = "paper"  # which of its runs
+    data: maybe(str) = None  # only the runs on this data set
+    steps: int = 4  # of each training
+    images: int = 2  # that are coded and judged
+    workers: maybe(int) = None  # as in `icm codec`
+
+    def __call__(self) -> None:
+        studies = [s for s in chapters.named(self.chapter).studies(self.preset) if self.data in (None, s.data)]
+        recipes = list(dict.fromkeys(recipe for study in studies for recipe in study.recipes()))
+        how = {"steps": self.steps, "images": self.images, "device": self.device, "workers": self.workers}
+        for line in cost.table(recipes, **how):
+            print(line, flush=True)
 
 
 def measure(recipe: Recipe, train_only: bool, **how: Any) -> None:
@@ -421,7 +440,7 @@ class Complexity:
 # --- all commands --------------------------------------------------------------------------------------------------------
 
 COMMANDS: dict[str, Any] = {
-    **{c.__name__.lower(): c for c in (Detector, Finetune, Sam, Codec, Video, Judge, Compare, Grid, Code)},
+    **{c.__name__.lower(): c for c in (Detector, Finetune, Sam, Codec, Video, Judge, Compare, Grid, Cost, Code)},
     "datasets": {"list": List, "fetch": Fetch, "check": Check},
     "masks": {"make": Make, "info": Info},
     "complexity": Complexity,
