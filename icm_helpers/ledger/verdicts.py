@@ -235,22 +235,26 @@ def of_claim(claim: Claim, mine: Sequence[Finding]) -> str:
 
 def surviving(measured: Sequence[Finding]) -> str:
     """A sentence on how many decided findings stand if all of them are looked at together."""
-    words, corrected = ("reproduced", "contradicted"), holm([f.interval.p for f in measured])
+    words, corrected = ("reproduced", "contradicted"), holm(list(map(_chance, measured)))
     stand = [p < 0.05 for f, p in zip(measured, corrected, strict=True) if f.verdict in words]
     return f"Of {len(measured)} findings {len(stand)} have a sign; {sum(stand)} of these survive Holm's correction for all of them."
 
 
+def _chance(finding: Finding) -> float:
+    """Its p; NaN where one training leaves it untested, so that it makes Holm's correction no milder for others."""
+    return math.nan if finding.interval.pictures_alone else finding.interval.p
+
+
 def rows(claims: Sequence[Claim], measured: Sequence[Finding]) -> list[dict[str, Any]]:
     """The rows of a table of findings, claim by claim; a claim that nothing tests has a row that says so."""
-    table, corrected = [], dict(zip(map(id, measured), holm([f.interval.p for f in measured]), strict=True))
+    table, corrected = [], dict(zip(map(id, measured), holm(list(map(_chance, measured))), strict=True))
     for claim, mine in by_claim(claims, measured).items():
         if not mine:
             table.append({"claim": claim.id, "verdict": "not measured"})
         for f in mine:
             shown = {"claim": claim.id, "data": f.data, "metric": NAMES.get(f.metric, f.metric), "judge": f.judge}
-            interval = {
-                name: getattr(f.interval, name) for name in ("value", "low", "high", "defined", "trainings", "p")
-            }
+            interval = {name: getattr(f.interval, name) for name in ("value", "low", "high", "defined", "trainings")}
+            interval["p"] = _chance(f)
             table.append(
                 {**shown, "verdict": symbol(f.verdict), **interval, "p, Holm": corrected[id(f)], "unit": f.unit}
             )
