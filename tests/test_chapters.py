@@ -90,8 +90,14 @@ def test_a_typed_result_is_found_and_a_papers_own_number_is_not():
 
 
 @every_chapter
+def test_readers_of_the_web_page_do_not_see_parameters(chapter):
+    cell = next(c for c in notebooks.read(chapter).cells if "parameters" in c.metadata.get("tags", []))
+    assert "remove-input" in cell.metadata.tags
+
+
+@every_chapter
 def test_no_cell_that_is_shown_is_longer_than_a_screen(chapter):
-    assert max(len(lines) for lines, hidden in code(chapter) if not hidden) <= 20
+    assert not [lines for lines, hidden in code(chapter) if not hidden and len(lines) > 20]
 
 
 def test_chapters_are_thin_and_hide_little():

@@ -114,6 +114,11 @@ def test_every_page_of_the_contents_exists_and_the_other_way_round():
     assert named == {path.relative_to(book).with_suffix("").as_posix() for path in book.rglob("*.md")}
 
 
+def test_the_first_page_cites_the_book_as_its_citation_file_does():
+    citation, page = yaml.safe_load((ROOT / "CITATION.cff").read_text()), (ROOT / "book" / "intro.md").read_text()
+    assert f"{citation['authors'][0]['name']}. *{citation['title']}.* Version {citation['version']}" in page
+
+
 def test_no_executed_notebook_is_in_git():
     assert not [path for path in tracked() if path.suffix == ".ipynb"]
 
