@@ -90,6 +90,13 @@ def test_a_typed_result_is_found_and_a_papers_own_number_is_not():
 
 
 @every_chapter
+def test_exercises_say_how_hard_and_long_they_are_and_the_easier_come_first(chapter):
+    text = chapter.read_text()
+    levels = [int(level) for level in re.findall(r"\*Level ([123]), \d+ minutes\.\*", text)]
+    assert len(levels) == text.count("{exercise-start}") and levels == sorted(levels)
+
+
+@every_chapter
 def test_readers_of_the_web_page_do_not_see_parameters(chapter):
     cell = next(c for c in notebooks.read(chapter).cells if "parameters" in c.metadata.get("tags", []))
     assert "remove-input" in cell.metadata.tags
