@@ -1,5 +1,6 @@
 """The house holds together: one list of packages, pins without hosts, small data, no notebooks with outputs in git."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -126,6 +127,14 @@ def test_every_reference_can_be_followed_and_none_is_named_as_another():
     assert len(named) == len(set(map(str, named)))
     blind = {key for key, e in entries.items() if not {"doi", "eprint", "url"} & {*e.fields}}
     assert blind == {"iino_objectness"}, "no place was found where that one is published"
+
+
+def test_drawings_are_what_their_program_draws():
+    spec = importlib.util.spec_from_file_location("draw", ROOT / "book" / "figures" / "draw.py")
+    draw = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(draw)
+    found = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "book" / "figures").glob("*.svg")}
+    assert found == draw.drawings()
 
 
 def test_no_executed_notebook_is_in_git():
