@@ -165,8 +165,8 @@ CLAIMS = (
 
 IN_SHORT = Short(
     claim="objectness/1",
-    idea="Train a codec to keep a frozen detector's features, most of all where the detector itself suspects an object. Compared "
-    "with the same weight everywhere.",
+    idea="Train a codec to keep a frozen detector's features, most of all where the detector itself suspects an object.",
+    against="the same weight everywhere",
     caveat="Compared with weights from true boxes: {objectness/2}. By a detector that did not teach the codec: {objectness/4}. "
     "Verdicts depend on the learning rate.",
     advice={"for":

@@ -161,7 +161,8 @@ CLAIMS = (
 
 IN_SHORT = Short(
     claim="sa-icm/1a",
-    idea="Train a codec with the distortion counted only on the edges that Segment Anything finds. Compared with object region.",
+    idea="Train a codec with the distortion counted only on the edges that Segment Anything finds.",
+    against="the distortion inside object masks (object region)",
     caveat="A tiny Segment Anything, and no photographs with its edges. Compared with MSE, by every model: {sa-icm/5}. Compared "
     "with object region by PQ: {sa-icm/2b}.",
     advice={"against":

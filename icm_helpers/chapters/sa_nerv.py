@@ -99,7 +99,8 @@ CLAIMS = (
 
 IN_SHORT = Short(
     claim="sa-nerv/1b",
-    idea="Train a network that draws a video, whose weights are the file, with edges counted twice. Compared with NeRV.",
+    idea="Train a network that draws a video, whose weights are the file, with edges counted twice.",
+    against="edges counted once (NeRV)",
     caveat="Short clips and tiny networks. A gain as small as the paper's would hardly be seen here.",
     advice={"open":
         "Take plain NeRV. Try the edges only if you can train many clips several times, and measure."})

@@ -53,6 +53,7 @@ class Short:
     """
 
     idea: str
+    against: str
     claim: str
     caveat: str
     advice: Mapping[str, str]

@@ -3,7 +3,7 @@
 A page opens its chapter once, and never looks into a recipe:
 
     chapter = report.open("object_region_mse", preset, rerun=rerun, device=device)
-    display(chapter.cards(), chapter.cost("{measured:.1f} hours of measuring"))
+    display(chapter.in_short(), chapter.cards(), chapter.cost("{measured:.1f} hours of measuring"))
     main = chapter.main[0]  # a Part: a study with its records and its role; f"{main}" is "scenes: 200 evaluation pictures"
     chapter.setup("data images lmbdas seeds", column="{data}"); chapter.verdicts(); chapter.provenance()
 

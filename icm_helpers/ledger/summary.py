@@ -17,8 +17,9 @@ from icm_helpers.ledger.queries import NAMES
 
 def claims(chapter: Chapter) -> set[str]:
     """The ids of the claims that a chapter's few lines speak of."""
-    told = (name for _, name, _, _ in string.Formatter().parse(chapter.short.caveat) if name)
-    return {chapter.short.claim} | {name.partition(" ")[0] for name in told}
+    text = " ".join([chapter.short.caveat, *chapter.short.advice.values()])
+    names = (name for _, name, _, _ in string.Formatter().parse(text) if name)
+    return {chapter.short.claim} | {name.partition(" ")[0] for name in names}
 
 
 def lines(chapter: Chapter, findings: Sequence[verdicts.Finding]) -> dict[str, str]:
@@ -29,13 +30,14 @@ def lines(chapter: Chapter, findings: Sequence[verdicts.Finding]) -> dict[str, s
     for finding in (f for f in findings if f.claim == claim):
         (drawn if datasets.DATASETS[finding.data].drawn else real).append(finding)
     told = defaultdict(lambda: "not measured", verdicts.told(chapter.claims, findings))
-    advice = drawn and short.advice.get(verdicts.leaning([f.verdict for f in drawn]))
+    advice = short.advice.get(verdicts.leaning([f.verdict for f in drawn])) if drawn else None
     return {
         "idea": short.idea,
+        "compared with": short.against,
         "on scenes": _came_out(claim, drawn),
         "on photographs": _came_out(claim, real),
         "caveat": short.caveat.format_map(told),
-        "advice": advice or "None: it was written for another verdict.",
+        "advice": advice.format_map(told) if advice else "None: it was written for another verdict.",
     }
 
 
@@ -49,9 +51,10 @@ def _came_out(claim: Claim, findings: Sequence[verdicts.Finding]) -> str:
 
 
 def of(chapter: Chapter, findings: Sequence[verdicts.Finding]) -> Markdown:
-    """What came out, the caveat and the advice, a row each."""
-    rows = [f"| *{name}* | {text} |" for name, text in lines(chapter, findings).items() if name != "idea"]
-    return Markdown("\n".join(["| | |", "| --- | --- |", *rows]))
+    """All but the idea, a row each."""
+    _, against, *told = lines(chapter, findings).items()
+    rows = [f"| *{name}* | {text} |" for name, text in told]
+    return Markdown("\n".join([f"| | {' '.join(against)} |", "| --- | --- |", *rows]))
 
 
 def scoreboard() -> Iterator[Markdown]:
@@ -72,10 +75,10 @@ def board() -> Markdown:
     """Every chapter, a row each."""
     known = [chapters.named(name) for name in chapters.NAMES]
     found = verdicts.scoreboard(set().union(*map(claims, known)))
-    told = {chapter: lines(chapter, found[chapter.name]) for chapter in known}
-    names = list(next(iter(told.values())))
-    rows = [
-        f'| <a href="papers/{chapter.name}.html">{chapter.title}</a> | ' + " | ".join(line.values()) + " |"
-        for chapter, line in told.items()
-    ]
-    return Markdown("\n".join([f"| paper | {' | '.join(names)} |", "| --- " * (1 + len(names)) + "|", *rows]))
+    rows = []
+    for chapter in known:
+        told = lines(chapter, found[chapter.name])
+        told["idea"] += f" Compared with {told.pop('compared with')}."
+        told = {"paper": f'<a href="papers/{chapter.name}.html">{chapter.title}</a>', **told}
+        rows.append(f"| {' | '.join(told.values())} |")
+    return Markdown("\n".join([f"| {' | '.join(told)} |", "| --- " * len(told) + "|", *rows]))
