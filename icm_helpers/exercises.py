@@ -279,7 +279,7 @@ def check_widths(yours: Callable) -> None:
             f"paired: from percentile 2.5 to 97.5 of the differences, {right:.3f}, not {paired:.3f}"
         )
         apart = 2 * 1.96 * math.hypot(first.std(), second.std())  # variances add up
-        told = "drawn from either method by itself, so that what they share does not cancel"
+        told = "drawn from each method by itself, so that what they share does not cancel"
         assert abs(unpaired / apart - 1) < 0.15, f"unpaired: about {apart:.2f}, not {unpaired:.2f}: {told}"
     print("right: what is hard for both methods cancels in pairs, and only there")
 
