@@ -167,7 +167,7 @@ IN_SHORT = Short(
     claim="objectness/1",
     idea="Train a codec to keep a frozen detector's features, most of all where the detector itself suspects an object.",
     against="the same weight everywhere",
-    caveat="Compared with weights from true boxes: {objectness/2}. By a detector that did not teach the codec: {objectness/4}. "
+    caveat="Compared with weights from true boxes: {objectness/2}. That other detectors gain less: {objectness/4}. "
     "Verdicts depend on the learning rate.",
     advice={"for":
         "If you distil features anyway, weight them by objectness: it needs no labels. Judge with the detector that you will use, "
