@@ -19,6 +19,7 @@ import argparse
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -77,12 +78,29 @@ def is_fresh(executed: Path, key: str) -> bool:
         return False
 
 
+def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Outputs, of which prints that follow each other are one, whenever the kernel sent them; what was shown in between divides
+    them, so that a table's title stays above its table. Of a line written over itself, as a bar is, the end stays."""
+    whole: list[NotebookNode] = []
+    for output in outputs:
+        if whole and output.output_type == "stream" and output.get("name") == whole[-1].get("name"):
+            whole[-1].text += output.text
+        else:
+            whole.append(output)
+    for output in whole:
+        if output.output_type == "stream":
+            output.text = re.sub(r"[^\n]*\r(?=[^\n])", "", output.text)
+    return whole
+
+
 def seal(nb: NotebookNode, executed: Path, key: str) -> None:
-    """Write an executed chapter with its key, and without what papermill noted about this machine."""
+    """Write an executed chapter with its key, its prints :func:`joined`, and without what papermill noted about this machine."""
     nb.metadata.pop("papermill", None)
     nb.metadata["icm_key"] = key
     for cell in nb.cells:
         cell.metadata.pop("papermill", None)
+        if cell.cell_type == "code":
+            cell.outputs = joined(cell.outputs)
     partial = executed.with_suffix(".sealing.ipynb")
     nbformat.write(nb, partial)
     os.replace(partial, executed)

@@ -1,32 +1,74 @@
-"""What the exercises ask of a solution: each check takes yours, and says what is wrong, or that it is right."""
+"""What the exercises ask: each check takes your solution, and says that it is right, or in an AssertionError why it is not."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import itertools
 import math
-from collections.abc import Callable, Sequence
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+import torchvision
 from faster_coco_eval.core import mask as rle
 from torch import Tensor
 
-from icm_helpers import bd, losses, simulate
+from icm_helpers import bd, losses, masks, simulate
 from icm_helpers.codecs import tcm
+
+
+def _asked(yours: Callable) -> Callable:
+    """A solution that answers, or says why not: with what it was called, and what it raised or that it returned nothing."""
+
+    @functools.wraps(yours)
+    def answer(*given: Any) -> Any:
+        call = f"{yours.__name__}({', '.join(map(reprlib.repr, given))})"
+        try:
+            answered = yours(*given)
+        except Exception as error:
+            raise AssertionError(f"{call} raises {type(error).__name__}: {error}") from error
+        assert answered is not None, f"{call} returns nothing: is a `return` missing?"
+        return answered
+
+    return answer
+
+
+def _check(check: Callable) -> Callable:
+    """A check that fails in words alone, whatever a solution does."""
+
+    @functools.wraps(check)
+    def run(*given: Any) -> Any:
+        try:
+            return check(*(_asked(value) if inspect.isfunction(value) else value for value in given))
+        except AssertionError:
+            raise
+        except Exception as error:
+            told = f"your answer is not of the kind that the exercise asks for ({type(error).__name__}: {error})"
+            raise AssertionError(told) from error
+
+    return run
+
 
 # --- comparing two codecs ------------------------------------------------------------------------------------------------
 
 
+@_check
 def check_grid(yours: Callable, by_hand: Callable, one: tuple, other: tuple) -> None:
     """BD-rate by a mean over a grid; `by_hand` is the integral, `one` and `other` are (rates, qualities)."""
     cheaper = yours(*one, 0.8 * one[0], one[1], 10)
     assert abs(cheaper + 20) < 1e-9, "0.8 times the bits is -20 % at every quality"
-    assert abs(yours(*one, *other, 10_000) - by_hand(*one, *other)) < 0.01
-    assert yours(*one, *other, 1000) < 0 < yours(*other, *one, 1000)
+    exact, fine = by_hand(*one, *other), yours(*one, *other, 10_000)
+    assert abs(fine - exact) < 0.01, f"with 10,000 steps {fine:.3f} %, by the integral {exact:.3f} %"
+    swapped = yours(*other, *one, 10_000)
+    assert fine < 0 < swapped, f"the other way round it should rise above zero, not be {swapped:.3f} %"
     print("right: a mean over many qualities is the integral over their range")
 
 
+@_check
 def check_pooled(yours: Callable) -> None:
     """Points that do not rise, merged."""
     cases = (
@@ -40,41 +82,50 @@ def check_pooled(yours: Callable) -> None:
     print("right: the result rises, and no point was thrown away")
 
 
+@_check
 def check_corrected(yours: Callable) -> None:
     """An interval for one of many comparisons."""
     values = np.random.default_rng(0).normal(-2.5, 1, 200)
-    assert np.allclose(yours(values, 1), np.percentile(values, [2.5, 97.5]))
+    assert np.allclose(yours(values, 1), np.percentile(values, [2.5, 97.5])), "one comparison: percentiles 2.5 and 97.5"
     assert np.allclose(yours(values, 5), np.percentile(values, [0.5, 99.5])), "five comparisons, a fifth of each tail"
     for m in (6, 20):
         try:
             yours(values, m)
-        except ValueError:
-            continue
-        raise AssertionError(f"a tail of {2.5 / m:.3f} % of 200 replicates is less than one of them")
+        except AssertionError as error:
+            if isinstance(error.__cause__, ValueError):
+                continue
+            raise
+        raise AssertionError(
+            f"a tail of {2.5 / m:.3f} % of 200 replicates is less than one of them: raise a ValueError"
+        )
     print("right: wider with every comparison, and refused where the tails are empty")
 
 
 # --- what a machine needs ------------------------------------------------------------------------------------------------
 
 
+@_check
 def check_mask_iou(yours: Callable, detected: Tensor, true: Tensor) -> None:
     """The overlap of masks (n, H, W)."""
     a, b = torch.zeros(2, 4, 4, dtype=torch.bool)
     assert yours(a, b) == 0, "two empty masks share nothing"
     a[:2], b[1:3] = True, True
-    assert yours(a, a) == 1 and yours(a, ~a) == 0
-    assert abs(yours(a, b) - 1 / 3) < 1e-6
+    assert yours(a, a) == 1 and yours(a, ~a) == 0, "equal masks have IoU 1, masks without a common pixel 0"
+    assert abs(yours(a, b) - 1 / 3) < 1e-6, "two masks of 8 pixels that share 4 cover 12: a third"
     pairs = [(m, t) for m in detected for t in true]
     for pair in pairs:
         first, second = (rle.encode(np.asfortranarray(v.numpy().astype(np.uint8))) for v in pair)
-        assert abs(yours(*pair) - rle.iou([first], [second], [0])[0, 0]) < 1e-6
+        theirs = rle.iou([first], [second], [0])[0, 0]
+        assert abs(yours(*pair) - theirs) < 1e-6, f"{yours(*pair):.4f}, COCO's own code says {theirs:.4f}"
     print(f"right, also on {len(pairs)} pairs of detected and true masks, against COCO's own code")
 
 
+@_check
 def check_doubled(yours: Callable, found: Sequence[dict[str, Tensor]], ap_of: Callable) -> None:
     """Detections that come twice; `ap_of` gives AP for such a list."""
     half, behind, last = (yours(found, factor) for factor in (0.5, 0.999, 1e-6))
-    assert all(len(d["scores"]) == 2 * len(f["scores"]) for d, f in zip(half, found, strict=True))
+    twice = all(len(d["scores"]) == 2 * len(f["scores"]) for d, f in zip(half, found, strict=True))
+    assert twice, "every picture should have twice as many detections"
     ap = [ap_of(v) for v in (found, behind, last)]
     assert ap[1] < ap[0], "a duplicate right behind its original should cost precision"
     assert ap[2] >= ap[0] - 1e-9, "duplicates behind everything else should cost nothing"
@@ -89,6 +140,7 @@ CHANGES = {  # of a score, of what is seen in a picture, in a category
 }
 
 
+@_check
 def check_rescaled(yours: Callable, found: Any, coded: Any, measures: dict[str, Callable]) -> pd.DataFrame:
     """Scores that were changed, in pictures as they are and as coded, and what measures of both say under each of the CHANGES."""
     first = yours(found, lambda score, picture, category: category)[0]
@@ -106,15 +158,17 @@ def check_rescaled(yours: Callable, found: Any, coded: Any, measures: dict[str, 
 # --- rate and distortion -------------------------------------------------------------------------------------------------
 
 
+@_check
 def check_coin_entropy(yours: Callable) -> None:
     """The entropy of a biased coin."""
     assert yours(0.5) == 1, "a fair coin costs one bit"
     assert yours(1.0) == 0 == yours(0.0), "what is certain costs nothing"
     assert abs(yours(0.11) - yours(0.89)) < 1e-6, "heads and tails are only names"
-    assert abs(yours(0.11) - 0.4999) < 1e-3
+    assert abs(yours(0.11) - 0.4999) < 1e-3, f"heads in 11 of 100 tosses: half a bit, not {yours(0.11):.3f}"
     print("right: one bit for a fair coin, less for every other")
 
 
+@_check
 def check_extra_bits(yours: Callable) -> None:
     """What a wrong scale costs."""
     n = torch.arange(-400, 401, dtype=torch.float64)
@@ -126,6 +180,7 @@ def check_extra_bits(yours: Callable) -> None:
     print("right: as counted over the whole numbers, for four pairs of scales")
 
 
+@_check
 def check_find_lmbda(yours: Callable) -> None:
     """A lambda for a rate."""
     calls = []
@@ -143,6 +198,7 @@ def check_find_lmbda(yours: Callable) -> None:
 # --- inside LIC-TCM ------------------------------------------------------------------------------------------------------
 
 
+@_check
 def check_scores(yours: Callable) -> None:
     """Scores of attention in whole windows."""
     assert yours(8, 8, 8) == 64 * 64, "one window: each of 64 cells asks 64"
@@ -150,10 +206,12 @@ def check_scores(yours: Callable) -> None:
     assert yours(8, 8, 4) == 4 * 16 * 16, "four small windows: each of 16 cells asks 16"
     for height, width in ((32, 48), (128, 64)):
         *_, shapes = tcm.window_order((1, height, width), 8, False, torch.device("cpu"))
-        assert yours(height, width, 8) == sum(n * (h * w) ** 2 for n, h, w in shapes)
+        computed = sum(n * (h * w) ** 2 for n, h, w in shapes)
+        assert yours(height, width, 8) == computed, f"{height} x {width} in windows of 8: the codec computes {computed}"
     print("right: as many as the codec computes")
 
 
+@_check
 def check_cut(yours: Callable) -> None:
     """Windows of the shifted grid, cut by the border."""
     for height, width, side in ((8, 8, 8), (8, 24, 8), (32, 16, 8), (12, 4, 4)):
@@ -164,13 +222,16 @@ def check_cut(yours: Callable) -> None:
     print("right: the windows that the codec makes, for four maps")
 
 
+@_check
 def check_centroid(yours: Callable, seed: int) -> None:
     """The guess that a Gaussian asks for."""
     n = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.0, 9.0])
     scale = torch.tensor([0.5, 0.5, 0.5, 3.0, 0.11, 0.11])
     found = yours(n, scale)
     assert found[0].abs() < 1e-5 and found[4].abs() < 1e-5, "what is symmetric needs no guess"
-    assert torch.isclose(found[1], -found[2]) and found[1] < 0, "a one was more likely a small one"
+    assert torch.isclose(found[1], -found[2]) and found[1] < 0, (
+        "a one was more likely a small one, and -1 is its mirror"
+    )
     assert found.isfinite().all() and found.abs().max() <= 0.5, "nine at a scale of 0.11 happens, and gives a number"
     torch.manual_seed(seed)
     for i in (1, 3):
@@ -183,31 +244,50 @@ def check_centroid(yours: Callable, seed: int) -> None:
 # --- object-region MSE ---------------------------------------------------------------------------------------------------
 
 
+@_check
 def check_bits_per_pixel(yours: Callable) -> None:
     """Bits per pixel of bytes."""
-    assert yours(b"1234", 4, 4) == 2
-    assert yours(b"123456", 2, 3) == 8
+    assert yours(b"1234", 4, 4) == 2, "four bytes for 16 pixels are 2 bits each"
+    assert yours(b"123456", 2, 3) == 8, "six bytes for 2 x 3 pixels are 8 bits each"
     print("right: bytes times eight, over the pixels of the picture")
 
 
+@_check
 def check_weighted_mse(yours: Callable, x: Tensor, x_hat: Tensor, mask: Tensor) -> None:
     """A background that weighs `outside`."""
     none, half, full = (yours(x, x_hat, mask, outside) for outside in (0.0, 0.5, 1.0))
-    assert torch.isclose(none, losses.masked_mse(x, x_hat, mask))
-    assert torch.isclose(full, torch.nn.functional.mse_loss(x_hat, x))
-    assert none < half < full
+    assert torch.isclose(none, losses.masked_mse(x, x_hat, mask)), (
+        "outside = 0: the paper's loss, a mean over all pixels"
+    )
+    assert torch.isclose(full, torch.nn.functional.mse_loss(x_hat, x)), "outside = 1: plain MSE"
+    assert torch.isclose(half, (none + full) / 2), (
+        "outside = 0.5: half-way between, as the error is squared, not the weight"
+    )
     print("right: both ends agree, and half a weight lies between")
 
 
-def check_widths(paired: float, unpaired: float) -> None:
-    """Two widths of intervals [dB]."""
-    assert 0 < paired < unpaired, "the same pictures are hard for both methods: pairing should narrow the interval"
-    print(f"right: paired {paired:.2f} dB wide, unpaired {unpaired:.2f} dB")
+@_check
+def check_widths(yours: Callable) -> None:
+    """Widths of the intervals of a difference, paired and unpaired, from replicates of two methods on the same pictures."""
+    rng = np.random.default_rng(0)
+    for shared in (3.0, 0.0):  # how much pictures that are hard for one method are hard for the other
+        common = shared * rng.normal(size=4000)
+        first, second = common + rng.normal(size=4000), common + rng.normal(size=4000)
+        paired, unpaired = yours(first, second)
+        right = np.subtract(*np.percentile(second - first, [97.5, 2.5]))
+        assert abs(paired - right) < 1e-6, (
+            f"paired: from percentile 2.5 to 97.5 of the differences, {right:.3f}, not {paired:.3f}"
+        )
+        apart = 2 * 1.96 * math.hypot(first.std(), second.std())  # variances add up
+        told = "drawn from each method by itself, so that what they share does not cancel"
+        assert abs(unpaired / apart - 1) < 0.15, f"unpaired: about {apart:.2f}, not {unpaired:.2f}: {told}"
+    print("right: what is hard for both methods cancels in pairs, and only there")
 
 
 # --- objectness distillation ---------------------------------------------------------------------------------------------
 
 
+@_check
 def check_mean_objectness(yours: Callable) -> None:
     """Weights from the logits of one level, by the mean."""
     logits = torch.randn(2, 3, 5, 7)
@@ -217,6 +297,7 @@ def check_mean_objectness(yours: Callable) -> None:
     print("right")
 
 
+@_check
 @torch.no_grad()
 def check_soft_weights(yours: Callable, teacher: Any, batch: tuple, x_hat: Tensor) -> None:
     """True boxes as weights, with a background that counts; `batch` holds pictures, masks, and objects."""
@@ -224,19 +305,118 @@ def check_soft_weights(yours: Callable, teacher: Any, batch: tuple, x_hat: Tenso
     sizes = {level: tuple(f.shape[2:]) for level, f in feats.items()}
     weights = losses.box_weights([of["boxes"] for of in batch[2]], sizes, tuple(x_hat.shape[2:]))
     loss = {v: losses.feature_distillation(feats, feats_hat, yours(weights, v)) for v in (0.0, 0.5, 1.0)}
-    assert torch.isclose(loss[0.0], losses.feature_distillation(feats, feats_hat, weights))
-    assert torch.isclose(loss[1.0], losses.feature_distillation(feats, feats_hat))
-    assert torch.isclose(loss[0.5], (loss[0.0] + loss[1.0]) / 2)
+    assert torch.isclose(loss[0.0], losses.feature_distillation(feats, feats_hat, weights)), "outside = 0: eq. 3"
+    assert torch.isclose(loss[1.0], losses.feature_distillation(feats, feats_hat)), "outside = 1: eq. 2"
+    assert torch.isclose(loss[0.5], (loss[0.0] + loss[1.0]) / 2), "outside = 0.5: half-way between the two losses"
     between = yours({"p2": torch.full((1, 1, 2, 2), 0.5)}, 0.2)["p2"]
     assert torch.allclose(between, torch.tensor(0.6)), "what lies between 0 and 1 moves along a line"
     print("right: both ends agree, and half lies in the middle")
 
 
+@_check
 def check_points(yours: Callable, equal: bd.Curve, boxes: bd.Curve, objectness: bd.Curve) -> None:
     """The share of replicates with a gain above 1.5 points."""
     for anchor, test in ((equal, objectness), (objectness, equal), (boxes, objectness)):
         found, interval = yours(anchor, test), bd.bd_metric(anchor, test)
-        assert 0 <= found <= 1
+        assert 0 <= found <= 1, f"a share lies between 0 and 1, not at {found}"
         assert not interval.low > 0.015 or found > 0.95, "the whole interval lies above 1.5 points"
         assert not interval.high < 0.015 or found < 0.05, "the whole interval lies below 1.5 points"
     print(f"right: in {yours(equal, objectness):.0%} of the replicates")
+
+
+# --- SA-ICM --------------------------------------------------------------------------------------------------------------
+
+
+@_check
+def check_edge_share(
+    edge_share: Callable, weight: Callable, found_in: Mapping[Any, masks.MaskSet], alphas: Sequence[float]
+) -> None:
+    """How much of a picture the loss looks at, and the weight that makes up for it."""
+    for found, alpha in itertools.product(found_in.values(), alphas):
+        black = torch.zeros(1, 3, *found.size)
+        seen = losses.masked_mse(
+            black, black + 1, masks.sam_edges(found, alpha)[None]
+        ).item()  # an error of one everywhere
+        share = edge_share(found, alpha)
+        assert abs(share - seen) < 1e-6, f"alpha {alpha}: the loss sees {seen:.4f} of an equal error, not {share:.4f}"
+        counted = weight(found, alpha) * seen
+        assert not seen or abs(counted - 1) < 1e-3, (
+            f"alpha {alpha}: with your weight this error counts {counted:.3f}, not 1"
+        )
+    empty = next(iter(found_in.values())).above(2.0)
+    assert edge_share(empty, 0.93) == 0 and weight(empty, 0.93) == 1, "a picture without masks: share 0, weight 1"
+    print("right: with the weight, an error that is equal everywhere counts as under plain MSE")
+
+
+@_check
+def check_kept(yours: Callable) -> None:
+    """Which of many boxes survive when duplicates are dropped."""
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 20, (200, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(10, 40, (200, 2))], 1)
+    scores = rng.uniform(0.4, 1, 200)
+    low = list(yours(boxes, scores, 0.48))
+    theirs = torchvision.ops.nms(*map(torch.from_numpy, (boxes, scores)), 0.7)
+    assert low == [i for i in theirs.tolist() if scores[i] > 0.48], (
+        "torchvision's suppression keeps others, or in another order"
+    )
+    for alpha in (0.93, 0.98):
+        filtered = [i for i in low if scores[i] > alpha]
+        assert list(yours(boxes, scores, alpha)) == filtered, (
+            f"alpha {alpha}: those of the low alpha, filtered, are others"
+        )
+    print("right: one pass at the lowest alpha holds all the others")
+
+
+@_check
+def check_shifted(yours: Callable, mask: Tensor) -> None:
+    """Masks (N, 1, H, W) that were moved."""
+    for pixels in (3, 8):
+        moved = yours(mask, pixels)
+        assert moved.shape == mask.shape, "every mask moves, and keeps its size"
+        assert torch.equal(moved[..., pixels:], mask[..., :-pixels]), "to the right, by so many pixels"
+        assert torch.equal(moved[..., :pixels], mask[..., -pixels:]), "what leaves comes in on the other side"
+    share = (moved * mask).sum() / mask.sum()
+    print(f"right; {share:.0%} of the moved edges lie on an edge by chance")
+
+
+# --- SA-NeRV -------------------------------------------------------------------------------------------------------------
+
+
+@_check
+def check_part_share(yours: Callable, data: bytes, parts: Mapping[str, int]) -> None:
+    """The share that a part has of a file; `parts` are the bytes of each."""
+    for part, size in parts.items():
+        assert abs(yours(data, part) * len(data) - size) < 1e-6, f"{part} takes {size} of {len(data)} bytes"
+    print("right: the parts make the whole")
+
+
+@_check
+def check_edge_l1(yours: Callable, x: Tensor, x_hat: Tensor, mask: Tensor) -> None:
+    """The mean error over edge pixels alone."""
+    ones = torch.ones_like(mask)
+    assert torch.isclose(yours(x, x_hat, ones), (x - x_hat).abs().mean()), "a mask of ones: plain L1"
+    over_all = (x * mask - x_hat * mask).abs().mean()
+    assert torch.isclose(yours(x, x_hat, mask), over_all / mask.mean()), (
+        "all colours of the edge pixels, and of no others"
+    )
+    print(f"right: larger by a factor of {1 / mask.mean():.0f}, as if `mask_weight` were that")
+
+
+@_check
+def check_chance(yours: Callable) -> None:
+    """How often a coin shows heads at least so often."""
+    assert abs(yours(8, 8) - 1 / 256) < 1e-12 and abs(yours(0, 8) - 1) < 1e-12, (
+        "eight of eight: 1 in 256; none or more: always"
+    )
+    assert abs(yours(7, 8) - 9 / 256) < 1e-12, "at least that often: eight heads count too"
+    print(f"right: {yours(7, 8):.3f} for seven of eight")
+
+
+@_check
+def check_interval(yours: Callable) -> None:
+    """The bootstrap interval of a mean."""
+    low, high = yours(np.repeat([0.0, 1.0], [60, 40]))
+    assert low < 0.4 < high, f"[{low:.2f}, {high:.2f}] should hold the mean, 0.4"
+    assert 0.175 < high - low < 0.215, f"{high - low:.3f} wide: about 0.19 for 95 % of at least a thousand replicates"
+    print(f"right: a mean of .4 over a hundred values of 0 or 1 gives [{low:.2f}, {high:.2f}]")

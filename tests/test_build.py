@@ -132,6 +132,15 @@ def test_executed_chapters_say_nothing_of_the_machine(build, house):
     assert '"papermill"' not in text and str(house) not in text
 
 
+def test_a_title_that_is_printed_stays_above_its_table(build):
+    def printed(text):
+        return nbformat.v4.new_output("stream", name="stdout", text=text)
+
+    table = nbformat.v4.new_output("display_data", {"text/plain": "table"})
+    outputs = build.joined([printed("first "), printed("title\n"), table, printed("1 of 2\r2 of 2\n"), table])
+    assert [o.get("text", "table") for o in outputs] == ["first title\n", "table", "2 of 2\n", "table"]
+
+
 def test_only_takes_the_name_of_a_chapter(build, house):
     with pytest.raises(ValueError, match=r"--only c: no such chapter; there are a, papers/b"):
         build.execute_stale(house, "book", only="c")

@@ -89,9 +89,35 @@ def test_a_typed_result_is_found_and_a_papers_own_number_is_not():
     assert found == ["It saves 14 percent.", "By +3 % [1, 6]."]
 
 
+@pytest.mark.parametrize(
+    "chapter", [c for c in CHAPTERS if c.parent.name != "reference" and c.stem != "intro"], ids=str
+)
+def test_the_minutes_that_a_chapter_states_are_those_of_its_length(chapter):
+    """At 200 words a minute, 20 lines of code, and half a minute for a figure: what a lecturer took for the first edition."""
+    cells = notebooks.read(chapter).cells
+    prose = " ".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    shown = sum(len(lines) for lines, hidden in code(chapter) if not hidden)
+    figures = sum("figure" in cell.metadata.get("mystnb", {}) for cell in cells)
+    minutes = len(re.sub(r"```+\{?.*|:\w+: .*", " ", prose).split()) / 200 + shown / 20 + figures / 2
+    assert abs(minutes - int(re.search(r"\*(\d+) minutes to read\.\*", prose)[1])) <= 5
+
+
+@every_chapter
+def test_exercises_say_how_hard_and_long_they_are_and_the_easier_come_first(chapter):
+    text = chapter.read_text()
+    levels = [int(level) for level in re.findall(r"\*Level ([123]), \d+ minutes\.\*", text)]
+    assert len(levels) == text.count("{exercise-start}") and levels == sorted(levels)
+
+
+@every_chapter
+def test_readers_of_the_web_page_do_not_see_parameters(chapter):
+    cell = next(c for c in notebooks.read(chapter).cells if "parameters" in c.metadata.get("tags", []))
+    assert "remove-input" in cell.metadata.tags
+
+
 @every_chapter
 def test_no_cell_that_is_shown_is_longer_than_a_screen(chapter):
-    assert max(len(lines) for lines, hidden in code(chapter) if not hidden) <= 20
+    assert not [lines for lines, hidden in code(chapter) if not hidden and len(lines) > 20]
 
 
 def test_chapters_are_thin_and_hide_little():

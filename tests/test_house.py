@@ -1,5 +1,6 @@
 """The house holds together: one list of packages, pins without hosts, small data, no notebooks with outputs in git."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from pybtex.database import parse_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -112,6 +114,27 @@ def test_every_page_of_the_contents_exists_and_the_other_way_round():
     toc = yaml.safe_load((book / "_toc.yml").read_text())
     named = {toc["root"], *(page["file"] for part in toc["parts"] for page in part["chapters"])}
     assert named == {path.relative_to(book).with_suffix("").as_posix() for path in book.rglob("*.md")}
+
+
+def test_the_first_page_cites_the_book_as_its_citation_file_does():
+    citation, page = yaml.safe_load((ROOT / "CITATION.cff").read_text()), (ROOT / "book" / "intro.md").read_text()
+    assert f"{citation['authors'][0]['name']}. *{citation['title']}.* Version {citation['version']}" in page
+
+
+def test_every_reference_can_be_followed_and_none_is_named_as_another():
+    entries = parse_file(ROOT / "book" / "references.bib").entries
+    named = [(e.persons["author"][0].last_names, e.fields["year"]) for e in entries.values() if "year" in e.fields]
+    assert len(named) == len(set(map(str, named)))
+    blind = {key for key, e in entries.items() if not {"doi", "eprint", "url"} & {*e.fields}}
+    assert blind == {"iino_objectness"}, "no place was found where that one is published"
+
+
+def test_drawings_are_what_their_program_draws():
+    spec = importlib.util.spec_from_file_location("draw", ROOT / "book" / "figures" / "draw.py")
+    draw = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(draw)
+    found = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "book" / "figures").glob("*.svg")}
+    assert found == draw.drawings()
 
 
 def test_no_executed_notebook_is_in_git():

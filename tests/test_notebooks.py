@@ -159,7 +159,7 @@ def test_saving_a_chapter_in_jupyterlab_keeps_everything(chapter, tmp_path):
     after = notebooks.read(tmp_path / chapter.name).cells
     assert (tmp_path / chapter.name).stat().st_mtime > chapter.stat().st_mtime
     assert [(c.source, c.metadata) for c in before] == [(c.source, c.metadata) for c in after]
-    assert any("mystnb" in cell.metadata for cell in after)
+    assert any("mystnb" in cell.metadata for cell in after) == ("mystnb:" in chapter.read_text())
 
 
 def test_a_failing_cell_is_named_and_leaves_no_finished_notebook(chapter, tmp_path):

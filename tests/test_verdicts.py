@@ -10,7 +10,7 @@ import pytest
 from icm_helpers import chapters, evaluate, run
 from icm_helpers.evaluate import THIRDS
 from icm_helpers.intervals import Interval
-from icm_helpers.ledger import queries, results, verdicts
+from icm_helpers.ledger import queries, results, summary, verdicts
 from icm_helpers.ledger.chapter import Change
 from icm_helpers.ledger.recipe import Accuracy, Classical, Pictures, Recipe, Trained, Training
 from icm_helpers.ledger.results import Record
@@ -375,3 +375,17 @@ def test_two_runs_measured_together_are_paired():
     a, b = first.bootstrap["bpp"], second.bootstrap["bpp"]
     assert len(a) == len(b) == 200
     assert sum((x - sum(a) / 200) * (y - sum(b) / 200) for x, y in zip(a, b, strict=True)) > 0
+
+
+def test_every_papers_summary_names_claims_of_its_own_and_has_advice_for_what_came_out(board):
+    """Advice is written for a verdict; where that changes, somebody must think again."""
+    for chapter in map(chapters.named, chapters.NAMES):
+        assert summary.claims(chapter) <= {claim.id for claim in chapter.claims}
+        lines = summary.lines(chapter, board[chapter.name])
+        assert "not measured" not in lines["on scenes"] + lines["caveat"] + lines["advice"]
+        assert "another verdict" not in lines["advice"], f"{chapter.name}: write advice for what came out"
+
+
+def test_a_summary_without_findings_says_so():
+    lines = summary.lines(chapters.named("sa_nerv"), [])
+    assert "not measured" in lines["on scenes"] and "another verdict" in lines["advice"]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from icm_helpers.chapters import object_region_mse as base
 from icm_helpers.chapters.object_region_mse import COCO_MINI, SCENES, beside, judges
-from icm_helpers.ledger.chapter import Change, Chapter, Claim
+from icm_helpers.ledger.chapter import Change, Chapter, Claim, Short
 from icm_helpers.ledger.recipe import Accuracy
 from icm_helpers.ledger.study import Microscope, Scaled
 from icm_helpers.objectives import MSE, Distill, DistillBoxes, DistillObjectness
@@ -163,6 +163,16 @@ CLAIMS = (
         sign=+1, measure="transfer", metrics=("box_ap",),
         anchor="mse", method="distill-objectness", judged="strangers"))
 
+IN_SHORT = Short(
+    claim="objectness/1",
+    idea="Train a codec to keep a frozen detector's features, most of all where the detector itself suspects an object.",
+    against="the same weight everywhere",
+    caveat="Compared with weights from true boxes: {objectness/2}. That other detectors gain less: {objectness/4}. "
+    "Verdicts depend on the learning rate.",
+    advice={"for":
+        "If you distil features anyway, weight them by objectness: it needs no labels. Judge with the detector that you will use, "
+        "and try two learning rates."})
+
 CHAPTER = Chapter(
     NAME, "Objectness distillation", CLAIMS, {
         "smoke": (DISTILL_SMOKE,),
@@ -170,4 +180,4 @@ CHAPTER = Chapter(
             DISTILL_SCENES, DISTILL_FASTER, DISTILL_COCO_MINI, MICROSCOPE,
             *DISTILL_HIGH_LR, COCO_MINI_MSE_LOW_LR, *ABLATIONS, DISTILL_CHENG),
         "pending": (*DISTILL_SEEDS, *FASTER_SEEDS, *FASTER_HIGH_LR),
-        "paper": DISTILL_PAPER})
+        "paper": DISTILL_PAPER}, IN_SHORT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from icm_helpers.ledger.study import Study, VideoStudy
@@ -45,13 +46,28 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Short:
+    """A chapter in a few lines; names of `verdicts.told` in braces stand for what the ledger says.
+
+    `claim` is the one that says whether the idea works; `advice` has a text for each `verdicts.leaning` of its findings on scenes.
+    """
+
+    idea: str
+    against: str
+    claim: str
+    caveat: str
+    advice: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Chapter:
-    """A paper's part of the book: its title, what it claims and how that is tested, and its studies by preset."""
+    """A paper's part of the book: its title, what it claims and how that is tested, its studies by preset, and a summary."""
 
     name: str
     title: str
     claims: tuple[Claim, ...]
     presets: dict[str, tuple[Study | VideoStudy, ...]] = field(hash=False)
+    short: Short | None = field(default=None, hash=False)
 
     def studies(self, preset: str = "book") -> tuple[Study | VideoStudy, ...]:
         """The studies of a preset; a ValueError if there is none of this name."""

@@ -3,7 +3,7 @@
 A page opens its chapter once, and never looks into a recipe:
 
     chapter = report.open("object_region_mse", preset, rerun=rerun, device=device)
-    display(chapter.cards(), chapter.cost("{measured:.1f} hours of measuring"))
+    display(chapter.in_short(), chapter.cards(), chapter.cost("{measured:.1f} hours of measuring"))
     main = chapter.main[0]  # a Part: a study with its records and its role; f"{main}" is "scenes: 200 evaluation pictures"
     chapter.setup("data images lmbdas seeds", column="{data}"); chapter.verdicts(); chapter.provenance()
 
@@ -36,7 +36,8 @@ from icm_helpers.bd import Curve
 from icm_helpers.data import datasets
 from icm_helpers.data.coco import CocoDataset
 from icm_helpers.intervals import Interval, of_pictures
-from icm_helpers.ledger import queries, verdicts
+from icm_helpers.ledger import queries, summary, verdicts
+from icm_helpers.ledger.chapter import Chapter as Paper
 from icm_helpers.ledger.chapter import Claim
 from icm_helpers.ledger.figures import coded, detections, panels, psnr_parts, pulls, with_tuned  # noqa: F401 (pages)
 from icm_helpers.ledger.queries import facts, select, tuned  # noqa: F401 (pages)
@@ -179,16 +180,25 @@ def open(name: str, preset: str = "book", *, rerun: bool = False, device: str = 
     studies = chapter.studies(preset)
     if rerun or preset == "paper":
         print("estimated cost of the whole grid:", ", ".join(f"{s.data} {s.hours:g} hours" for s in studies))
-    return Chapter(chapter.claims, [Part(s, run.records(s, rerun=rerun, device=device)) for s in studies], device)
+    return Chapter(chapter, [Part(s, run.records(s, rerun=rerun, device=device)) for s in studies], device)
 
 
 @dataclass(frozen=True)
 class Chapter:
     """A chapter that was opened: its parts, and what it says of all of them together."""
 
-    claims: tuple[Claim, ...]
+    said: Paper
     parts: list[Part]
     device: str = "auto"
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """What the paper claims."""
+        return self.said.claims
+
+    def in_short(self) -> Markdown:
+        """What came out, the caveat and the advice."""
+        return summary.of(self.said, self.findings)
 
     def role(self, role: str) -> list[Part]:
         """The parts that are there for something: main, ablation, slower or demonstration."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,6 +91,17 @@ def overall(verdicts: Sequence[str], universal: bool = False) -> str:
     return f"mixed ({', '.join(f'{n} {word}' for word, n in counts.items() if n)})"
 
 
+def leaning(verdicts: Sequence[str]) -> str:
+    """Which way the decided ones of several findings point.
+
+    >>> leaning(["reproduced", "not decided"]), leaning(["contradicted", "reproduced"]), leaning(["not decided"])
+    ('for', 'both', 'open')
+    """
+    sides = {"reproduced": "for", "contradicted": "against"}
+    found = {sides[word] for word in verdicts if word in sides}
+    return "both" if len(found) == 2 else next(iter(found), "open")
+
+
 def symbol(word: str) -> str:
     """A word of :func:`verdict` or :func:`overall` with its symbol before it."""
     return f"{SYMBOLS[word.partition(' (')[0]]} {word}"
@@ -145,9 +156,9 @@ def lent(measured: Sequence[Finding]) -> list[Finding]:
     return told
 
 
-def scoreboard() -> dict[str, list[Finding]]:
-    """Every claim of every chapter, from the ledger; a chapter with a run that is not measured has no findings, and a warning
-    names that run. A LedgerError tells of damaged records."""
+def scoreboard(only: Collection[str] = ()) -> dict[str, list[Finding]]:
+    """Every claim of every chapter, or those with these ids, from the ledger; a chapter with a run that is not measured has no
+    findings, and a warning names that run. A LedgerError tells of damaged records."""
     board = {}
     for chapter in map(chapters.named, chapters.NAMES):
         studies = [(s, s.recipes()) for s in chapter.studies() if s.role == "main"]
@@ -156,7 +167,8 @@ def scoreboard() -> dict[str, list[Finding]]:
             told = "%s is not measured whole: %d records are missing, such as %s"
             _log.warning(told, chapter.name, len(missing), missing[0])
         measured = [] if missing else [(s, results.load_or_run(recipes)) for s, recipes in studies]
-        board[chapter.name] = of_studies(chapter.claims, measured)
+        claims = [claim for claim in chapter.claims if not only or claim.id in only]
+        board[chapter.name] = of_studies(claims, measured)
     return board
 
 
@@ -286,6 +298,11 @@ def told(claims: Sequence[Claim], measured: Sequence[Finding]) -> dict[str, str]
     return words
 
 
+def number(finding: Finding) -> str:
+    """A finding's value and interval: `-18 % [-32, -5]`."""
+    return _told(finding.interval, finding.unit)
+
+
 def _told(interval: Interval, unit: str) -> str:
     digits = {"% rate": ".0f", "dB": ".2f", "": ".3f", "of the videos": ".2f"}[unit]
     ends = interval.value, interval.low, interval.high  # a percentage that rounds to zero keeps its sign
@@ -307,4 +324,4 @@ def describe(finding: Finding, pictures_alone: bool = False) -> str:
     if finding.interval.pictures_alone:
         rate += ", over the pictures alone"
         word = verdict(finding.interval, finding.claim.sign, MARGINS[finding.unit]) if pictures_alone else word
-    return f"{what}: {_told(finding.interval, finding.unit)}{rate}, **{symbol(word)}**"
+    return f"{what}: {number(finding)}{rate}, **{symbol(word)}**"
