@@ -46,12 +46,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Chapter:
-    """A paper's part of the book: its title, what it claims and how that is tested, and its studies by preset."""
+    """A paper's part of the book: its title, what it claims and how that is tested, its studies by preset, and what is missing."""
 
     name: str
     title: str
     claims: tuple[Claim, ...]
     presets: dict[str, tuple[Study | VideoStudy, ...]] = field(hash=False)
+    gaps: tuple[str, ...] = ()  # what preset `paper` lacks of its paper
 
     def studies(self, preset: str = "book") -> tuple[Study | VideoStudy, ...]:
         """The studies of a preset; a ValueError if there is none of this name."""

@@ -22,7 +22,7 @@ NAMES = {
     **{"box_ap": "box AP", "mask_ap": "mask AP", "agreement": "agreement AP", "missed_to_found": "missed over found"},
     **{"texture_auc": "texture", "shape_ap": "AP of shapes", "boundary_f": "boundary F-score", "psnr": "PSNR"},
     **{"psnr_inside": "PSNR inside objects", "psnr_outside": "PSNR outside objects"},
-    **{"pq": "PQ", "pq_things": "PQ of things", "pq_stuff": "PQ of stuff"},
+    **{"box_ap50": "box AP at IoU .5", "pq": "PQ", "pq_things": "PQ of things", "pq_stuff": "PQ of stuff"},
 }
 UNITS = {name: "dB" if name.startswith("psnr") else "" for name in NAMES}
 """Of a metric's mean difference."""
@@ -70,7 +70,7 @@ def tuned(records: Iterable[Record]) -> list[Record]:
 def judges(records: Sequence[Record], metric: str, *, finetuned: bool = True) -> list[str | None]:
     """The detectors that a metric was measured with, or only those not `finetuned`; [None] for a metric of the picture alone; []
     where it was not measured."""
-    measured = [r.result[metric] for r in records if metric in r.result]
+    measured = [r.result[metric] for r in records if metric in r.result and metric in r.bootstrap]
     if not measured or not isinstance(measured[0], dict):
         return [None] * bool(measured)
     return sorted(name for name in set().union(*measured) if finetuned or not name.endswith(FINETUNED))
@@ -131,6 +131,8 @@ def pooled(records: Sequence[Record]) -> list[Record]:
         if [r.recipe.pictures.clip for r in run] != names:
             raise ValueError(f"a run of {recipe.codec.codec} was made on {len(run)} clips, others on {len(names)}")
         metrics = [r.bootstrap | {"bpp": r.result["bpp"]} for r in run]
+        shared = set.intersection(*map(set, metrics))
+        metrics = [{k: v for k, v in own.items() if k in shared} for own in metrics]
         result = {k: _mean([r.result[k] for r in run]) for k in metrics[0]}
         together.append(Record(recipe, result, _drawn(metrics), {}))
     return together

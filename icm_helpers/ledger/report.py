@@ -179,6 +179,7 @@ def open(name: str, preset: str = "book", *, rerun: bool = False, device: str = 
     studies = chapter.studies(preset)
     if rerun or preset == "paper":
         print("estimated cost of the whole grid:", ", ".join(f"{s.data} {s.hours:g} hours" for s in studies))
+        print(*(f"not in this preset: {gap}" for gap in chapter.gaps), sep="\n")
     return Chapter(chapter.claims, [Part(s, run.records(s, rerun=rerun, device=device)) for s in studies], device)
 
 
@@ -255,11 +256,11 @@ class Chapter:
         return Markdown(f"*Cost of the records shown:* {told}.")
 
     def setup(self, names: str, column: str = "{data}") -> pd.DataFrame:
-        """The values of the main studies' fields, a column each, headed by fields in braces, or its `{number}`."""
+        """The values of the main studies' fields, a column each, headed by fields in braces, or its `{number}`; without fields that
+        none of them has."""
         told = [part.study.settings() | {"number": i} for i, part in enumerate(self.main)]
-        return pd.DataFrame(
-            {column.format(**each): {name: each.get(name, "") for name in names.split()} for each in told}
-        )
+        had = [name for name in names.split() if any(name in each for each in told)]
+        return pd.DataFrame({column.format(**each): {name: each.get(name, "") for name in had} for each in told})
 
     def verdicts(self, digits: int = 3) -> pd.DataFrame:
         """The table of findings."""
@@ -391,7 +392,8 @@ def deltas(
                     row = {"measure": measure(metric, judge), "anchor": anchor, "method": method, "what": what}
                     row |= {"against": label(anchor), "name": label(method)}
                     rows.append(of | row | {"delta": measured(drawn[one][anchor], drawn[other][method])})
-    return pd.DataFrame(rows)
+    names = "data judge where metric measure anchor method what against name delta"
+    return pd.DataFrame(rows, columns=None if rows else names.split())
 
 
 def table(
@@ -409,6 +411,8 @@ def table(
         told: how a value is written.
         empty: what stands where there is none.
     """
+    if frame.empty:
+        return pd.DataFrame()
     names = [rows] if isinstance(rows, str) else rows
     wide = frame.pivot_table(index=names, columns=columns, values=values, aggfunc="first", sort=False)
     wide = wide.apply(lambda column: column.map(told, na_action="ignore")).astype(object).fillna(empty)

@@ -121,18 +121,22 @@ def segmenter(name: str) -> str:
 
 
 def fingerprinted(model: str) -> str:
-    """The name of a model, which may be one with weights of one's own, with the fingerprint of its weights.
+    """The name of a model, which may be one with weights of one's own, with the fingerprint of its weights; without, where nobody
+    has stated it and they are not here.
 
     Raises:
         ValueError: no such model, or none with weights of one's own.
-        FileNotFoundError: its fingerprint is that of its file, which is missing.
+        FileNotFoundError: weights of one's own are missing.
 
     >>> fingerprinted("yolov5n")
     'yolov5n@ff6f13e9'
     """
     if _own(model) not in MODELS:
         raise ValueError(f"no model is called {model!r}; there is {', '.join(MODELS)}")
-    return f"{model}@{MODELS[model].fingerprint or files.fingerprint(present(MODELS[model].file()))}"
+    path, stated = MODELS[model].file(), MODELS[model].fingerprint
+    if not stated and "=" not in model and not path.is_file():
+        return model
+    return f"{model}@{stated or files.fingerprint(present(path))}"
 
 
 def present(path: Path | str, asset: str = "") -> Path:
@@ -181,7 +185,10 @@ _model("faster-rcnn-small", "mask_rcnn:SmallFasterRCNN", "113c7d16", "detect tea
 _model("yolov5n-scenes", "yolo:YOLO", "6829cfdf", "detect train")
 _model("panoptic-deeplab-scenes", "panoptic_deeplab:PanopticDeepLab", "767bb814", "detect panoptic train")
 _model("yolov5n", "yolov5:YOLOv5", "ff6f13e9", "detect teach task-loss", _yolov5n)
+_model("yolov5s", "yolov5:YOLOv5", "8b3b748c", "detect teach task-loss", "yolov5s.pt")
+_model("yolov5m", "yolov5:YOLOv5", "61d93336", "detect teach task-loss", "yolov5m.pt")
 _model("yolox-nano", "onnx:YOLOX", "e8af0749", "detect", _yolox)
+_model("yolov7", "onnx:YOLOv7", "", "detect", "yolov7.onnx")  # nobody has stated it: everybody exports their own
 _R50 = "rcnn:COCORCNN"
 _model("faster-rcnn-r50", _R50, "258fb6c6", "detect teach", "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")
 _model("mask-rcnn-r50", _R50, "bf2d0c1e", "detect teach", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")
