@@ -37,7 +37,7 @@ def clip():
 def scratch(monkeypatch, tmp_path):
     """Runs and caches go to a folder of this test."""
     monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(files, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
     return tmp_path
 
 

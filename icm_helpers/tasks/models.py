@@ -14,7 +14,7 @@ from typing import Any
 from icm_helpers import files
 from icm_helpers.data import datasets
 
-WEIGHTS = files.ROOT / "data" / "weights"  # where `icm datasets fetch` puts them
+WEIGHTS = files.WEIGHTS
 ABILITIES = ("detect", "panoptic", "teach", "task-loss", "train", "segment")
 
 
