@@ -111,11 +111,13 @@ def objective(recipe: Recipe, device: torch.device, remember: bool = False) -> O
 
 
 def scale(recipe: Recipe, crops: int = 200, device: torch.device | None = None) -> float:
-    """What makes a recipe's distortion equal that of MSE at its start, in the mean over the first training crops of seed 0.
+    """What makes a recipe's distortion equal that of MSE at its start, in the mean over the first training crops of seed 0, so many
+    or, where that is less, all.
 
     Multiplied by it, one ladder of lambdas serves all losses. Measured once, on the codec that all trainings start from, and told
     to two digits, on which devices agree.
     """
+    crops = min(crops, recipe.codec.training.steps * recipe.codec.training.batch)
     alike = replace(recipe, codec=replace(recipe.codec, lmbda=1.0, scale=1.0, seed=0))  # whatever its lambda and seed
     return float(f"{_scale(alike, crops, device or torch.device('cpu')):.2g}")
 

@@ -140,7 +140,7 @@ def cityscapes_picture(folder: Path, split: str, city: str, stem: str, image: np
 
 
 def sfu(folder: Path, frames: int) -> None:
-    """Every sequence that the manifest lists, at its own size, with nothing before the first annotated frame and `frames` from there."""
+    """Every sequence that the manifest lists, at its own size: `frames` from the first annotated one."""
     listed = (file.name for file in downloads.assets()["sfu-hw-objects"].files)
     for seed, name in enumerate(name for name in listed if name.endswith(".yuv")):
         where, stem, width, height = re.fullmatch(r"(.+)/(.+_(\d+)x(\d+)_\d+)Hz_8bit_P420\.yuv", name).groups()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from icm_helpers.ledger.rehearsed import rehearsed
 from icm_helpers.ledger.study import Study, VideoStudy
 
 
@@ -55,7 +56,10 @@ class Chapter:
     gaps: tuple[str, ...] = ()  # what preset `paper` lacks of its paper
 
     def studies(self, preset: str = "book") -> tuple[Study | VideoStudy, ...]:
-        """The studies of a preset; a ValueError if there is none of this name."""
+        """The studies of a preset, of which `rehearsal` follows from `paper`; a ValueError if there is none of this name."""
+        if preset == "rehearsal":
+            return tuple(map(rehearsed, self.presets["paper"]))
         if preset not in self.presets:
-            raise ValueError(f"a preset of {self.name} is one of {', '.join(self.presets)}, not {preset!r}")
+            known = [*self.presets, "rehearsal"]
+            raise ValueError(f"a preset of {self.name} is one of {', '.join(known)}, not {preset!r}")
         return self.presets[preset]
