@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass, replace
-from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,12 +19,8 @@ WITHOUT_DETECTRON2 = {"faster-rcnn-d2": "faster-rcnn-r50", "mask-rcnn-d2": "mask
 
 
 def rehearsed(study: Study | VideoStudy) -> Study | VideoStudy:
-    """A study of preset `paper` as it is rehearsed: measured on the spot, with the weights that lie here, whatever they are.
-
-    Raises:
-        FileNotFoundError: there are none; `make rehearsal` writes random ones.
-    """
-    study = _lying_here(study)
+    """A study of preset `paper` as it is rehearsed: measured on the spot. `make rehearsal` brings its data and weights."""
+    study = _usable(study)
     few = {"anchors": tuple((name, settings[:2]) for name, settings in study.anchors[:1]), "ledger": False}
     if isinstance(study, VideoStudy):  # the first clip and the last are of different size
         clips = study.clips[0], study.clips[-1]
@@ -39,18 +34,15 @@ def _ends(rungs: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(dict.fromkeys((rungs[0], rungs[-1])))
 
 
-def _lying_here(part: Any) -> Any:
-    """A part of a study in which each model is named with the fingerprint of the file that lies here; None for one that cannot be."""
+def _usable(part: Any) -> Any:
+    """A part of a study with other models in place of those that cannot be used here; None for one without another."""
     if is_dataclass(part):
-        return replace(part, **{f.name: _lying_here(getattr(part, f.name)) for f in fields(part)})
+        return replace(part, **{f.name: _usable(getattr(part, f.name)) for f in fields(part)})
     if isinstance(part, tuple):
-        return tuple(found for item in part if (found := _lying_here(item)) is not None or item is None)
+        return tuple(found for item in part if (found := _usable(item)) is not None or item is None)
     name = part.partition("@")[0] if isinstance(part, str) else None
-    if name not in models.MODELS:
-        return part
-    name = SMALLER.get(name, name)
-    name = name if find_spec("detectron2") else WITHOUT_DETECTRON2.get(name, name)
-    return name and f"{name}@{_fingerprint(models.present(models.MODELS[name].file()))}"
+    others = SMALLER if find_spec("detectron2") else SMALLER | WITHOUT_DETECTRON2
+    return part if name not in others else others[name] and models.fingerprinted(others[name])
 
 
 def _start(study: Study) -> str:
@@ -59,7 +51,4 @@ def _start(study: Study) -> str:
         return study.training.start
     codec, quality = zoo.find(study.codec)
     path = models.present(models.WEIGHTS / downloads.assets()[codec.name].files[quality - 1].name)
-    return f"{path}@{_fingerprint(path)}"
-
-
-_fingerprint = cache(files.fingerprint)
+    return f"{path}@{files.fingerprint(path)}"

@@ -5,8 +5,10 @@ What reads a model's weights is imported when it is loaded, so this module needs
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -133,10 +135,17 @@ def fingerprinted(model: str) -> str:
     """
     if _own(model) not in MODELS:
         raise ValueError(f"no model is called {model!r}; there is {', '.join(MODELS)}")
-    path, stated = MODELS[model].file(), MODELS[model].fingerprint
+    path, stated = MODELS[model].file(), _own_fingerprints(WEIGHTS).get(model, MODELS[model].fingerprint)
     if not stated and "=" not in model and not path.is_file():
         return model
     return f"{model}@{stated or files.fingerprint(present(path))}"
+
+
+@cache
+def _own_fingerprints(folder: Path) -> dict[str, str]:
+    """Those of weights in a folder that are not the published ones, by model: what `tasks.random_weights` has written."""
+    path = folder / "fingerprints.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def present(path: Path | str, asset: str = "") -> Path:

@@ -7,10 +7,11 @@ What such a network says of a picture means nothing. What is exercised is readin
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ from icm_helpers.tasks.rcnn import COCORCNN
 from icm_helpers.tasks.yolov5 import YOLOv5
 
 
-def write(folder: Path) -> dict[str, str]:
-    """Every file that `folder` lacks, as `ICM_WEIGHTS` may name it; by what the table of a rehearsal calls it, `written`, or why it
-    is not."""
-    told = {}
-    for name, (file, make) in _files().items():
+def write(folder: Path, names: Sequence[str] = ()) -> dict[str, str]:
+    """Every file that a folder lacks, or those of some networks: by name `written`, or why it is not. `ICM_WEIGHTS` may name the
+    folder."""
+    told, known = {}, _files()
+    for name in names or known:
+        file, make = known[name]
         path = folder / file
         try:
             if not path.is_file():
@@ -39,6 +41,8 @@ def write(folder: Path) -> dict[str, str]:
             told[name] = "written"
         except ImportError as error:
             told[name] = f"not installed: {error.name}"
+    stated = {name: files.fingerprint(folder / known[name][0]) for name in _MODELS if told.get(name) == "written"}
+    (folder / "fingerprints.json").write_text(json.dumps(stated))
     return told
 
 
@@ -169,8 +173,8 @@ class _Pyramid(nn.Module):
 
 
 class YOLOv7(nn.Module):
-    """Wang et al., CVPR 2023: the network that is deployed, with its 37 million parameters; output (1, n, 85), or what a suppression
-    leaves of it, (k, 7)."""
+    """Wang et al., CVPR 2023: the network that is deployed, 37 million parameters; output (1, n, 85), or what a suppression leaves
+    of it, (k, 7)."""
 
     def __init__(self, suppressed: bool) -> None:
         super().__init__()
@@ -200,7 +204,10 @@ class YOLOv7(nn.Module):
         p3 = self.merged[1](torch.cat([self.side[1](c3), _double(self.up[1](p4))], 1))
         p4 = self.again[0](torch.cat([self.down[0](p3), p4], 1))
         p5 = self.again[1](torch.cat([self.down[1](p4), p5], 1))
-        raw = [head(p).unflatten(1, (3, 85)).permute(0, 1, 3, 4, 2) for head, p in zip(self.heads, (p3, p4, p5))]
+        raw = [
+            head(p).unflatten(1, (3, 85)).permute(0, 1, 3, 4, 2)
+            for head, p in zip(self.heads, (p3, p4, p5), strict=True)
+        ]
         decoded = torch.cat([_boxes(level.sigmoid(), 8 * 2**i) for i, level in enumerate(raw)], 1)  # (1, n, 85)
         return _suppressed(decoded[0]) if self.suppressed else decoded
 
@@ -218,7 +225,7 @@ def _boxes(level: Tensor, stride: int) -> Tensor:
 
 
 def _suppressed(found: Tensor) -> Tensor:
-    """Picture, x1 y1 x2 y2, class and score of the 100 best; boxes of a class that overlap are one, as ONNX's operator finds them."""
+    """Picture, x1 y1 x2 y2, class and score of the 100 best, of which no two of a class overlap."""
     from torchvision.ops import box_convert, nms
 
     scores, best = (found[:, 4:5] * found[:, 5:]).max(1)
