@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from icm_helpers import chapters, files
 
@@ -181,12 +182,18 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def read() -> dict[str, Any]:
+    """The table that the repository holds: its date, cores and rows."""
+    return json.loads((files.SHIPPED / "rehearsal.json").read_text(encoding="utf-8"))
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command line; see the top of this file."""
     parser = argparse.ArgumentParser(prog="python -m icm_helpers.rehearsal", description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=files.RUNS / "rehearsal", help="where everything is written")
     parser.add_argument("--out", type=Path, help="a JSON file for the table")
     parser.add_argument("--only", default="", help="only the rows whose ingredient contains this")
+    parser.add_argument("--note", default="", help="a sentence on the machine, for that file")
     parser.add_argument("--jobs", type=int, default=2, help="rows at a time, a core each")
     args = parser.parse_args(argv)
     begun = time.monotonic()
@@ -194,7 +201,12 @@ def main(argv: list[str] | None = None) -> None:
     print(table(rows))
     print(f"{(time.monotonic() - begun) / 60:.1f} minutes in all")
     if args.out:
-        content = {"date": f"{datetime.date.today()}", "cores": args.jobs, "rows": list(map(asdict, rows))}
+        content = {
+            "date": f"{datetime.date.today()}",
+            "cores": args.jobs,
+            "note": args.note,
+            "rows": list(map(asdict, rows)),
+        }
         with files.atomically(args.out) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if failed := [row.ingredient for row in rows if not row.status.startswith(("runs", "not installed"))]:

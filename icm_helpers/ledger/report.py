@@ -36,7 +36,7 @@ from icm_helpers.bd import Curve
 from icm_helpers.data import datasets
 from icm_helpers.data.coco import CocoDataset
 from icm_helpers.intervals import Interval, of_pictures
-from icm_helpers.ledger import queries, verdicts
+from icm_helpers.ledger import queries, results, verdicts
 from icm_helpers.ledger.chapter import Claim
 from icm_helpers.ledger.figures import coded, detections, panels, psnr_parts, pulls, with_tuned  # noqa: F401 (pages)
 from icm_helpers.ledger.queries import facts, select, tuned  # noqa: F401 (pages)
@@ -280,6 +280,18 @@ class Chapter:
             for r in part.records
         ]
         return pd.DataFrame(rows).value_counts().rename("records").reset_index()
+
+    def at_paper_scale(self) -> Markdown:
+        """Whether preset `paper` was ever run, and on what: a sentence from the ledger."""
+        paper = chapters.named(self.study.chapter).studies("paper")
+        runs = [recipe for study in paper for recipe in study.recipes()]
+        found = [results.read(recipe) for recipe in runs if recipe.path.exists()]
+        devices = ", ".join(sorted({record.provenance["device"] for record in found}))
+        told = (
+            f"{len(found)} of its {len(runs)} runs are in the ledger, measured on {devices}" if found else "never run"
+        )
+        where = "{doc}`../reference/paper_scale` says how it is rehearsed, and what it lacks of the paper"
+        return Markdown(f"Preset `paper`: *{told}*. {where}.")
 
     # What the live demonstrations begin with: all of the first study.
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from icm_helpers import files
 from icm_helpers.codecs import zoo
 from icm_helpers.tasks import models, sam
+from icm_helpers.tasks.detectron2 import CityscapesPanopticDeepLab
 from icm_helpers.tasks.rcnn import COCORCNN
 from icm_helpers.tasks.yolov5 import YOLOv5
 
@@ -93,12 +94,14 @@ def _sam(path: Path) -> None:
     _save(network.state_dict(), path)
 
 
-def _detectron2(path: Path, config: str) -> None:
+def _detectron2(path: Path, name: str) -> None:
     from detectron2 import model_zoo
+    from detectron2.modeling import build_model
 
-    network = model_zoo.get(config, trained=False, device="cpu")
-    state = {k: v.numpy() for k, v in network.state_dict().items()}
-    path.write_bytes(pickle.dumps({"model": state, "__author__": "random"}, protocol=2))
+    config = model_zoo.get_config(name) if name else CityscapesPanopticDeepLab.settings()
+    config.MODEL.DEVICE = "cpu"
+    state = {k: v.numpy() for k, v in build_model(config).state_dict().items()}
+    path.write_bytes(pickle.dumps({"model": state}, protocol=2))
 
 
 _MODELS: dict[str, Callable[[Path], None]] = {
@@ -107,6 +110,7 @@ _MODELS: dict[str, Callable[[Path], None]] = {
     "mask-rcnn-r50": lambda path: _rcnn(path, masks=True),
     "faster-rcnn-d2": lambda path: _detectron2(path, "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"),
     "mask-rcnn-d2": lambda path: _detectron2(path, "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"),
+    "panoptic-deeplab-d2": lambda path: _detectron2(path, ""),
     "sam-vit-b": _sam,
     "yolov7": lambda path: _onnx(path, suppressed=False),
 }
