@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -82,9 +83,10 @@ def curves(
     """One curve for each method, or each of these `names`, that was measured so, with at least two points; of videos, one over all
     clips (:func:`pooled`), which holds those of each."""
     heard = [r for r in records if judge in judges([r], metric)]
+    groups = methods(pooled(heard))
     drawn = {
         name: curve(group, metric, judge, name)
-        for name, group in methods(pooled(heard)).items()
+        for name, group in (groups | _through_alpha(groups)).items()
         if len({r.recipe.setting for r in group}) > 1 and (names is None or name in names)
     }
     of_clip = {clip: [r for r in heard if r.recipe.pictures.clip == clip] for clip in clips(heard)}
@@ -93,6 +95,19 @@ def curves(
         own = {clip: curve(groups[name], metric, judge, name) for clip, groups in by_clip.items()}
         drawn[name] = replace(drawn[name], clips=own)
     return drawn
+
+
+def _through_alpha(groups: Mapping[str, list[Record]]) -> dict[str, list[Any]]:
+    """The curve of SA-ICM that its paper draws, through its alphas, where they all have one lambda, the same."""
+    some = [r for name, group in groups.items() if name.startswith("sa-icm-") for r in group]
+    if len({r.recipe.setting for r in some}) != 1:
+        return {}
+
+    def as_set(r: Record) -> Any:
+        recipe = SimpleNamespace(setting=r.recipe.loss.alpha, codec=r.recipe.codec, seed=r.recipe.seed)
+        return SimpleNamespace(recipe=recipe, result=r.result, bootstrap=r.bootstrap)
+
+    return {"sa-icm": list(map(as_set, some))}
 
 
 def panel(
