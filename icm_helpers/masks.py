@@ -363,6 +363,7 @@ def of_video(
     name: str,
     made: dict[str, Any],
     *,
+    points: int | None = None,
     device: str = "auto",
     progress: bool = True,
 ) -> Tensor:
@@ -375,7 +376,7 @@ def of_video(
 
     require_stored(alpha)
     model = models.segmenter(segmenter)
-    segment, passed = automatic(model, device=device)
+    segment, passed = automatic(model, points=points, device=device)
     folder = files.CACHE / f"{name}-{model}"
     make(folder, clip, segment, made | passed, progress=progress)
     return torch.stack([sam_edges(read(folder, k), alpha) for k in clip.ids])

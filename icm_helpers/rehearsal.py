@@ -65,7 +65,7 @@ ROWS = (
     Row(
         "Segment Anything ViT-B",
         f"{_ICIP} 3.1",
-        "icm masks make --data coco2017 --split val --images 1 --model vit_b",
+        "icm masks make --data coco2017 --split val --images 1 --model vit_b --points 8",
         ("sam-vit-b",),
     ),
     Row(
