@@ -44,7 +44,7 @@ _CCNC, _ICIP, _IINO = (
     "Shindo et al., ICIP 2024, section",
     "Iino et al., section 4",
 )
-_TRAIN = "--data coco2017 --train-images 2 --steps 2 --batch 1 --patch 128"
+_TRAIN = "--data coco2017 --train-images 2 --steps 2 --batch 1 --patch 64"
 _CHAPTERS = {
     "object_region_mse": _CCNC,
     "objectness_distillation": _IINO,

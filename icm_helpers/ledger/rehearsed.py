@@ -27,7 +27,7 @@ def rehearsed(study: Study | VideoStudy) -> Study | VideoStudy:
         clips, losses = (study.clips[0], study.clips[-1]), tuple(map(_quicker, study.losses))
         return replace(study, clips=clips, losses=losses, frames=2, epochs=2, tune_epochs=1, **few)
     few["losses"] = tuple((_quicker(loss), scale) for loss, scale in study.losses)
-    training = replace(study.training, start=_start(study), steps=2, batch=1, patch=128, train_images=2)
+    training = replace(study.training, start=_start(study), steps=2, batch=1, patch=64, train_images=2)
     few |= {"lmbdas": _ends(study.lmbdas), "ladders": tuple((name, _ends(rungs)) for name, rungs in study.ladders)}
     return replace(study, pictures=replace(study.pictures, images=2), training=training, **few)
 
