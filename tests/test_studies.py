@@ -84,6 +84,18 @@ def test_an_ablation_changes_one_thing_about_distillation():
             assert len(changed) == 1 and changed < {"lr", "levels", "reduction", "temperature", "objectness"}
 
 
+def test_object_region_and_sa_icm_have_the_lambdas_of_their_papers_and_share_their_codecs():
+    codecs = {}
+    for study in (s for name in ("object_region_mse", "sa_icm") for s in chapters.named(name).studies("paper")):
+        for recipe in (r for r in study.recipes() if r.loss and r.loss.name != "task"):
+            assert run.learnt(recipe).pictures.data == "coco2017"
+            codecs.setdefault((recipe.loss.method, recipe.codec.lmbda * recipe.codec.scale), set()).add(recipe.codec_id)
+    assert all(len(ids) == 1 for ids in codecs.values())  # whatever they are judged on, and by which chapter
+    ladders = {"mse": (0.01, 0.005, 0.002, 0.001), "object-region": (0.05, 0.02, 0.01, 0.005)}
+    ladders |= {f"sa-icm-{alpha}": (0.05,) for alpha in (0.98, 0.93, 0.48)}
+    assert codecs.keys() == {(loss, lmbda) for loss, lmbdas in ladders.items() for lmbda in lmbdas}
+
+
 def test_the_paper_trains_for_fifty_epochs():
     for study in chapters.named("objectness_distillation").studies("paper"):
         assert 49.9 < study.training.steps * study.training.batch / study.training.train_images <= 50
