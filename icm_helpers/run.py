@@ -209,7 +209,7 @@ def train_codec(recipe: Recipe, out: Path | None, **options: Any) -> Any:
     crops = training_crops(recipe, plan.steps * plan.batch, how.device, pictures)
     schedule = train.Schedule(steps=plan.steps, batch=plan.batch, lr=plan.lr)
     curve = train.fit(model, crops, terms, schedule, **told, **how.fitting)
-    model.cpu()
+    model.cpu().zero_grad()  # gradients take as much memory as weights
     if not out:
         networks.update_tables(model, force=True)
     elif not train.rank():  # of several processes the first writes
