@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help book test fuzz bench lab notebooks env lint format pins clean distclean
+.PHONY: help book test fuzz rehearsal bench lab notebooks env lint format pins clean distclean
 
 # Threads that wait do not spin: beside another busy process, spinning slows torch many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -23,6 +23,9 @@ test: $(STAMP)  ## run every test, side by side: unit, bad input, doctests, chap
 
 fuzz: $(STAMP)  ## the tests on random inputs, on 10,000 each (some minutes)
 	@HYPOTHESIS_PROFILE=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m hypothesis --numprocesses auto
+
+rehearsal: $(STAMP)  ## preset paper with small counts: every ingredient and all four chapters, and a table (25 minutes)
+	@$(BIN)/python -m icm_helpers.rehearsal
 
 bench: $(STAMP)  ## measure how fast the codecs are, as ratios to plain versions of them (on an idle machine; some minutes)
 	@env -u OMP_WAIT_POLICY $(BIN)/python -m pytest tests/benchmarks -s --durations=0

@@ -66,11 +66,16 @@ def resamplings(ids: Sequence[int] | Sequence[str], replicates: int = REPLICATES
 
 
 def average_precision(
-    truth: dict[str, Any], results: list[dict[str, Any]], iou_type: str = "bbox", samples: np.ndarray | None = None
+    truth: dict[str, Any],
+    results: list[dict[str, Any]],
+    iou_type: str = "bbox",
+    samples: np.ndarray | None = None,
+    iou: float | None = None,
 ) -> tuple[dict[str, float], list[float]]:
     """COCO average precision of COCO results, which may be empty, and its bootstrap replicates.
 
-    `iou_type` is bbox or segm; `samples` are indices (replicates, n) into the truth's images, None for no replicates.
+    `iou_type` is bbox or segm; `samples` are indices (replicates, n) into the truth's images, None for no replicates; with `iou`
+    these are of the AP at that one threshold.
 
     Returns:
         `ap` (IoU .50:.95), `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large`, each absent where there is no such object, and
@@ -98,6 +103,7 @@ def average_precision(
         return summary, []
     once = COCOeval_faster(coco, found, iou_type, print_function=lambda *_: None, separate_eval=True)
     once.params.areaRng, once.params.areaRngLbl, once.params.maxDets = [[0, 1e10]], ["all"], [100]
+    once.params.iouThrs = once.params.iouThrs if iou is None else np.array([iou])
     once.evaluate()
     matches, images, categories = once._evalImgs_cpp, len(once.params.imgIds), len(once.params.catIds)  # category-major
     replicates = []

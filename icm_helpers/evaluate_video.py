@@ -24,8 +24,8 @@ def evaluate(clip: Video, x_hat: Tensor, detectors: dict[str, Detector]) -> tupl
     Returns:
         `result`: frames, pixels (of each), psnr, psnr_inside, psnr_outside (pooled over the pixels, those inside and outside
         of objects), ms_ssim (mean over frames; none where they are small), boundary_f (pooled, see :func:`edge_matches`), and
-        by detector box_ap, box_ap50, ...; `bootstrap`: psnr, boundary_f, and box_ap by detector, 200 replicates each, in which the
-        frames are drawn anew, the same draw for every clip of so many frames.
+        by detector box_ap, box_ap50, ...; `bootstrap`: psnr, boundary_f, and box_ap and box_ap50 by detector, 200 replicates each,
+        in which the frames are drawn anew, the same draw for every clip of so many frames.
     """
     truth, samples = clip.ground_truth(), resamplings(clip.ids)
     rows = []
@@ -52,6 +52,7 @@ def evaluate(clip: Video, x_hat: Tensor, detectors: dict[str, Detector]) -> tupl
         for key, value in summary.items():
             result.setdefault(f"box_{key}", {})[name] = value
         bootstrap.setdefault("box_ap", {})[name] = replicates
+        bootstrap.setdefault("box_ap50", {})[name] = average_precision(truth, found, samples=samples, iou=0.5)[1]
     return result, bootstrap
 
 

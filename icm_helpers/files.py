@@ -23,6 +23,10 @@ SHIPPED = ROOT / "data" if CLONE else _HERE / "shipped"
 """What every installation has: the manifest and small weights."""
 CHECKPOINTS = SHIPPED / "checkpoints"
 RUNS = ROOT / "runs"
+WEIGHTS = Path(os.environ.get("ICM_WEIGHTS", ROOT / "data" / "weights"))
+"""Where `icm datasets fetch` puts published weights."""
+CACHE = Path(os.environ.get("ICM_CACHE", ROOT / "data" / "cache"))
+"""What is made once and may be deleted: drawn pictures, converted annotations, masks."""
 NO_CLONE = "" if CLONE else " (the book's own records come with a clone of its repository)"
 
 

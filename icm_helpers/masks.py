@@ -351,7 +351,7 @@ def stored(
     drawn = datasets.DATASETS[data].drawn
     kind = drawn(size) if drawn else {"annotations": files.fingerprint(dataset.annotations)}
     name = "-".join(["masks", data, split, *([str(size)] if drawn else []), model])
-    folder = out or files.ROOT / "data" / "cache" / name
+    folder = out or files.CACHE / name
     make(folder, dataset, segment, {"data": data, "split": split, **kind, **decided}, part=part, progress=progress)
     return folder
 
@@ -363,6 +363,7 @@ def of_video(
     name: str,
     made: dict[str, Any],
     *,
+    points: int | None = None,
     device: str = "auto",
     progress: bool = True,
 ) -> Tensor:
@@ -375,8 +376,8 @@ def of_video(
 
     require_stored(alpha)
     model = models.segmenter(segmenter)
-    segment, passed = automatic(model, device=device)
-    folder = files.ROOT / "data" / "cache" / f"{name}-{model}"
+    segment, passed = automatic(model, points=points, device=device)
+    folder = files.CACHE / f"{name}-{model}"
     make(folder, clip, segment, made | passed, progress=progress)
     return torch.stack([sam_edges(read(folder, k), alpha) for k in clip.ids])
 

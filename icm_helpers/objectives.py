@@ -157,6 +157,7 @@ class SAICM(ObjectRegion):
         canny_low, canny_high: thresholds of Canny's detector.
         dilate: pixels by which edges are widened on each side.
         shift: pixels by which edges are moved to the right.
+        points: asked a side of a picture; 0: as many as this Segment Anything is usually asked.
     """
 
     name, label, colour, marker, refinable = "sa-icm", "SA-ICM", "#009e73", "X", False
@@ -173,6 +174,7 @@ class SAICM(ObjectRegion):
     canny_high: float = 100.0
     dilate: int = 0
     shift: int = 0
+    points: int = 0
 
     @property
     def method(self) -> str:
@@ -181,7 +183,7 @@ class SAICM(ObjectRegion):
     def region(self, images: CocoDataset, pictures: Pictures, device: str = "auto") -> Region:
         masks.require_stored(self.alpha)
         asked = {"size": pictures.size, "limit": len(images), "model": models.segmenter(self.segmenter)}
-        folder = masks.stored(pictures.data, **asked, device=device)
+        folder = masks.stored(pictures.data, **asked, points=self.points or None, device=device)
         how = {"order": self.drawing, "low": self.canny_low, "high": self.canny_high, "dilate": self.dilate}
         return lambda s: masks.stored_edges(folder, s.image_id, self.alpha, shift=self.shift, **how)
 
@@ -424,14 +426,17 @@ class SANeRV(SANeRVTruth):
     Args:
         segmenter: the name of a Segment Anything with the fingerprint of its weights.
         alpha: how sure it must be of a mask.
+        points: as of `sa-icm`.
     """
 
     name, label, colour, marker, needs_objects = "sa-nerv", "SA-NeRV", "#d55e00", "s", False
 
     segmenter: str = "none"
     alpha: float = 0.0
+    points: int = 0
 
     def frames_region(self, clip: Video, source: Clip, device: str = "auto", progress: bool = True) -> Tensor:
         name = f"masks-{source.data}-{source.clip}-{source.size}"
         made = {"data": source.data, "clip": source.clip, "size": source.size, "scenes": scenes.VERSION}
-        return masks.of_video(clip, self.segmenter, self.alpha, name, made, device=device, progress=progress)
+        how = {"points": self.points or None, "device": device}
+        return masks.of_video(clip, self.segmenter, self.alpha, name, made, **how, progress=progress)

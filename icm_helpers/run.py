@@ -59,6 +59,12 @@ def images(recipe: Recipe, split: str, limit: int | None = None) -> CocoDataset:
     return datasets.load(recipe.pictures.data, split, size=recipe.pictures.size, limit=limit)
 
 
+def learnt(recipe: Recipe) -> Recipe:
+    """A recipe with the pictures that its codec learns from, where it is judged on those of another data set."""
+    other = recipe.codec.training.train_data
+    return recipe if other == "same" else replace(recipe, pictures=replace(recipe.pictures, data=other))
+
+
 def clip(recipe: Recipe) -> Video:
     """A recipe's video."""
     source = recipe.pictures
@@ -66,7 +72,8 @@ def clip(recipe: Recipe) -> Video:
 
 
 def start(recipe: Recipe, video: Video | None = None) -> Any:
-    """A recipe's codec as it starts: classical, from its start weights, or random; of a network `nerv-fitting` as `video` asks for.
+    """A recipe's codec as it starts: classical, from its start weights, or random; a network of a video as `video` asks for, by
+    default the recipe's own.
 
     A ValueError says that there is no such codec, or that the start weights are others than the recipe's.
     """
@@ -77,7 +84,7 @@ def start(recipe: Recipe, video: Video | None = None) -> Any:
         torch.manual_seed(codec.seed)
         if codec.codec == "nerv-fitting":
             return nerv.fitting(*video.frames.shape[2:], codec.channels)
-        return nerv.NeRV(**nerv.SIZES[codec.codec.removeprefix("nerv-")])
+        return nerv.sized(codec.codec.removeprefix("nerv-"), lambda: (video or clip(recipe)).frames.shape[2])
     name, _, wanted = (codec.start if isinstance(codec, Refined) else codec.training.start).partition("@")
     if name == "none":
         torch.manual_seed(recipe.seed)
@@ -104,11 +111,13 @@ def objective(recipe: Recipe, device: torch.device, remember: bool = False) -> O
 
 
 def scale(recipe: Recipe, crops: int = 200, device: torch.device | None = None) -> float:
-    """What makes a recipe's distortion equal that of MSE at its start, in the mean over the first training crops of seed 0.
+    """What makes a recipe's distortion equal that of MSE at its start, in the mean over the first training crops of seed 0, so many
+    or, where that is less, all.
 
     Multiplied by it, one ladder of lambdas serves all losses. Measured once, on the codec that all trainings start from, and told
     to two digits, on which devices agree.
     """
+    crops = min(crops, recipe.codec.training.steps * recipe.codec.training.batch)
     alike = replace(recipe, codec=replace(recipe.codec, lmbda=1.0, scale=1.0, seed=0))  # whatever its lambda and seed
     return float(f"{_scale(alike, crops, device or torch.device('cpu')):.2g}")
 
@@ -131,8 +140,8 @@ def training_crops(recipe: Recipe, length: int, device: str = "auto", pictures: 
     """The crops that a recipe trains on: the same pictures for all losses, each with the mask that the loss asks for."""
     codec, how = recipe.codec, recipe.codec.training
     if pictures is None:
-        pictures = images(recipe, "train", how.train_images)
-    region = codec.loss.region(pictures, recipe.pictures, device)
+        pictures = images(learnt(recipe), "train", how.train_images)
+    region = codec.loss.region(pictures, learnt(recipe).pictures, device)
     asked = {"region": region, "objects": codec.loss.needs_objects}
     return Crops(pictures, how.patch, codec.seed, length, how.augment, **asked)
 
@@ -191,7 +200,7 @@ def train_codec(recipe: Recipe, out: Path | None, **options: Any) -> Any:
         raise ValueError(f"--patch {plan.patch}: {codec.codec} takes multiples of {model.downsampling_factor}")
     found = codec.scale or scale(recipe, device=place)
     terms = objective(replace(recipe, codec=replace(codec, scale=found)), place, how.remember)
-    pictures = images(recipe, "train", plan.train_images)
+    pictures = images(learnt(recipe), "train", plan.train_images)
     terms.loss.check(pictures)
     told = {"folder": folder if out else None, "seed": codec.seed, "precision": plan.precision, "collate": collate}
     workers = (0 if place.type == "cpu" else 4) if how.workers is None else how.workers
@@ -200,7 +209,7 @@ def train_codec(recipe: Recipe, out: Path | None, **options: Any) -> Any:
     crops = training_crops(recipe, plan.steps * plan.batch, how.device, pictures)
     schedule = train.Schedule(steps=plan.steps, batch=plan.batch, lr=plan.lr)
     curve = train.fit(model, crops, terms, schedule, **told, **how.fitting)
-    model.cpu()
+    model.cpu().zero_grad()  # gradients take as much memory as weights
     if not out:
         networks.update_tables(model, force=True)
     elif not train.rank():  # of several processes the first writes
@@ -309,11 +318,12 @@ def clean(pictures: Pictures, judge: str, place: torch.device) -> list[dict[str,
 
 
 def _measured_video(recipe: Recipe, data: bytes, panel: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    result, bootstrap = evaluate_video.evaluate(clip(recipe), decoded(recipe, data), panel)
+    video = clip(recipe)
+    result, bootstrap = evaluate_video.evaluate(video, decoded(recipe, data), panel)
     pixels = result["frames"] * result.pop("pixels")
     result = {"bytes": len(data), "bpp": 8 * len(data) / pixels, **result}
     if isinstance(recipe.codec, Overfitted):  # as the papers count: weights that pruning leaves, times bits
-        network = start(recipe)
+        network = start(recipe, video)
         nerv.prune(network, recipe.codec.density)
         for parameter in network.parameters():
             if parameter.ndim == 1:
@@ -324,15 +334,18 @@ def _measured_video(recipe: Recipe, data: bytes, panel: dict[str, Any]) -> tuple
 
 def finetuned(recipe: Recipe, codec: Any, how: How) -> Any:
     """The detector that a recipe asks for, trained further on what its codec decodes: finished in runs/, or trained now."""
-    who, learnt, folder = recipe.measured, recipe.codec.training, RUNS / recipe.codec_id
+    who, plan, folder = recipe.measured, recipe.codec.training, RUNS / recipe.codec_id
     base, name = models.load(who.finetuned), who.finetuned.replace("@", "-")  # other weights make another detector
+    name += "" if plan.train_data == "same" else f"-{recipe.pictures.data}"  # and so do other pictures
     path = folder / f"{name}-{who.finetune_steps}.safetensors"
     if not path.exists():
-        lessons = images(recipe, "train", min(learnt.train_images, training.FINETUNE_IMAGES))
-        plan = replace(training.FINETUNE, steps=who.finetune_steps)
-        told = {"folder": folder / name if how.keep else None, "seed": recipe.seed, "precision": learnt.precision}
+        lessons = images(recipe, "train", min(plan.train_images, training.FINETUNE_IMAGES))
+        schedule = replace(training.FINETUNE, steps=who.finetune_steps)
+        told = {"folder": folder / name if how.keep else None, "seed": recipe.seed, "precision": plan.precision}
         told |= {"describe": f"{name} on {recipe.codec_id}", "identity": f"{who.finetuned} on {recipe.codec_id}"}
-        model = training.finetune(base, codec, lessons, plan, **told, device=how.device, progress=how.progress).cpu()
+        model = training.finetune(
+            base, codec, lessons, schedule, **told, device=how.device, progress=how.progress
+        ).cpu()
         if not how.keep:
             return model
         model.save(path)

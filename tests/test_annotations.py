@@ -543,7 +543,7 @@ def test_davis_masks_of_other_pixels_mean_the_same_or_are_named(tmp_path, mode):
 
 @pytest.fixture
 def drone(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "ROOT", tmp_path / "repository")
+    monkeypatch.setattr("icm_helpers.files.CACHE", tmp_path / "cache")
     folder = tmp_path / "VisDrone2019-DET-val"
     for name in ("images", "annotations"):
         (folder / name).mkdir(parents=True)
@@ -587,7 +587,7 @@ def test_bad_rows_of_visdrone_are_named(drone, row):
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "LA", "1", "RGBA"])
 def test_instance_ids_of_cityscapes_that_are_not_16_bits_of_grey_are_named(tmp_path, monkeypatch, mode):
-    monkeypatch.setattr(datasets, "ROOT", tmp_path / "repository")
+    monkeypatch.setattr("icm_helpers.files.CACHE", tmp_path / "cache")
     for kind, suffix in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_instanceIds")):
         (tmp_path / kind / "val" / "ulm").mkdir(parents=True)
         Image.new(mode, (WIDTH, HEIGHT)).save(tmp_path / kind / "val" / "ulm" / f"ulm_0_0_{suffix}.png")

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -266,7 +265,7 @@ def film(tmp_path):
 def coded_film(film, tmp_path, monkeypatch, capsys):
     """Codes the film with some words, and gives the file, the frames decoded from it, and what was said."""
     monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(masks, "files", SimpleNamespace(**{**vars(files), "ROOT": tmp_path}))
+    monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
 
     def code(*words: str) -> tuple[bytes, list[np.ndarray], str]:
         out = tmp_path / "out"
@@ -302,7 +301,7 @@ def test_edges_change_what_a_network_learns(coded_film, tmp_path, monkeypatch):
     monkeypatch.setattr(losses, "sa_nerv_loss", lambda *a, **k: looked_twice.append(a) or sa_nerv_loss(*a, **k))
     edged, plain = (coded_film(*few, *more)[0] for more in (["--loss", "sa-nerv", "--segmenter", "nano-sam"], []))
     assert edged != plain and looked_twice[0][2].shape == (1, 1, 36, 48)
-    assert len(list((tmp_path / "data" / "cache").glob("masks-film-*-nano/*.json.gz"))) == 1
+    assert len(list((tmp_path / "cache").glob("masks-film-*-nano/*.json.gz"))) == 1
 
 
 def test_a_network_that_could_not_be_written_is_not_trained_again(coded_film, tmp_path, monkeypatch):

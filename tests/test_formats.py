@@ -4,19 +4,20 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from icm_helpers.data import coco, datasets, formats
+from icm_helpers import files
+from icm_helpers.data import coco, datasets, formats, miniatures
 from icm_helpers.evaluate import average_precision
 from icm_helpers.panoptic import Panoptic, quality, tally
 
 HEIGHT, WIDTH = 40, 80
+BLACK = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
 
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path, monkeypatch):
     """Conversions are kept below the test's own folder."""
-    monkeypatch.setattr(datasets, "ROOT", tmp_path / "repository")
+    monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
 
 
 # --- VisDrone ------------------------------------------------------------------------------------------------------------
@@ -25,13 +26,9 @@ def _cache(tmp_path, monkeypatch):
 @pytest.fixture
 def drone(tmp_path):
     """Writes rows of annotations for one picture, and opens it."""
-    folder = tmp_path / "visdrone" / "VisDrone2019-DET-val"
-    for name in ("images", "annotations"):
-        (folder / name).mkdir(parents=True)
-    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "images" / "0000001.jpg")
 
     def write(*rows: str) -> coco.CocoDataset:
-        (folder / "annotations" / "0000001.txt").write_text("\n".join(rows) + "\n")
+        miniatures.visdrone_picture(tmp_path / "visdrone", "val", "0000001", BLACK, [row.split(",") for row in rows])
         return datasets.load("visdrone", "val", root=tmp_path / "visdrone")
 
     return write
@@ -90,8 +87,8 @@ def test_a_damaged_row_and_missing_files_are_named(drone, tmp_path):
 def test_a_changed_annotation_is_read_again_and_an_unchanged_one_is_not(drone, monkeypatch):
     assert len(drone("2,2,10,10,1,4,0,0").ground_truth()["annotations"]) == 1
     assert len(drone("2,2,10,10,1,4,0,0", "20,2,10,10,1,4,0,0").ground_truth()["annotations"]) == 2
-    folder = formats.converted("x", [], lambda: {"instances": {}}, datasets.ROOT)
-    assert formats.converted("x", [], lambda: pytest.fail("read again"), datasets.ROOT) == folder
+    folder = formats.converted("x", [], lambda: {"instances": {}}, files.CACHE)
+    assert formats.converted("x", [], lambda: pytest.fail("read again"), files.CACHE) == folder
 
 
 # --- Cityscapes ----------------------------------------------------------------------------------------------------------
@@ -101,12 +98,9 @@ def test_a_changed_annotation_is_read_again_and_an_unchanged_one_is_not(drone, m
 def street(tmp_path):
     """Two columns each of road, two cars, a group of cars, a caravan, unlabelled pixels, and sky."""
     ids = np.repeat([7, 26000, 26001, 26, 29000, 0, 23, 23], WIDTH // 8).astype(np.uint16)
-    for split, city in (("val", "frankfurt"), ("val", "lindau")):
-        pictures, maps = (tmp_path / kind / split / city for kind in ("leftImg8bit", "gtFine"))
-        pictures.mkdir(parents=True)
-        maps.mkdir(parents=True)
-        Image.new("RGB", (WIDTH, HEIGHT)).save(pictures / f"{city}_000000_000019_leftImg8bit.png")
-        Image.fromarray(np.tile(ids, (HEIGHT, 1))).save(maps / f"{city}_000000_000019_gtFine_instanceIds.png")
+    for city in ("frankfurt", "lindau"):
+        shown = BLACK, np.tile(ids, (HEIGHT, 1))
+        miniatures.cityscapes_picture(tmp_path, "val", city, f"{city}_000000_000019", *shown)
     return tmp_path
 
 

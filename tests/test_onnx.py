@@ -1,6 +1,7 @@
 """YOLOX through onnxruntime: the known AP, the same boxes every time, and clear errors."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from icm_helpers import evaluate
 from icm_helpers.data.coco import require_categories
 from icm_helpers.data.datasets import load
-from icm_helpers.tasks.onnx import YOLOX
+from icm_helpers.tasks.onnx import YOLOX, YOLOv7
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,31 @@ def test_boxes_stay_inside_pictures_of_any_shape(model, shape):
 def test_a_plain_picture_has_no_objects_and_that_is_no_error(model):
     (found,) = model.detect([torch.full((3, 50, 37), 0.5)], conf=0.5)
     assert (found["boxes"].shape, found["scores"].shape, found["labels"].shape) == ((0, 4), (0,), (0,))
+
+
+class Session:
+    """An exported network that always gives the same."""
+
+    def __init__(self, output: torch.Tensor):
+        self.output = output.numpy()
+
+    def get_inputs(self):
+        return [SimpleNamespace(name="images")]
+
+    def run(self, _, given):
+        assert given["images"].shape == (1, 3, 64, 64) and given["images"].max() <= 1
+        return [self.output]
+
+
+def test_both_forms_of_yolov7_mean_the_same_box_of_a_picture():
+    anchors = torch.zeros(1, 3 * (8**2 + 4**2 + 2**2), 85)
+    anchors[0, 7, :5] = torch.tensor([20.0, 31.0, 20.0, 20.0, 0.9])  # 16 grey rows lie above the picture
+    anchors[0, 7, 5 + 2] = 0.5
+    suppressed = torch.tensor([[0.0, 10.0, 21.0, 30.0, 41.0, 2.0, 0.45]])
+    for output in (anchors, suppressed):
+        (found,) = YOLOv7(Session(output), 64).detect([torch.rand(3, 32, 64)])
+        assert found["boxes"].tolist() == [[10, 5, 30, 25]] and found["labels"].tolist() == [3]  # COCO's cars
+        assert found["scores"].item() == pytest.approx(0.45)
 
 
 def test_a_missing_package_is_an_error_that_names_the_extra(monkeypatch, tmp_path):

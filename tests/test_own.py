@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +24,7 @@ SIZES = (64, 48), (40, 56), (96, 64)
 def _registries(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets, "DATASETS", dict(datasets.DATASETS))
     monkeypatch.setattr(models, "MODELS", dict(models.MODELS))
-    monkeypatch.setattr(own, "files", SimpleNamespace(**{**vars(files), "ROOT": tmp_path / "root"}))
+    monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
 
 

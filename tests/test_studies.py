@@ -38,19 +38,19 @@ def test_studies_and_runs_have_names_of_their_own(chapter):
 
 @each_study
 def test_losses_are_compared_under_equal_conditions(study):
-    compared = defaultdict(list)
+    compared, own = defaultdict(set), ("lmbda",) if study.ladders else ()  # a paper's, each loss's of its own
     for recipe in study.recipes():
         if recipe.loss and recipe not in study.beside:
-            compared[conditions(recipe)].append(recipe.loss)
+            compared[conditions(recipe, *own)].add(recipe.loss)
     losses = [loss for loss, _ in study.losses]
     refined = (
         [loss for loss, _ in study.microscope.losses or study.losses if loss.refinable] if study.microscope else []
     )
     distilled = [loss for loss in losses if isinstance(loss, Distill)]  # whose spending is measured
     probed = [loss for loss in losses if loss.name in study.probed]
-    assert losses in compared.values() or not study.lmbdas
+    assert {*losses} in compared.values() or not study.lmbdas
     fair = losses, [loss for loss in losses if not loss.costly], refined, distilled, probed
-    assert all(found in fair for found in compared.values())
+    assert all(found in map(set, fair) for found in compared.values())
 
 
 @each_study
@@ -82,6 +82,18 @@ def test_an_ablation_changes_one_thing_about_distillation():
             here, there = flat(recipe), flat(twin)
             changed = {k for k in here.keys() | there.keys() if here.get(k) != there.get(k)} - {"scale"}
             assert len(changed) == 1 and changed < {"lr", "levels", "reduction", "temperature", "objectness"}
+
+
+def test_object_region_and_sa_icm_have_the_lambdas_of_their_papers_and_share_their_codecs():
+    codecs = {}
+    for study in (s for name in ("object_region_mse", "sa_icm") for s in chapters.named(name).studies("paper")):
+        for recipe in (r for r in study.recipes() if r.loss and r.loss.name != "task"):
+            assert run.learnt(recipe).pictures.data == "coco2017"
+            codecs.setdefault((recipe.loss.method, recipe.codec.lmbda * recipe.codec.scale), set()).add(recipe.codec_id)
+    assert all(len(ids) == 1 for ids in codecs.values())  # whatever they are judged on, and by which chapter
+    ladders = {"mse": (0.01, 0.005, 0.002, 0.001), "object-region": (0.05, 0.02, 0.01, 0.005)}
+    ladders |= {f"sa-icm-{alpha}": (0.05,) for alpha in (0.98, 0.93, 0.48)}
+    assert codecs.keys() == {(loss, lmbda) for loss, lmbdas in ladders.items() for lmbda in lmbdas}
 
 
 def test_the_paper_trains_for_fifty_epochs():
@@ -128,7 +140,9 @@ def test_a_shipped_or_real_model_is_the_file_that_its_fingerprint_says(real_data
 def test_a_wrong_name_is_an_error_that_lists_what_there_is():
     with pytest.raises(ValueError, match="no chapter is called 'no_such'; there is object_region_mse"):
         chapters.named("no_such")
-    with pytest.raises(ValueError, match=r"a preset of object_region_mse is one of smoke, book, .*paper, not 'huge'"):
+    with pytest.raises(
+        ValueError, match=r"a preset of object_region_mse is one of smoke, book, .*paper, rehearsal, not 'huge'"
+    ):
         chapters.named("object_region_mse").studies("huge")
     with pytest.raises(ValueError, match="no role of a study is called 'best'; there is main"):
         replace(SCENES, role="best")

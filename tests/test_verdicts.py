@@ -389,3 +389,23 @@ def test_every_papers_summary_names_claims_of_its_own_and_has_advice_for_what_ca
 def test_a_summary_without_findings_says_so():
     lines = summary.lines(chapters.named("sa_nerv"), [])
     assert "not measured" in lines["on scenes"] and "another verdict" in lines["advice"]
+
+
+def test_alphas_at_one_lambda_are_one_curve_and_stand_for_the_middle_one():
+    """As in preset `paper`, where the paper's own curve of SA-ICM runs through its alphas."""
+
+    def of(loss, lmbda, bpp, ap):
+        recipe = Recipe("sa_icm", Pictures("coco2017", 9), Trained("tcm", loss, lmbda, TRAINING), Accuracy(("judge",)))
+        return Record(
+            recipe, {"bpp": bpp, "box_ap": {"judge": ap}}, {"bpp": [bpp] * 200, "box_ap": {"judge": [ap] * 200}}, {}
+        )
+
+    rungs = (0.1, 0.2), (0.2, 0.3), (0.4, 0.4)
+    edges = [of(SAICM("sam", alpha), 0.05, *at) for alpha, at in zip((0.98, 0.93, 0.48), rungs, strict=True)]
+    rival = [of(ObjectRegion(), 0.01 * n, 2 * bpp, ap) for n, (bpp, ap) in enumerate(rungs, start=1)]
+    drawn = queries.curves([*edges, *rival], "box_ap", "judge")
+    assert drawn.keys() == {"sa-icm", "object-region"} and drawn["sa-icm"].bpp.tolist() == [0.1, 0.2, 0.4]
+    (found,) = verdicts.findings(chapters.named("sa_icm").claims[:1], "coco2017", [*edges, *rival])
+    assert found.claim.id == "sa-icm/1a" and found.interval.value == pytest.approx(-50)
+    more = [of(SAICM("sam", 0.93), 0.02, 0.1, 0.2)]
+    assert "sa-icm" not in queries.curves([*edges, *more, *rival], "box_ap", "judge")

@@ -16,7 +16,7 @@ def named(name: str) -> Chapter:
     """A chapter by its name; a ValueError if there is none.
 
     >>> [study.data for study in named("object_region_mse").studies("paper")]
-    ['coco2017']
+    ['coco2017', 'visdrone']
     """
     if name not in NAMES:
         raise ValueError(f"no chapter is called {name!r}; there is {', '.join(NAMES)}")

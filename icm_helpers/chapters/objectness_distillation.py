@@ -115,8 +115,8 @@ DISTILL_PAPER = tuple(
     replace(
         base.PAPER, chapter=NAME, name=f"coco2017, {detector}", codec="cheng2020-attn-q4",
         training=replace(
-            base.PAPER.training, start="published@f7b0ccf2", steps=50 * 118_287 // 16, precision="32-true"),
-        losses=((MSE(), 1.0), *taught_by(detector, 0.0, 0.0, 0.0)), measured=judges(detector, "yolov5n"), hours=1500.0)
+            base.PAPER.training, start="published@f7b0ccf2", steps=50 * 118_287 // 16, batch=16, precision="32-true"),
+        ladders=(), losses=((MSE(), 1.0), *taught_by(detector, 0.0, 0.0, 0.0)), measured=judges(detector, base.YOLO), hours=1500.0)
     for detector in ("faster-rcnn-d2", "mask-rcnn-d2"))
 
 _SMOKE_LOSSES = ((MSE(), 1.0), *DISTILL_SCENES.losses)

@@ -49,18 +49,17 @@ VIDEOS_DAVIS = replace(
     networks=(("davis-half-s", 8), ("davis-half-m", 12)), losses=(PLAIN, EDGES, TRUTH), seeds=(0,),
     measured=judges("yolov5n"), hours=0.5)
 
-# The paper states the sequences and YOLOv7; beta, 300 epochs, 50 after pruning, and 8 bits are NeRV's own. It states neither the
-# network's size, nor the rate, nor which Segment Anything and alpha: these are ours, as YOLOv5n is, and 65 frames, which all have.
-_CLASS_C = replace(
-    VIDEOS, name="sfu, class C", data="sfu", frames=65, size=0,
-    clips=("BQMall_832x480_60", "BasketballDrill_832x480_50", "PartyScene_832x480_50", "RaceHorses_832x480_30"),
-    networks=(("sfu-c-s", 6), ("sfu-c", 12)), losses=(PLAIN, replace(EDGES, segmenter=fingerprinted("sam-vit-h"))),
-    epochs=300, tune_epochs=50, bits=8, lr=5e-4, seeds=(0,), measured=judges("yolov5n"),
-    anchors=(("hevc-inter", (37, 32, 27)), ("vvc-inter", (42, 37, 32))), hours=10.0)
-_CLASS_D = replace(
-    _CLASS_C, name="sfu, class D", networks=(("sfu-d-s", 6), ("sfu-d", 12)), hours=4.0,
-    clips=("BQSquare_416x240_60", "BasketballPass_416x240_50", "BlowingBubbles_416x240_50", "RaceHorses_416x240_30"))
-VIDEOS_PAPER = (_CLASS_C, _CLASS_D)
+# The paper states the sequences, four each of class C and D, and YOLOv7; beta, 300 epochs, 50 after pruning, and 8 bits are
+# NeRV's own. It states neither the network's size, nor the rate, nor which Segment Anything and alpha: these are ours, and 65
+# frames, which all have. Networks of one name have a block fewer for class D.
+VIDEOS_PAPER = replace(
+    VIDEOS, name="sfu", data="sfu", frames=65, size=0,
+    clips=(
+        "BQMall_832x480_60", "BasketballDrill_832x480_50", "PartyScene_832x480_50", "RaceHorses_832x480_30",
+        "BQSquare_416x240_60", "BasketballPass_416x240_50", "BlowingBubbles_416x240_50", "RaceHorses_416x240_30"),
+    networks=(("sfu-s", 6), ("sfu", 12)), losses=(PLAIN, replace(EDGES, segmenter=fingerprinted("sam-vit-h"))),
+    epochs=300, tune_epochs=50, bits=8, lr=5e-4, seeds=(0,), measured=judges("yolov7"),
+    anchors=(("hevc-inter", (37, 32, 27)), ("vvc-inter", (42, 37, 32))), hours=14.0)
 
 SMOKE = replace(
     VIDEOS, name="smoke", clips=("3000016",), frames=2, size=64, losses=(PLAIN, EDGES, TRUTH), seeds=(0,),
@@ -72,7 +71,8 @@ _DETECTION = Claim(
         why=f"{SEGMENTER.why}; and three trainings of each network count on scenes, where two did"), where="abstract",
     quote="SA-NeRV is superior to ordinary NeRV in video compression for machines.",
     test="at equal file size, SA-NeRV's box AP minus NeRV's, mean over the videos: above zero",
-    sign=+1, measure="bd_metric", metrics=("box_ap",), anchor="nerv", method="sa-nerv")
+    # The paper does not say at which IoU; the records of preset `book` have the first alone.
+    sign=+1, measure="bd_metric", metrics=("box_ap", "box_ap50"), anchor="nerv", method="sa-nerv")
 
 CLAIMS = (
     replace(
@@ -109,4 +109,4 @@ CHAPTER = Chapter(
     NAME, "SA-NeRV", CLAIMS, {
         "smoke": (SMOKE,),
         "book": (VIDEOS, VIDEOS_TRUTH, VIDEOS_DAVIS, *VIDEO_ABLATIONS),
-        "paper": VIDEOS_PAPER}, IN_SHORT)
+        "paper": (VIDEOS_PAPER,)}, IN_SHORT)

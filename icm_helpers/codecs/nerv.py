@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any
@@ -44,11 +44,10 @@ from icm_helpers.codecs.container import MAX_PIXELS, BitstreamError, opened, sea
 SIZES: dict[str, dict[str, Any]] = {
     # NeRV-S of the paper, for 720 x 1280.
     "720p": {"fc_hw_dim": (9, 16, 26), "strides": (5, 2, 2, 2, 2)},
-    # SFU-HW-Objects: 480 x 832 and 240 x 416 divide without a rest; DAVIS has 480 x 854 and loses ten columns of its output.
-    "sfu-c-s": {"fc_hw_dim": (15, 26, 6), "strides": (2, 2, 2, 2, 2), "lower_width": 48},
-    "sfu-c": {"fc_hw_dim": (15, 26, 12), "strides": (2, 2, 2, 2, 2)},
-    "sfu-d-s": {"fc_hw_dim": (15, 26, 6), "strides": (2, 2, 2, 2), "lower_width": 48},
-    "sfu-d": {"fc_hw_dim": (15, 26, 12), "strides": (2, 2, 2, 2)},
+    # SFU-HW-Objects: 480 x 832 and 240 x 416 divide without a rest, by five strides of 2 and by four.
+    "sfu-s": {"fc_hw_dim": (15, 26, 6), "lower_width": 48},
+    "sfu": {"fc_hw_dim": (15, 26, 12)},
+    # DAVIS has 480 x 854 and loses ten columns of its output.
     "davis": {"fc_hw_dim": (15, 27, 12), "strides": (2, 2, 2, 2, 2)},
     "davis-half-s": {"fc_hw_dim": (5, 9, 8), "strides": (3, 2, 2, 2, 2), "lower_width": 8, "stem_dim": 32},
     "davis-half-m": {"fc_hw_dim": (5, 9, 12), "strides": (3, 2, 2, 2, 2), "lower_width": 12, "stem_dim": 48},
@@ -58,7 +57,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "scenes-m": {"fc_hw_dim": (6, 6, 12), "strides": (2, 2, 2, 2, 2), "lower_width": 12, "stem_dim": 48},
     "scenes-l": {"fc_hw_dim": (6, 6, 20), "strides": (2, 2, 2, 2, 2), "lower_width": 20, "stem_dim": 64},
 }
-"""Settings of `NeRV` by use: `NeRV(**SIZES["sfu-d"])`. Bytes grow with the channels (the third number) and with `lower_width`."""
+"""Settings of `NeRV` by use, for :func:`sized`. Bytes grow with the channels (the third number) and with `lower_width`."""
 
 MAGIC = b"NRV\x01"
 MAX_PARAMETERS = 2**25  # what a header may make the decoder allocate; the largest network of the paper has 2**23.6
@@ -160,6 +159,18 @@ def fitting(height: int, width: int, channels: int) -> NeRV:
     with torch.device("meta"):  # before any memory is taken
         require_size(NeRV(*sizes))
     return NeRV(*sizes)
+
+
+def sized(name: str, height: Callable[[], int]) -> NeRV:
+    """A network of `SIZES` with random weights; where that says no strides, as many of 2 as frames of this `height` ask for.
+
+    >>> sized("sfu", lambda: 480).size, sized("sfu", lambda: 240).size
+    ((480, 832), (240, 416))
+    """
+    settings = SIZES[name]
+    if "strides" not in settings:
+        settings = {**settings, "strides": (2,) * round(math.log2(height() / settings["fc_hw_dim"][0]))}
+    return NeRV(**settings)
 
 
 def prune(network: NeRV, density: float) -> None:

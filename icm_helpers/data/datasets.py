@@ -15,8 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icm_helpers import files
 from icm_helpers.data import DataError
-from icm_helpers.files import ROOT
 
 if TYPE_CHECKING:
     from icm_helpers.data.coco import CocoDataset
@@ -95,7 +95,7 @@ def _named(name: str, video: bool) -> DataSet:
 
 def real_data() -> Path:
     """Folder of small real data: ICM_REAL_DATA, or `../shared/real` beside the repository; DataError where there is none."""
-    folder = Path(os.environ.get("ICM_REAL_DATA", ROOT.parent / "shared" / "real"))
+    folder = Path(os.environ.get("ICM_REAL_DATA", files.ROOT.parent / "shared" / "real"))
     if not folder.is_dir():
         cure = "set ICM_REAL_DATA to the folder that holds coco_mini and weights_yolox_nano"
         raise DataError(f"no real data at {folder}: {cure}")
@@ -131,7 +131,7 @@ def _scenes(split: str, *, size: int, limit: int | None, root: Path | None) -> C
     # Train and val seeds are a million apart and never meet.
     start, default = {"train": (0, 3000), "val": (1_000_000, 300)}[split]
     count = default if limit is None else limit
-    folder = (root or ROOT / "data" / "cache") / f"scenes-{split}-{size}-{count}-v{scenes.VERSION}.{scenes.LABELS}"
+    folder = (root or files.CACHE) / f"scenes-{split}-{size}-{count}-v{scenes.VERSION}.{scenes.LABELS}"
     scenes.write_coco(folder, range(start, start + count), size)
     return _opened(folder / "images", folder / "annotations", "", folder / "panoptic", limit)
 
@@ -167,7 +167,7 @@ def _converted(
             raise DataError(f"{name} needs {needed}: `icm datasets fetch {name}` gets it, or says how")
     formats = _room("formats")
     read = partial(getattr(formats, name), *arguments)
-    made = formats.converted(f"{name}-{split}", [images, *labels.glob(pattern)], read, ROOT / "data" / "cache")
+    made = formats.converted(f"{name}-{split}", [images, *labels.glob(pattern)], read, files.CACHE)
     return _opened(images, made, "", labels if (made / "panoptic.json").is_file() else None, limit)
 
 

@@ -69,13 +69,14 @@ class Asset:
     page: str
     files: tuple[File, ...]
     folder: str = ""  # below data/; its own name, or "weights", where left out
-    variable: str = ""  # environment variable that names another folder
+    variable: str = ""  # environment variable that names another folder; of weights ICM_WEIGHTS
     ask: str = ""  # what to do by hand where no program can, or may, fetch it
 
     def home(self) -> Path:
         """The folder where its files belong."""
         default = DATA / (self.folder or ("weights" if self.kind == "weights" else self.name))
-        return Path(os.environ.get(self.variable, default)) if self.variable else default
+        variable = self.variable or ("ICM_WEIGHTS" if self.kind == "weights" else "")
+        return Path(os.environ.get(variable, default)) if variable else default
 
 
 def assets() -> dict[str, Asset]:

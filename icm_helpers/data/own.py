@@ -83,7 +83,7 @@ def mapped(name: str, dataset: CocoDataset, pairs: Sequence[str], judge: str, ca
     truth["categories"] = [{"id": number, "name": known} for number, known in categories.items()]
     text = json.dumps(truth)
     name = f"{name}-as-{judge.partition('=')[0]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    path = files.ROOT / "data" / "cache" / "mapped" / f"{name}.json"
+    path = files.CACHE / "mapped" / f"{name}.json"
     with files.atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     if name not in datasets.DATASETS:

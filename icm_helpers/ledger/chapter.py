@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from icm_helpers.ledger.rehearsed import rehearsed
 from icm_helpers.ledger.study import Study, VideoStudy
 
 
@@ -61,16 +62,20 @@ class Short:
 
 @dataclass(frozen=True)
 class Chapter:
-    """A paper's part of the book: its title, what it claims and how that is tested, its studies by preset, and a summary."""
+    """A paper's part of the book: its title, what it claims and how that is tested, its studies by preset, a summary, and gaps."""
 
     name: str
     title: str
     claims: tuple[Claim, ...]
     presets: dict[str, tuple[Study | VideoStudy, ...]] = field(hash=False)
     short: Short | None = field(default=None, hash=False)
+    gaps: tuple[str, ...] = ()  # what preset `paper` lacks of its paper
 
     def studies(self, preset: str = "book") -> tuple[Study | VideoStudy, ...]:
-        """The studies of a preset; a ValueError if there is none of this name."""
+        """The studies of a preset, of which `rehearsal` follows from `paper`; a ValueError if there is none of this name."""
+        if preset == "rehearsal":
+            return tuple(map(rehearsed, self.presets["paper"]))
         if preset not in self.presets:
-            raise ValueError(f"a preset of {self.name} is one of {', '.join(self.presets)}, not {preset!r}")
+            known = [*self.presets, "rehearsal"]
+            raise ValueError(f"a preset of {self.name} is one of {', '.join(known)}, not {preset!r}")
         return self.presets[preset]

@@ -32,6 +32,9 @@ def panels(
     """Rate against accuracy, a panel for each metric and each of its judges (those named, or all as they are)."""
     chosen = [(m, j) for m in metrics for j in part.judges(m) if by is None or j in by]
     drawn = [queries.panel(part.records, m, j, methods) for m, j in chosen]
+    if not drawn:
+        print(f"{title}: nobody judges this part by {', '.join(queries.NAMES[m] for m in metrics)}")
+        return
     plots.rate_accuracy_panels(drawn, title)
     plt.show()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ NAMES = {
     **{"box_ap": "box AP", "mask_ap": "mask AP", "agreement": "agreement AP", "missed_to_found": "missed over found"},
     **{"texture_auc": "texture", "shape_ap": "AP of shapes", "boundary_f": "boundary F-score", "psnr": "PSNR"},
     **{"psnr_inside": "PSNR inside objects", "psnr_outside": "PSNR outside objects"},
-    **{"pq": "PQ", "pq_things": "PQ of things", "pq_stuff": "PQ of stuff"},
+    **{"box_ap50": "box AP at IoU .5", "pq": "PQ", "pq_things": "PQ of things", "pq_stuff": "PQ of stuff"},
 }
 UNITS = {name: "dB" if name.startswith("psnr") else "" for name in NAMES}
 """Of a metric's mean difference."""
@@ -70,7 +71,7 @@ def tuned(records: Iterable[Record]) -> list[Record]:
 def judges(records: Sequence[Record], metric: str, *, finetuned: bool = True) -> list[str | None]:
     """The detectors that a metric was measured with, or only those not `finetuned`; [None] for a metric of the picture alone; []
     where it was not measured."""
-    measured = [r.result[metric] for r in records if metric in r.result]
+    measured = [r.result[metric] for r in records if metric in r.result and metric in r.bootstrap]
     if not measured or not isinstance(measured[0], dict):
         return [None] * bool(measured)
     return sorted(name for name in set().union(*measured) if finetuned or not name.endswith(FINETUNED))
@@ -82,9 +83,10 @@ def curves(
     """One curve for each method, or each of these `names`, that was measured so, with at least two points; of videos, one over all
     clips (:func:`pooled`), which holds those of each."""
     heard = [r for r in records if judge in judges([r], metric)]
+    groups = methods(pooled(heard))
     drawn = {
         name: curve(group, metric, judge, name)
-        for name, group in methods(pooled(heard)).items()
+        for name, group in (groups | _through_alpha(groups)).items()
         if len({r.recipe.setting for r in group}) > 1 and (names is None or name in names)
     }
     of_clip = {clip: [r for r in heard if r.recipe.pictures.clip == clip] for clip in clips(heard)}
@@ -93,6 +95,19 @@ def curves(
         own = {clip: curve(groups[name], metric, judge, name) for clip, groups in by_clip.items()}
         drawn[name] = replace(drawn[name], clips=own)
     return drawn
+
+
+def _through_alpha(groups: Mapping[str, list[Record]]) -> dict[str, list[Any]]:
+    """The curve of SA-ICM that its paper draws, through its alphas, where they all have one lambda, the same."""
+    some = [r for name, group in groups.items() if name.startswith("sa-icm-") for r in group]
+    if len({r.recipe.setting for r in some}) != 1:
+        return {}
+
+    def as_set(r: Record) -> Any:
+        recipe = SimpleNamespace(setting=r.recipe.loss.alpha, codec=r.recipe.codec, seed=r.recipe.seed)
+        return SimpleNamespace(recipe=recipe, result=r.result, bootstrap=r.bootstrap)
+
+    return {"sa-icm": list(map(as_set, some))}
 
 
 def panel(
@@ -131,6 +146,8 @@ def pooled(records: Sequence[Record]) -> list[Record]:
         if [r.recipe.pictures.clip for r in run] != names:
             raise ValueError(f"a run of {recipe.codec.codec} was made on {len(run)} clips, others on {len(names)}")
         metrics = [r.bootstrap | {"bpp": r.result["bpp"]} for r in run]
+        shared = set.intersection(*map(set, metrics))
+        metrics = [{k: v for k, v in own.items() if k in shared} for own in metrics]
         result = {k: _mean([r.result[k] for r in run]) for k in metrics[0]}
         together.append(Record(recipe, result, _drawn(metrics), {}))
     return together

@@ -77,6 +77,7 @@ class Training:
     augment: Literal["none", "heavy"]  # augmentation of the crops
     precision: Literal["32-true", "bf16-mixed"]  # arithmetic
     train_images: int | None  # the first so many training images; None: all
+    train_data: str = "same"  # the data set that they are of, where it is not the one that is judged
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,9 @@ class Recipe:
     def codec_id(self) -> str:
         """The name of the trained codec: as :attr:`run_id`, but hashed without what judges it: new judges need no training."""
         judging = {"chapter", "method", "detectors", "images", "finetuned", "finetune_steps"}
-        return _name({k: v for k, v in flat(self).items() if k not in judging})
+        content = {k: v for k, v in flat(self).items() if k not in judging}
+        content["data"] = content.pop("train_data", content["data"])
+        return _name(content)
 
     @property
     def path(self) -> Path:

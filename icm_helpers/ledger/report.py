@@ -36,7 +36,7 @@ from icm_helpers.bd import Curve
 from icm_helpers.data import datasets
 from icm_helpers.data.coco import CocoDataset
 from icm_helpers.intervals import Interval, of_pictures
-from icm_helpers.ledger import queries, summary, verdicts
+from icm_helpers.ledger import queries, results, summary, verdicts
 from icm_helpers.ledger.chapter import Chapter as Paper
 from icm_helpers.ledger.chapter import Claim
 from icm_helpers.ledger.figures import coded, detections, panels, psnr_parts, pulls, with_tuned  # noqa: F401 (pages)
@@ -180,6 +180,7 @@ def open(name: str, preset: str = "book", *, rerun: bool = False, device: str = 
     studies = chapter.studies(preset)
     if rerun or preset == "paper":
         print("estimated cost of the whole grid:", ", ".join(f"{s.data} {s.hours:g} hours" for s in studies))
+        print(*(f"not in this preset: {gap}" for gap in chapter.gaps), sep="\n")
     return Chapter(chapter, [Part(s, run.records(s, rerun=rerun, device=device)) for s in studies], device)
 
 
@@ -265,11 +266,11 @@ class Chapter:
         return Markdown(f"*Cost of the records shown:* {told}.")
 
     def setup(self, names: str, column: str = "{data}") -> pd.DataFrame:
-        """The values of the main studies' fields, a column each, headed by fields in braces, or its `{number}`."""
+        """The values of the main studies' fields, a column each, headed by fields in braces, or its `{number}`; without fields that
+        none of them has."""
         told = [part.study.settings() | {"number": i} for i, part in enumerate(self.main)]
-        return pd.DataFrame(
-            {column.format(**each): {name: each.get(name, "") for name in names.split()} for each in told}
-        )
+        had = [name for name in names.split() if any(name in each for each in told)]
+        return pd.DataFrame({column.format(**each): {name: each.get(name, "") for name in had} for each in told})
 
     def verdicts(self, digits: int = 3) -> pd.DataFrame:
         """The table of findings."""
@@ -289,6 +290,18 @@ class Chapter:
             for r in part.records
         ]
         return pd.DataFrame(rows).value_counts().rename("records").reset_index()
+
+    def at_paper_scale(self) -> Markdown:
+        """Whether preset `paper` was ever run, and on what: a sentence from the ledger."""
+        paper = chapters.named(self.study.chapter).studies("paper")
+        runs = [recipe for study in paper for recipe in study.recipes()]
+        found = [results.read(recipe) for recipe in runs if recipe.path.exists()]
+        devices = ", ".join(sorted({record.provenance["device"] for record in found}))
+        told = (
+            f"{len(found)} of its {len(runs)} runs are in the ledger, measured on {devices}" if found else "never run"
+        )
+        where = "{doc}`../reference/paper_scale` says how it is rehearsed, and what it lacks of the paper"
+        return Markdown(f"Preset `paper`: *{told}*. {where}.")
 
     # What the live demonstrations begin with: all of the first study.
 
@@ -401,7 +414,8 @@ def deltas(
                     row = {"measure": measure(metric, judge), "anchor": anchor, "method": method, "what": what}
                     row |= {"against": label(anchor), "name": label(method)}
                     rows.append(of | row | {"delta": measured(drawn[one][anchor], drawn[other][method])})
-    return pd.DataFrame(rows)
+    names = "data judge where metric measure anchor method what against name delta"
+    return pd.DataFrame(rows, columns=None if rows else names.split())
 
 
 def table(
@@ -419,6 +433,8 @@ def table(
         told: how a value is written.
         empty: what stands where there is none.
     """
+    if frame.empty:
+        return pd.DataFrame()
     names = [rows] if isinstance(rows, str) else rows
     wide = frame.pivot_table(index=names, columns=columns, values=values, aggfunc="first", sort=False)
     wide = wide.apply(lambda column: column.map(told, na_action="ignore")).astype(object).fillna(empty)

@@ -68,10 +68,11 @@ class Study(_Runs):
     codec: str  # a name in codecs.zoo
     training: Training
     losses: Scaled  # and what multiplies lmbda so that rates overlap; 0: run.scale, at the start
-    lmbdas: tuple[float, ...]
+    lmbdas: tuple[float, ...]  # of the losses that `ladders` does not name
     measured: Accuracy  # of the first seed; the others have its first detector alone
     seeds: tuple[int, ...] = (0,)  # the first has every lambda and loss, the others none that is costly
     seed_lmbdas: tuple[float, ...] = ()  # those of the other seeds; all where empty
+    ladders: tuple[tuple[str, tuple[float, ...]], ...] = ()  # losses by name, each with lambdas of its own
     anchors: Anchors = ()  # classical codecs and their qualities or QPs
     bit_allocation: bool = False  # whether it is measured where the first seed's distilled codecs spend their bits
     probed: tuple[str, ...] = ()  # losses, of the first seed, and classical codecs: what textures do they give away?
@@ -94,12 +95,16 @@ class Study(_Runs):
         def recipe(codec: Any, measured: Any) -> Recipe:
             return Recipe(self.chapter, self.pictures, codec, measured)
 
+        def rungs(loss: Loss, seed: int) -> tuple[float, ...]:
+            usual = self.lmbdas if seed == first else self.seed_lmbdas or self.lmbdas
+            return dict(self.ladders).get(loss.name, usual)
+
         trained = [
             recipe(Trained(self.codec, loss, lmbda, self.training, scale, seed), judged if seed == first else alone)
             for seed in self.seeds
-            for lmbda in (self.lmbdas if seed == first else self.seed_lmbdas or self.lmbdas)
+            for lmbda in dict.fromkeys(rung for loss, _ in self.losses for rung in rungs(loss, seed))
             for loss, scale in self.losses
-            if seed == first or not loss.costly
+            if lmbda in rungs(loss, seed) and (seed == first or not loss.costly)
         ]
         spent = [
             replace(r, measured=BitAllocation((r.loss.teacher,)))
@@ -202,7 +207,7 @@ def _settings(part: Any) -> dict[str, Any]:
             shown |= {f"{f.name} {k}" if f.name == "microscope" else k: v for k, v in _settings(value).items()}
         elif f.name == "networks":
             shown[f.name] = tuple(name for name, _ in value)
-        elif value not in ((), None, "none"):
+        elif value not in ((), None, "none", "same"):
             shown[f.name] = _unmarked(value) if f.name in ("detectors", "finetuned") else value
     return shown
 

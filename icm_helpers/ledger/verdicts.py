@@ -190,8 +190,9 @@ def _measured(claim: Claim, records: Sequence[Record], metric: str, judge: str |
 
     def pair(some: Sequence[Record], usual: str | None = judge) -> tuple[bd.Curve, bd.Curve] | None:
         anchors, tests = curves(some, metric, usual), curves(some, metric, judge)
-        there = claim.anchor in anchors and claim.method in tests
-        return (anchors[claim.anchor], tests[claim.method]) if there else None
+        # Where each alpha has one lambda, as in preset `paper`, the curve through all of them stands for the middle one's.
+        method = "sa-icm" if "sa-icm" in tests and claim.method.startswith("sa-icm-") else claim.method
+        return (anchors[claim.anchor], tests[method]) if claim.anchor in anchors and method in tests else None
 
     if claim.measure in ("cover", "transfer"):
         if claim.measure == "cover":
@@ -262,7 +263,7 @@ def rows(claims: Sequence[Claim], measured: Sequence[Finding]) -> list[dict[str,
     table, corrected = [], dict(zip(map(id, measured), holm(list(map(_chance, measured))), strict=True))
     for claim, mine in by_claim(claims, measured).items():
         if not mine:
-            table.append({"claim": claim.id, "verdict": "not measured"})
+            table.append({"claim": claim.id, "data": "", "verdict": "not measured"})
         for f in mine:
             shown = {"claim": claim.id, "data": f.data, "metric": NAMES.get(f.metric, f.metric), "judge": f.judge}
             interval = {name: getattr(f.interval, name) for name in ("value", "low", "high", "defined", "trainings")}

@@ -5,8 +5,10 @@ What reads a model's weights is imported when it is loaded, so this module needs
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 from icm_helpers import files
 from icm_helpers.data import datasets
 
-WEIGHTS = files.ROOT / "data" / "weights"  # where `icm datasets fetch` puts them
+WEIGHTS = files.WEIGHTS
 ABILITIES = ("detect", "panoptic", "teach", "task-loss", "train", "segment")
 
 
@@ -121,18 +123,29 @@ def segmenter(name: str) -> str:
 
 
 def fingerprinted(model: str) -> str:
-    """The name of a model, which may be one with weights of one's own, with the fingerprint of its weights.
+    """The name of a model, which may be one with weights of one's own, with the fingerprint of its weights; without, where nobody
+    has stated it and they are not here.
 
     Raises:
         ValueError: no such model, or none with weights of one's own.
-        FileNotFoundError: its fingerprint is that of its file, which is missing.
+        FileNotFoundError: weights of one's own are missing.
 
     >>> fingerprinted("yolov5n")
     'yolov5n@ff6f13e9'
     """
     if _own(model) not in MODELS:
         raise ValueError(f"no model is called {model!r}; there is {', '.join(MODELS)}")
-    return f"{model}@{MODELS[model].fingerprint or files.fingerprint(present(MODELS[model].file()))}"
+    path, stated = MODELS[model].file(), _own_fingerprints(WEIGHTS).get(model, MODELS[model].fingerprint)
+    if not stated and "=" not in model and not path.is_file():
+        return model
+    return f"{model}@{stated or files.fingerprint(present(path))}"
+
+
+@cache
+def _own_fingerprints(folder: Path) -> dict[str, str]:
+    """Those of weights in a folder that are not the published ones, by model: what `tasks.random_weights` has written."""
+    path = folder / "fingerprints.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def present(path: Path | str, asset: str = "") -> Path:
@@ -181,7 +194,10 @@ _model("faster-rcnn-small", "mask_rcnn:SmallFasterRCNN", "113c7d16", "detect tea
 _model("yolov5n-scenes", "yolo:YOLO", "6829cfdf", "detect train")
 _model("panoptic-deeplab-scenes", "panoptic_deeplab:PanopticDeepLab", "767bb814", "detect panoptic train")
 _model("yolov5n", "yolov5:YOLOv5", "ff6f13e9", "detect teach task-loss", _yolov5n)
+_model("yolov5s", "yolov5:YOLOv5", "8b3b748c", "detect teach task-loss", "yolov5s.pt")
+_model("yolov5m", "yolov5:YOLOv5", "61d93336", "detect teach task-loss", "yolov5m.pt")
 _model("yolox-nano", "onnx:YOLOX", "e8af0749", "detect", _yolox)
+_model("yolov7", "onnx:YOLOv7", "", "detect", "yolov7.onnx")  # nobody has stated it: everybody exports their own
 _R50 = "rcnn:COCORCNN"
 _model("faster-rcnn-r50", _R50, "258fb6c6", "detect teach", "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")
 _model("mask-rcnn-r50", _R50, "bf2d0c1e", "detect teach", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")

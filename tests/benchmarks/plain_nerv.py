@@ -1,6 +1,6 @@
 """NeRV as one would write it from the paper, with the weights of ours: what `test_nerv_speed.py` compares with.
 
-`python plain_nerv.py sfu-d 4 2` prints the seconds of an epoch of four frames on two threads.
+`python plain_nerv.py sfu 4 2` prints the seconds of an epoch of four frames on two threads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pytorch_msssim import ssim
 from torch import Tensor, nn
 from torch.nn import functional
 
-from icm_helpers.codecs.nerv import SIZES, NeRV
+from icm_helpers.codecs.nerv import NeRV, sized
 
 ROUNDS = 5
 
@@ -51,7 +51,7 @@ def plain_loss(x: Tensor, x_hat: Tensor, beta: float = 0.7) -> Tensor:
 
 def epoch_seconds(name: str, count: int) -> float:
     """The least time of several epochs: frames in float32, one a step, in an order of chance."""
-    plain = PlainNeRV(NeRV(**SIZES[name]))
+    plain = PlainNeRV(sized(name, lambda: 240))
     frames = torch.rand(count, 3, *plain.network.size)
     optimiser = torch.optim.Adam(plain.parameters(), 5e-4, (0.5, 0.999))
     times = []

@@ -17,7 +17,7 @@ from test_speed import ratio
 from icm_helpers import losses, overfit
 from icm_helpers.codecs import nerv
 
-SIZES = ("720p", "sfu-d")
+SIZES = ("720p", "sfu")
 FRAMES = 4
 
 
@@ -31,7 +31,7 @@ def video(network: nerv.NeRV) -> torch.Tensor:
 @pytest.fixture(params=SIZES)
 def network(request) -> nerv.NeRV:
     torch.manual_seed(0)
-    return nerv.NeRV(**nerv.SIZES[request.param])
+    return nerv.sized(request.param, lambda: 240)
 
 
 def operations(network: nerv.NeRV) -> int:
