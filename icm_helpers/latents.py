@@ -16,6 +16,11 @@ from icm_helpers.codecs.container import pad
 Answer = dict[str, Tensor | dict[str, Tensor]]  # of a codec: `x_hat` and `likelihoods`
 
 
+def refinable(codec: object) -> bool:
+    """Whether the latents of a codec are those of a mean-scale hyperprior."""
+    return type(codec) is MeanScaleHyperprior  # a subclass has more to its entropy model: a context, a gain
+
+
 def refine(
     codec: MeanScaleHyperprior,
     x: Tensor,
@@ -39,7 +44,7 @@ def refine(
     Returns:
         y (1, M, H/16, W/16) and z (1, N, H/64, W/64), not rounded; :func:`latents` codes them.
     """
-    if type(codec) is not MeanScaleHyperprior:  # a subclass has more to its entropy model: a context, a gain
+    if not refinable(codec):
         raise TypeError(f"refining needs the latents y and z of a mean-scale hyperprior, not a {type(codec).__name__}")
     device = next(codec.parameters()).device
     height, width = x.shape[1:]
