@@ -181,12 +181,9 @@ class Grid(Command):
     def __call__(self) -> None:
         k, n = share(self.part)
         studies = chapters.named(self.chapter).studies(self.preset)
-        hours_of: dict[Recipe, float] = {}  # two studies may hold the same run
-        for study in (study for study in studies if self.data in (None, study.data)):
-            recipes = study.recipes()
-            costly = [recipe for recipe in recipes if recipe.kind != "classical"] or recipes
-            hours_of |= dict.fromkeys(recipes, 0.0) | dict.fromkeys(costly, study.hours / len(costly))
-        wanted = [recipe for recipe in hours_of if self.only is None or self.only in recipe.run_id]
+        of_data = [study for study in studies if self.data in (None, study.data)]
+        recipes = dict.fromkeys(recipe for study in of_data for recipe in study.recipes())  # two may hold the same run
+        wanted = [recipe for recipe in recipes if self.only is None or self.only in recipe.run_id]
         if not wanted:
             given = " ".join(f"--{name} {getattr(self, name)}" for name in ("data", "only") if getattr(self, name))
             there = ", ".join(dict.fromkeys(study.data for study in studies))
@@ -200,8 +197,8 @@ class Grid(Command):
         print(f"{len(wanted)} runs, {len(wanted) - len(missing)} in the ledger, {len(missing)} to measure")
         if self.list:
             return
-        hours, place = sum(map(hours_of.get, missing)), "one GPU" if self.preset == "paper" else "two CPU cores"
-        print(f"estimated cost of these: {hours:.1f} hours on {place}")
+        if missing:
+            print(f"`icm cost {self.chapter} --preset {self.preset}` tells what these cost on this machine")
         how = {"device": self.device, "compiled": self.compile, "workers": self.workers, "remember": self.remember}
         job = grid.Job(
             partial(measure, train_only=self.train_only, **how), partial(finished, train_only=self.train_only)

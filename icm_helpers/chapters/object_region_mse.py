@@ -38,8 +38,7 @@ SCENES = Study(
     measured=judges("mask-rcnn-small", "yolov5n-scenes", finetuned="yolov5n-scenes", steps=150),
     anchors=(
         ("jpeg", (10, 25, 50, 80)), ("webp", (5, 30, 75)), ("avif", (15, 35, 60)),
-        ("hevc", (42, 37, 32)), ("vvc", (47, 42, 37))),
-    hours=3.0)
+        ("hevc", (42, 37, 32)), ("vvc", (47, 42, 37))))
 
 _PHOTO_TASK = Task(fingerprinted("yolov5n"), task_weight=26.0)  # as on scenes: as strong as the whole MSE
 
@@ -48,23 +47,22 @@ COCO_MINI = replace(
     training=replace(SCENES.training, start="start-coco-mini@edbb1b8d", steps=5000, augment="heavy", train_images=180),
     losses=((MSE(), 1.0), (ObjectRegion(), 2.5), (_PHOTO_TASK, 0.5)),  # objects cover twice as much here as on scenes
     lmbdas=(0.002, 0.005, 0.01, 0.02), seeds=(0,), measured=judges("yolov5n", "yolox-nano"),
-    anchors=(("jpeg", (10, 20, 40, 70)), *SCENES.anchors[1:]), microscope=Microscope(lmbdas=(0.01,), steps=15),
-    hours=2.0)
+    anchors=(("jpeg", (10, 20, 40, 70)), *SCENES.anchors[1:]), microscope=Microscope(lmbdas=(0.01,), steps=15))
 
 # Two more trainings at two lambdas, a study each, since every model judges a study's first seed. The task loss takes ten times as
 # long as the others.
 SEEDS, TASK_SEEDS = (
     tuple(
-        replace(SCENES, name=f"{name} {seed}", losses=losses, lmbdas=(0.001, 0.004), seeds=(seed,), anchors=(), hours=hours)
+        replace(SCENES, name=f"{name} {seed}", losses=losses, lmbdas=(0.001, 0.004), seeds=(seed,), anchors=())
         for seed in (1, 2))
-    for name, losses, hours in (("seed", SCENES.losses[:2], 0.5), ("task loss, seed", SCENES.losses[2:], 2.0)))
+    for name, losses in (("seed", SCENES.losses[:2]), ("task loss, seed", SCENES.losses[2:])))
 MAIN = replace(SCENES, beside=runs_of(*SEEDS, *TASK_SEEDS))
 
 # A detector's loss has a noisier gradient than a distance of pixels: does it suffer from the learning rate?
 TASK_LOW_LR = replace(
     SCENES, name="task loss, slower", role="slower", training=replace(SCENES.training, lr=1e-4),
     losses=SCENES.losses[-1:], lmbdas=(0.001, 0.004), seeds=(0,), measured=Accuracy(SCENES.measured.detectors),
-    anchors=(), hours=0.2)
+    anchors=())
 
 # The paper: LIC-TCM, COCO-train, and four lambdas for each of its two losses. It says neither which YOLOv5 (the authors' later
 # table has m) nor steps, batch and learning rate: the last two are those that LIC-TCM's authors train with. The task loss is an
@@ -75,14 +73,14 @@ PAPER = replace(
     training=replace(SCENES.training, start="none", steps=500_000, batch=8, patch=256, lr=1e-4, train_images=118_287),
     losses=((MSE(), 1.0), (ObjectRegion(), 1.0), (replace(_PHOTO_TASK, teacher=fingerprinted(YOLO)), 0.5)),
     lmbdas=(0.001, 0.002, 0.005, 0.01), ladders=(("object-region", (0.005, 0.01, 0.02, 0.05)),), seeds=(0,),
-    measured=judges(YOLO, "mask-rcnn-r50"), hours=800.0)
+    measured=judges(YOLO, "mask-rcnn-r50"))
 
 
 def elsewhere(study: Study, data: str, images: int, *judging: str) -> Study:
     """The codecs of a study, judged on another data set than the one that they learn from."""
     training = replace(study.training, train_data=study.data)
     return replace(
-        study, name=data, pictures=Pictures(data, images), training=training, measured=judges(*judging), hours=20.0)
+        study, name=data, pictures=Pictures(data, images), training=training, measured=judges(*judging))
 
 
 # Nothing here knows the ten kinds of VisDrone's objects yet: rate and PSNR inside and outside of them are what is measured.
@@ -97,7 +95,7 @@ SMOKE = replace(
     SCENES, name="smoke", pictures=Pictures("scenes", images=4, size=128),
     training=replace(SCENES.training, train_images=4, steps=3, patch=64, precision="32-true"),
     lmbdas=(0.002, 0.008), seeds=(0,), measured=replace(SCENES.measured, finetune_steps=2),
-    anchors=(("jpeg", (20, 60)), ("hevc", (40, 30))), ledger=False, hours=0.01)
+    anchors=(("jpeg", (20, 60)), ("hevc", (40, 30))), ledger=False)
 
 _SEEDS = Change(
     when="2026-11-28, 997f944",

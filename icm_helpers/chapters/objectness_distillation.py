@@ -30,13 +30,13 @@ def taught_by(detector: str, *scales: float) -> Scaled:
 DISTILL_SCENES = replace(
     SCENES, chapter=NAME, name="scenes", training=replace(SCENES.training, lr=1e-4),
     losses=taught_by("mask-rcnn-small", 180.0, 580.0, 5100.0), seeds=(0, 1, 2), seed_lmbdas=(0.001, 0.004),
-    measured=Accuracy(SCENES.measured.detectors), anchors=(), bit_allocation=True, beside=beside(SCENES), hours=1.2)
+    measured=Accuracy(SCENES.measured.detectors), anchors=(), bit_allocation=True, beside=beside(SCENES))
 
 # A Faster R-CNN as the teacher, as the paper has for boxes, and our Mask R-CNN as the stranger; the runs beside are judged by both.
 _FASTER = judges("faster-rcnn-small", "mask-rcnn-small")
 DISTILL_FASTER = replace(
     DISTILL_SCENES, name="scenes, Faster R-CNN", losses=taught_by("faster-rcnn-small", 220.0, 690.0, 6300.0),
-    measured=_FASTER, bit_allocation=False, hours=1.8,
+    measured=_FASTER, bit_allocation=False,
     beside=beside(replace(SCENES, seeds=(0,), measured=_FASTER, anchors=(("hevc", (42, 37, 32)),))))
 
 # The same grid at the learning rate of the runs beside: better for equal weights and true boxes, worse for objectness. A study for
@@ -44,7 +44,7 @@ DISTILL_FASTER = replace(
 DISTILL_HIGH_LR = tuple(
     replace(
         DISTILL_SCENES, name=f"{loss.name}, faster", role="slower", training=SCENES.training, losses=((loss, scale),),
-        beside=(), hours=0.4)
+        beside=())
     for loss, scale in DISTILL_SCENES.losses)
 
 # Trained again, and judged by all: what the main study's other seeds, judged by the teacher alone, leave open.
@@ -52,12 +52,12 @@ _AGAIN = base.SEEDS[0].lmbdas
 DISTILL_SEEDS = tuple(
     replace(
         DISTILL_SCENES, name=f"seed {seed}", lmbdas=_AGAIN, seeds=(seed,), seed_lmbdas=(),
-        measured=SCENES.measured, beside=(), hours=0.6)
+        measured=SCENES.measured, beside=())
     for seed in (1, 2))
 FASTER_SEEDS = tuple(
     replace(
         DISTILL_FASTER, name=f"seed {seed}, Faster R-CNN", losses=DISTILL_FASTER.losses[-1:],
-        lmbdas=_AGAIN, seeds=(seed,), seed_lmbdas=(), hours=0.2,
+        lmbdas=_AGAIN, seeds=(seed,), seed_lmbdas=(),
         beside=tuple(
             replace(r, measured=_FASTER) for r in base.SEEDS[seed - 1].recipes() if r.loss and r.loss.name == "mse"))
     for seed in (1, 2))
@@ -66,7 +66,7 @@ FASTER_SEEDS = tuple(
 FASTER_HIGH_LR = tuple(
     replace(
         DISTILL_FASTER, name=f"{loss.name}, faster, Faster R-CNN", role="slower", training=SCENES.training,
-        losses=((loss, scale),), lmbdas=_AGAIN, beside=(), hours=0.4)
+        losses=((loss, scale),), lmbdas=_AGAIN, beside=())
     for loss, scale in DISTILL_FASTER.losses)
 
 # One change each, against objectness of DISTILL_HIGH_LR, at two lambdas, then some at the paper's learning rate. Scales as above.
@@ -75,7 +75,7 @@ ABLATIONS = tuple(
     replace(
         DISTILL_HIGH_LR[-1], name=", ".join(f"{k} {v}" for k, v in change.items()), role="ablation",
         losses=((replace(_OBJECTNESS, **change), scale),), lmbdas=DISTILL_SCENES.seed_lmbdas, seeds=(0,),
-        seed_lmbdas=(), bit_allocation=False, hours=0.12)
+        seed_lmbdas=(), bit_allocation=False)
     for scale, change in (
         (5600.0, {"temperature": 0.5}), (3600.0, {"temperature": 2.0}), (6100.0, {"levels": "p2"}),
         (13000.0, {"levels": "p5"}), (7900.0, {"reduction": "mean"}), (5500.0, {"objectness": "decoded"})))
@@ -87,16 +87,16 @@ ABLATIONS += tuple(
 DISTILL_COCO_MINI = replace(
     COCO_MINI, chapter=NAME, training=replace(COCO_MINI.training, lr=5e-5),
     losses=taught_by("yolov5n", 150.0, 240.0, 2500.0), lmbdas=(0.001, 0.002, 0.005, 0.01), anchors=(),
-    bit_allocation=True, microscope=None, beside=beside(COCO_MINI), hours=2.5)
+    bit_allocation=True, microscope=None, beside=beside(COCO_MINI))
 
 # MSE at that learning rate, or nobody could tell the loss from its pace.
 COCO_MINI_MSE_LOW_LR = replace(
     DISTILL_COCO_MINI, name="coco-mini, MSE, slower", role="slower", losses=((MSE(), 1.0),), lmbdas=(0.002, 0.005),
-    bit_allocation=False, beside=(), hours=0.2)
+    bit_allocation=False, beside=())
 
 # The loss microscope: latents of the common start, refined picture by picture, judged by the teacher and by a stranger.
 MICROSCOPE = replace(
-    DISTILL_COCO_MINI, name="coco-mini, microscope", role="microscope", lmbdas=(), bit_allocation=False, beside=(), hours=1.0,
+    DISTILL_COCO_MINI, name="coco-mini, microscope", role="microscope", lmbdas=(), bit_allocation=False, beside=(),
     microscope=Microscope(
         lmbdas=(0.002, 0.005, 0.01, 0.02), steps=15, losses=((MSE(), 1.0), *DISTILL_COCO_MINI.losses),
         precision="bf16-mixed", judges=2))
@@ -106,7 +106,7 @@ DISTILL_CHENG = replace(
     DISTILL_SCENES, name="scenes, cheng2020-attn", role="demonstration", pictures=replace(SCENES.pictures, images=30),
     codec="cheng2020-attn-q1", training=replace(DISTILL_SCENES.training, start="none", steps=400),
     losses=((MSE(), 1.0), DISTILL_SCENES.losses[-1]), lmbdas=(0.008,), seeds=(0,), seed_lmbdas=(), bit_allocation=False,
-    beside=(), hours=0.4)
+    beside=())
 
 # The paper: cheng2020-attn as CompressAI publishes it, 50 epochs of COCO 2017, Adam at 1e-4, from the 40th epoch at a tenth of it
 # (as train.Schedule does after 80 % of the steps), and for each task one detector, which is teacher and judge. It gives neither
@@ -116,7 +116,7 @@ DISTILL_PAPER = tuple(
         base.PAPER, chapter=NAME, name=f"coco2017, {detector}", codec="cheng2020-attn-q4",
         training=replace(
             base.PAPER.training, start="published@f7b0ccf2", steps=50 * 118_287 // 16, batch=16, precision="32-true"),
-        ladders=(), losses=((MSE(), 1.0), *taught_by(detector, 0.0, 0.0, 0.0)), measured=judges(detector, base.YOLO), hours=1500.0)
+        ladders=(), losses=((MSE(), 1.0), *taught_by(detector, 0.0, 0.0, 0.0)), measured=judges(detector, base.YOLO))
     for detector in ("faster-rcnn-d2", "mask-rcnn-d2"))
 
 _SMOKE_LOSSES = ((MSE(), 1.0), *DISTILL_SCENES.losses)

@@ -32,13 +32,13 @@ _JUDGES = ("mask-rcnn-small", "yolov5n-scenes", "panoptic-deeplab-scenes")
 SA_SCENES = replace(
     SCENES, chapter=NAME, losses=(*_RIVALS, *at_alphas("nano-sam", 10.0)), seeds=(0,),
     measured=judges(*_JUDGES, finetuned="yolov5n-scenes", steps=150),
-    probed=("mse", "object-region", "sa-icm", "hevc", "png"), hours=3.5)
+    probed=("mse", "object-region", "sa-icm", "hevc", "png"))
 _BY_ALL = replace(SA_SCENES, measured=judges(*_JUDGES), anchors=(), probed=())
 
 # What the paper leaves open, a change each, at two lambdas and the middle alpha; and in the place of SAM's edges the true ones, or
 # something as thin beside them.
 SA_ABLATIONS = tuple(
-    replace(_BY_ALL, name=name, role="ablation", losses=((loss, scale),), lmbdas=(0.002, 0.008), hours=0.15)
+    replace(_BY_ALL, name=name, role="ablation", losses=((loss, scale),), lmbdas=(0.002, 0.008))
     for name, loss, scale in (
         ("true edges", TrueEdges(), 8.0), ("dilated", replace(NANO, dilate=1), 3.5),
         ("smallest first", replace(NANO, drawing="smallest-first"), 10.0),
@@ -54,17 +54,17 @@ SA_LOW_LR = tuple(
 
 # Two more trainings of each: at all lambdas, by models as they are; then fine-tuned, probed, and at the other alphas, at two.
 SA_SEEDS = tuple(
-    replace(_BY_ALL, name=f"seed {seed}", losses=(*_RIVALS, (NANO, 10.0)), seeds=(seed,), hours=0.8) for seed in (1, 2))
+    replace(_BY_ALL, name=f"seed {seed}", losses=(*_RIVALS, (NANO, 10.0)), seeds=(seed,)) for seed in (1, 2))
 _AT_TWO = tuple(replace(study, lmbdas=base.SEEDS[0].lmbdas) for study in SA_SEEDS)
 SA_TUNED_SEEDS = tuple(
-    replace(study, name=f"{study.name}, fine-tuned", measured=replace(SA_SCENES.measured, detectors=()), hours=0.6)
+    replace(study, name=f"{study.name}, fine-tuned", measured=replace(SA_SCENES.measured, detectors=()))
     for study in _AT_TWO)
 SA_PROBED_SEEDS = tuple(
-    replace(study, name=f"{study.name}, probed", probed=SA_SCENES.probed, hours=0.2) for study in _AT_TWO)
+    replace(study, name=f"{study.name}, probed", probed=SA_SCENES.probed) for study in _AT_TWO)
 SA_ALPHA_SEEDS = tuple(
     replace(
         study, name=f"{study.name}, other alphas", measured=SA_SCENES.measured,
-        losses=tuple((loss, scale) for loss, scale in at_alphas("nano-sam", 10.0) if loss != NANO), hours=0.6)
+        losses=tuple((loss, scale) for loss, scale in at_alphas("nano-sam", 10.0) if loss != NANO))
     for study in _AT_TWO)
 SA_DILATED_SEEDS = tuple(
     replace(SA_ABLATIONS[1], name=f"dilated, seed {seed}", seeds=(seed,), measured=SA_SCENES.measured) for seed in (0, 1, 2))
@@ -73,21 +73,21 @@ SA_MAIN = replace(SA_SCENES, beside=runs_of(*SA_SEEDS))
 # Photographs: Segment Anything's weights cannot be shipped, and COCO annotates things and stuff of a hundred of these pictures.
 SA_COCO_MINI = replace(
     COCO_MINI, chapter=NAME, losses=((TrueEdges(), 18.0),), training=replace(COCO_MINI.training, train_images=100),
-    anchors=(), microscope=None, beside=beside(COCO_MINI), hours=0.7)
+    anchors=(), microscope=None, beside=beside(COCO_MINI))
 
 # The same with Segment Anything itself, which needs no annotation, for those who have its weights.
-SA_COCO_SAM = replace(SA_COCO_MINI, losses=at_alphas("sam-vit-b", 18.0), training=COCO_MINI.training, hours=2.0)
+SA_COCO_SAM = replace(SA_COCO_MINI, losses=at_alphas("sam-vit-b", 18.0), training=COCO_MINI.training)
 
 # The paper's codec in this pipeline, from random weights and far too short to judge.
 SA_TCM = replace(
     SA_SCENES, name="scenes, LIC-TCM", role="demonstration", pictures=replace(SCENES.pictures, images=10), codec="tcm",
     training=replace(SCENES.training, start="none", steps=100, batch=1, lr=1e-4), losses=((NANO, 10.0),),
-    lmbdas=(0.008,), measured=judges("mask-rcnn-small"), anchors=(), probed=(), hours=0.5)
+    lmbdas=(0.008,), measured=judges("mask-rcnn-small"), anchors=(), probed=())
 
 # The paper: one lambda, .05, at three alphas, beside the codecs of chapter one at theirs; all learn COCO, and are judged on three
 # data sets. It says neither steps, batch and learning rate nor which Segment Anything: ours is the largest.
 SA_PAPER = replace(
-    base.PAPER, chapter=NAME, lmbdas=(0.05,), ladders=(("mse", base.PAPER.lmbdas), *base.PAPER.ladders), hours=4000.0,
+    base.PAPER, chapter=NAME, lmbdas=(0.05,), ladders=(("mse", base.PAPER.lmbdas), *base.PAPER.ladders),
     losses=(*base.PAPER.losses[:2], *at_alphas("sam-vit-h", 1.0)))
 SA_VISDRONE = base.elsewhere(SA_PAPER, "visdrone", 548)
 SA_CITYSCAPES = base.elsewhere(SA_PAPER, "cityscapes", 500, "panoptic-deeplab-d2")

@@ -26,17 +26,15 @@ VIDEOS = VideoStudy(
     clips=("3000006", "3000021", "3000009", "3000016", "3000002", "3000023"),
     networks=(("scenes-xs", 5), ("scenes-s", 8), ("scenes-m", 12)), losses=(PLAIN, EDGES), seeds=(0, 1, 2),
     epochs=50, tune_epochs=8, density=0.6, bits=6, lr=5e-3, measured=judges("mask-rcnn-small", "yolov5n-scenes"),
-    anchors=(("hevc-inter", (48, 43, 38)), ("vvc-inter", (50, 45, 40))),  # of PSNR like the networks'
-    hours=0.8)
+    anchors=(("hevc-inter", (48, 43, 38)), ("vvc-inter", (50, 45, 40))))  # of PSNR like the networks'
 
 # What a perfect segmenter of objects would bring.
-VIDEOS_TRUTH = replace(VIDEOS, name="true outlines", losses=(PLAIN, TRUTH), anchors=(), hours=0.4)
+VIDEOS_TRUTH = replace(VIDEOS, name="true outlines", losses=(PLAIN, TRUTH), anchors=())
 
 # One change each, on one clip and one size.
 VIDEO_ABLATIONS = tuple(
     replace(
-        VIDEOS_TRUTH, name=name, role="ablation", clips=("3000016",), seeds=(0,), networks=VIDEOS.networks[1:2], losses=(loss,),
-        hours=0.01)
+        VIDEOS_TRUTH, name=name, role="ablation", clips=("3000016",), seeds=(0,), networks=VIDEOS.networks[1:2], losses=(loss,))
     for name, loss in (
         ("beta 1", NeRVLoss(beta=1.0)), ("beta 0.3", NeRVLoss(beta=0.3)),
         ("mask weight 4", SANeRVTruth(mask_weight=4.0)), ("mask weight 16", SANeRVTruth(mask_weight=16.0)),
@@ -47,7 +45,7 @@ VIDEO_ABLATIONS = tuple(
 VIDEOS_DAVIS = replace(
     VIDEOS, name="davis", data="davis", clips=("dog", "car-shadow"), frames=24, size=0,
     networks=(("davis-half-s", 8), ("davis-half-m", 12)), losses=(PLAIN, EDGES, TRUTH), seeds=(0,),
-    measured=judges("yolov5n"), hours=0.5)
+    measured=judges("yolov5n"))
 
 # The paper states the sequences, four each of class C and D, and YOLOv7; beta, 300 epochs, 50 after pruning, and 8 bits are
 # NeRV's own. It states neither the network's size, nor the rate, nor which Segment Anything and alpha: these are ours, and 65
@@ -59,11 +57,11 @@ VIDEOS_PAPER = replace(
         "BQSquare_416x240_60", "BasketballPass_416x240_50", "BlowingBubbles_416x240_50", "RaceHorses_416x240_30"),
     networks=(("sfu-s", 6), ("sfu", 12)), losses=(PLAIN, replace(EDGES, segmenter=fingerprinted("sam-vit-h"))),
     epochs=300, tune_epochs=50, bits=8, lr=5e-4, seeds=(0,), measured=judges("yolov7"),
-    anchors=(("hevc-inter", (37, 32, 27)), ("vvc-inter", (42, 37, 32))), hours=14.0)
+    anchors=(("hevc-inter", (37, 32, 27)), ("vvc-inter", (42, 37, 32))))
 
 SMOKE = replace(
     VIDEOS, name="smoke", clips=("3000016",), frames=2, size=64, losses=(PLAIN, EDGES, TRUTH), seeds=(0,),
-    epochs=2, tune_epochs=1, anchors=(("hevc-inter", (40, 30)),), ledger=False, hours=0.01)
+    epochs=2, tune_epochs=1, anchors=(("hevc-inter", (40, 30)),), ledger=False)
 
 _DETECTION = Claim(
     id="sa-nerv/1b", stated="on 2026-11-21 (6043fcc), before any run", changed=replace(

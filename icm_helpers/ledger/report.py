@@ -179,7 +179,7 @@ def open(name: str, preset: str = "book", *, rerun: bool = False, device: str = 
     chapter = chapters.named(name)
     studies = chapter.studies(preset)
     if rerun or preset == "paper":
-        print("estimated cost of the whole grid:", ", ".join(f"{s.data} {s.hours:g} hours" for s in studies))
+        print(f"what measuring these runs costs here: icm cost {name} --preset {preset}")
         print(*(f"not in this preset: {gap}" for gap in chapter.gaps), sep="\n")
     return Chapter(chapter, [Part(s, run.records(s, rerun=rerun, device=device)) for s in studies], device)
 
@@ -260,10 +260,10 @@ class Chapter:
             glue(name, value, display=False)
 
     def cost(self, words: str) -> Markdown:
-        """A sentence on hours: `{measured}` are those that the records took, `{whole}` the estimate with all trainings."""
+        """A sentence on the hours, `{measured}`, that the records took once their codecs were trained."""
         measured = sum(r.provenance.get("seconds", 0) for part in self.parts for r in part.records) / 3600
-        told = words.format(measured=measured, whole=sum(part.study.hours for part in self.parts))
-        return Markdown(f"*Cost of the records shown:* {told}.")
+        told = f"{words.format(measured=measured)}, trainings of codecs not counted"
+        return Markdown(f"*Cost of the records shown:* {told} (`icm cost {self.said.name}` tells that of all).")
 
     def setup(self, names: str, column: str = "{data}") -> pd.DataFrame:
         """The values of the main studies' fields, a column each, headed by fields in braces, or its `{number}`; without fields that

@@ -80,7 +80,6 @@ class Study(_Runs):
     beside: tuple[Recipe, ...] = ()  # runs of other studies that belong to this one: rivals, and what was trained again
     role: str = "main"
     ledger: bool = True  # False: measured on the spot and written nowhere
-    hours: float = 0.0  # estimated cost of the whole grid on the hardware the preset is meant for
 
     @property
     def data(self) -> str:
@@ -154,7 +153,6 @@ class VideoStudy(_Runs):
     anchors: Anchors = ()  # hevc-inter, vvc-inter: QPs
     role: str = "main"
     ledger: bool = True  # False: measured on the spot and written nowhere
-    hours: float = 0.0  # estimated cost, on the hardware the preset is meant for
     beside: ClassVar[tuple[Recipe, ...]] = ()
 
     @cached_property
@@ -193,7 +191,7 @@ def _settings(part: Any) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for f in fields(part):
         value = getattr(part, f.name)
-        if f.name in ("chapter", "name", "role", "ledger", "hours", "beside"):
+        if f.name in ("chapter", "name", "role", "ledger", "beside"):
             continue
         if f.name == "losses":
             scaled = not isinstance(part, VideoStudy)  # a video's losses come without scales
