@@ -135,10 +135,12 @@ def fingerprinted(model: str) -> str:
     """
     if _own(model) not in MODELS:
         raise ValueError(f"no model is called {model!r}; there is {', '.join(MODELS)}")
-    path, stated = MODELS[model].file(), _own_fingerprints(WEIGHTS).get(model, MODELS[model].fingerprint)
-    if not stated and "=" not in model and not path.is_file():
+    if stated := _own_fingerprints(WEIGHTS).get(model, MODELS[model].fingerprint):
+        return f"{model}@{stated}"
+    path = MODELS[model].file()
+    if "=" not in model and not path.is_file():
         return model
-    return f"{model}@{stated or files.fingerprint(present(path))}"
+    return f"{model}@{files.fingerprint(present(path))}"
 
 
 @cache
