@@ -41,6 +41,8 @@ def read(path: Path | str, size: tuple[int, int] | None = None) -> np.ndarray:
                 told = f"image {path} has {stored.n_frames} frames or pages"
                 raise DataError(f"{told}: save the one that you mean to a file of its own, or code it as a video")
             _log.warning("%s holds %d pictures: the first is taken", path, stored.n_frames)
+        if any(";16" in f"{how}" or (kind.startswith("ppm") and how[-1] > 255) for kind, _, _, how in stored.tile):
+            _log.warning("%s has 16 bits a sample: it is cut to 8", path)
         stored.load()
         turn = _ORIENTATIONS.get(_orientation(stored))
         turned = stored if turn is None else stored.transpose(turn)
@@ -58,7 +60,6 @@ def _rgb(image: Image.Image, path: Path, file: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16") and "transparency" not in file.info:
         tags = getattr(file, "tag_v2", {})  # of a TIFF: bits a sample, and whether 0 is black
         if (tags.get(258, (16,)), tags.get(262, 1)) == ((16,), 1):
-            _log.warning("%s has 16 bits a sample: it is cut to 8", path)
             grey = (np.asarray(image) >> 8).astype(np.uint8)  # convert("RGB") would clip at 255
             return np.stack([grey] * 3, axis=-1)
     if image.mode[0] in "IF":
