@@ -3,6 +3,7 @@
 import io
 import struct
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -189,3 +190,10 @@ def test_twelve_bits_or_white_as_zero_are_refused_rather_than_shown_dark_or_inve
 def test_a_missing_picture_is_named(missing, tmp_path):
     with pytest.raises(DataError, match="is missing: correct the path"):
         pictures.read(tmp_path / missing)
+
+
+@pytest.mark.parametrize("kind", [".png", ".tiff", ".ppm"])
+def test_colour_of_16_bits_is_said_to_be_cut_to_8(kind, tmp_path, caplog):
+    path, deep = tmp_path / f"deep{kind}", PIXELS.astype(np.uint16) * 257
+    cv2.imwrite(str(path), deep[..., ::-1])
+    assert (pictures.read(path) == PIXELS).all() and "16 bits a sample" in caplog.text
