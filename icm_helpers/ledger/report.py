@@ -263,7 +263,9 @@ class Chapter:
         """A sentence on the hours, `{measured}`, that the records took once their codecs were trained."""
         measured = sum(r.provenance.get("seconds", 0) for part in self.parts for r in part.records) / 3600
         told = f"{words.format(measured=measured)}, trainings of codecs not counted"
-        return Markdown(f"*Cost of the records shown:* {told} (`icm cost {self.said.name} --preset book` tells that of all).")
+        return Markdown(
+            f"*Cost of the records shown:* {told} (`icm cost {self.said.name} --preset book` tells that of all)."
+        )
 
     def setup(self, names: str, column: str = "{data}") -> pd.DataFrame:
         """The values of the main studies' fields, a column each, headed by fields in braces, or its `{number}`; without fields that
