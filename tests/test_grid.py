@@ -202,6 +202,11 @@ def test_the_command_hands_on_what_it_is_told(words, launcher, jobs, tiny, monke
     cli.main(["grid", "sa_icm", *words.split()])
     todo, where, work, how = told
     flags = {name: flag in words for name, flag in (("compiled", "compile"), ("remember", "remember"))}
-    wanted = {"train_only": "train-only" in words, "device": "cpu" if "cpu" in words else "auto", **flags}
+    wanted = {
+        "train_only": "train-only" in words,
+        "device": "cpu" if "cpu" in words else "auto",
+        "workers": None,
+        **flags,
+    }
     assert (todo, type(where), how) == (tiny[1], launcher, {"jobs": jobs, "retries": 1})
     assert work.work.keywords == wanted and asked == ([("fast", 1440, 1)] if launcher is grid.Cluster else [])
