@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from icm_helpers.data import datasets, own
 from icm_helpers.files import atomically
 from icm_helpers.later import later
 from icm_helpers.ledger.recipe import Accuracy, Clip, Overfitted, Recipe, Trained, Training
+from icm_helpers.ledger.study import Study, VideoStudy
 from icm_helpers.options import (
     TRAINING,
     Coding,
@@ -181,9 +183,7 @@ class Grid(Command):
     def __call__(self) -> None:
         k, n = share(self.part)
         studies = chapters.named(self.chapter).studies(self.preset)
-        of_data = [study for study in studies if self.data in (None, study.data)]
-        recipes = dict.fromkeys(recipe for study in of_data for recipe in study.recipes())  # two may hold the same run
-        wanted = [recipe for recipe in recipes if self.only is None or self.only in recipe.run_id]
+        wanted = [recipe for recipe in _runs(studies, self.data) if self.only is None or self.only in recipe.run_id]
         if not wanted:
             given = " ".join(f"--{name} {getattr(self, name)}" for name in ("data", "only") if getattr(self, name))
             there = ", ".join(dict.fromkeys(study.data for study in studies))
@@ -227,11 +227,16 @@ class Cost(Command):
     workers: maybe(int) = None  # as in `icm codec`
 
     def __call__(self) -> None:
-        studies = [s for s in chapters.named(self.chapter).studies(self.preset) if self.data in (None, s.data)]
-        recipes = list(dict.fromkeys(recipe for study in studies for recipe in study.recipes()))
+        recipes = _runs(chapters.named(self.chapter).studies(self.preset), self.data)
         how = {"steps": self.steps, "images": self.images, "device": self.device, "workers": self.workers}
         for line in cost.table(recipes, **how):
             print(line, flush=True)
+
+
+def _runs(studies: Sequence[Study | VideoStudy], data: str | None) -> list[Recipe]:
+    """The runs of studies, those on one data set or all; each once, though two studies may hold it."""
+    of_data = [study for study in studies if data in (None, study.data)]
+    return list(dict.fromkeys(recipe for study in of_data for recipe in study.recipes()))
 
 
 def measure(recipe: Recipe, train_only: bool, **how: Any) -> None:

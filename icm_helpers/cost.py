@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from icm_helpers import run
-from icm_helpers.ledger.recipe import Accuracy, Classical, Clip, Overfitted, Recipe, Refined, Trained
+from icm_helpers.ledger.recipe import Accuracy, Classical, Clip, Overfitted, Recipe, Trained
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,9 @@ class Cost:
     disk: float = 0.0
 
 
+_FREE = {"lmbda": 1.0, "scale": 1.0, "seed": 0}  # what of a codec costs nothing
+
+
 def kinds(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
     """Runs that cost the same, together: those that differ in lambda, scale, seed, quality or clip alone."""
     found: dict[Recipe, list[Recipe]] = {}
@@ -33,10 +36,8 @@ def kinds(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
         codec, pictures = recipe.codec, recipe.pictures
         if isinstance(codec, Classical):
             codec = codec.codec
-        elif isinstance(codec, Trained | Overfitted):
-            codec = replace(codec, seed=0, **({"lmbda": 1.0, "scale": 1.0} if isinstance(codec, Trained) else {}))
-        elif isinstance(codec, Refined):
-            codec = replace(codec, lmbda=1.0, scale=1.0)
+        else:
+            codec = replace(codec, **{name: value for name, value in _FREE.items() if hasattr(codec, name)})
         if isinstance(pictures, Clip):
             pictures = replace(pictures, clip="")
         found.setdefault(replace(recipe, codec=codec, pictures=pictures), []).append(recipe)
