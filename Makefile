@@ -27,8 +27,9 @@ fuzz: $(STAMP)  ## the tests on random inputs, on 10,000 each (some minutes)
 rehearsal: $(STAMP)  ## preset paper with small counts: every ingredient and all four chapters, and a table (16 minutes on two cores)
 	@$(BIN)/python -m icm_helpers.rehearsal
 
-bench: $(STAMP)  ## measure how fast the codecs are, as ratios to plain versions of them (on an idle machine; some minutes)
-	@env -u OMP_WAIT_POLICY $(BIN)/python -m pytest tests/benchmarks -s --durations=0
+bench: $(STAMP)  ## how fast the codecs are, as ratios to plain versions; OFFICIAL=folder of clones: to the authors' code too
+	@if [ -n "$(OFFICIAL)" ]; then $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt timm; fi
+	@env -u OMP_WAIT_POLICY OFFICIAL=$(OFFICIAL) $(BIN)/python -m pytest tests/benchmarks -s
 
 lab: $(STAMP)  ## open the chapters as notebooks in JupyterLab
 	@$(BIN)/jupytext-config --settings-file .venv/share/jupyter/lab/settings/overrides.json set-default-viewer markdown myst
