@@ -28,7 +28,7 @@ rehearsal: $(STAMP)  ## preset paper with small counts: every ingredient and all
 	@$(BIN)/python -m icm_helpers.rehearsal
 
 bench: $(STAMP)  ## how fast the codecs are, as ratios to plain versions; OFFICIAL=folder of clones: to the authors' code too
-	@if [ -n "$(OFFICIAL)" ]; then $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt timm; fi
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt timm pycocotools
 	@env -u OMP_WAIT_POLICY OFFICIAL=$(OFFICIAL) $(BIN)/python -m pytest tests/benchmarks -s
 
 lab: $(STAMP)  ## open the chapters as notebooks in JupyterLab
