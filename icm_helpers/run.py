@@ -129,10 +129,11 @@ def _scale(recipe: Recipe, crops: int, device: torch.device) -> float:
     objectives = Objective(MSE(), 1.0), objective(recipe, device)
     items = training_crops(recipe, crops)
     for i in range(crops):
-        x, *rest = collate([items[i]])
-        out = model(x.to(device))
+        x, mask, *rest = collate([items[i]])
+        x = x.to(device)
+        out = model(*recipe.loss.shown(x, mask))
         for k, terms in enumerate(objectives):
-            sums[k] += terms(lambda _, out=out: out, (x.to(device), *rest))["distortion"].item()
+            sums[k] += terms(lambda *_, out=out: out, (x, mask, *rest))["distortion"].item()
     return (sums[0] / sums[1]).item()
 
 
