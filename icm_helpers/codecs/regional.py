@@ -89,6 +89,8 @@ class RegionalAnalysis(nn.Sequential):
 class RegionalHyperprior(MeanScaleHyperprior):
     """A mean-scale hyperprior whose encoder also takes the region of interest, (N, 1, H, W); it starts as what it extends."""
 
+    added = "g_a.modulations."  # what a file of the codec that it extends does not have
+
     def __init__(self, N: int, M: int, **more: Any) -> None:
         super().__init__(N, M, **more)
         self.g_a = RegionalAnalysis(self.g_a)

@@ -41,9 +41,7 @@ class Codec:
     roi: bool = (
         False  # whether its encoder also takes a region of interest, (1, H, W) in {0, 1}; None: the whole picture
     )
-    extends: str = (
-        ""  # another network whose weights it can start from, where what it has more changes nothing at first
-    )
+    extends: str = ""  # another network whose weights it can start from: what is `added` to it changes nothing at first
     sizes: Mapping[int, tuple[int, ...]] | None = (
         None  # what `make` takes for each quality; None: one size, and so no quality
     )
