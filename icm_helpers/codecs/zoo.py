@@ -163,13 +163,8 @@ def _network(name: str, make: str, **more: Any) -> None:
 _WIDE, _FROM_6 = (192, 320), [(128, 192)] * 5 + [(192, 320)] * 3
 _MODELS, _TCM = "compressai.models:", "icm_helpers.codecs.tcm:TCM"
 _network("mean-scale-small", _MODELS + "MeanScaleHyperprior", options={"N": 32, "M": 48}, shipped="start-coco-mini")
-_network(
-    "mean-scale-roi",
-    "icm_helpers.codecs.regional:RegionalHyperprior",
-    options={"N": 32, "M": 48},
-    roi=True,
-    extends="mean-scale-small",
-)
+_ROI = {"roi": True, "extends": "mean-scale-small", "shipped": "start-coco-mini"}
+_network("mean-scale-roi", "icm_helpers.codecs.regional:RegionalHyperprior", options={"N": 32, "M": 48}, **_ROI)
 _network("tcm", _TCM, arguments=lambda state: resolve_name("icm_helpers.codecs.tcm:arguments")(state))
 _network("tcm-tiny", _TCM, options={"N": 32, "M": 64, "num_slices": 4, "width": 32})
 for _name, _class, _sizes in (
