@@ -67,6 +67,7 @@ class Loss:
     refinable: ClassVar[bool] = False  # a picture alone brings what it asks for: latents can be refined under it
     costly: ClassVar[bool] = False  # so that only a study's first seed is trained with it
     video: ClassVar[bool] = False
+    tells: ClassVar[bool] = False  # the encoder the masks, as its region of interest
 
     @property
     def method(self) -> str:
@@ -82,8 +83,8 @@ class Loss:
         return self
 
     def shown(self, x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        """What the codec is given of a batch: the pictures, and their masks where the loss is for an encoder that takes them."""
-        return (x,)
+        """What the codec is given of a batch."""
+        return (x, mask) if self.tells else (x,)
 
     def check(self, images: CocoDataset) -> None:
         """Refuse a data set that the bound loss cannot be trained on, before any step."""
@@ -161,15 +162,13 @@ class Regional(Loss):
     """
 
     name, label, colour, marker = "roi", "learned ROI", "#882255", "D"
+    tells = True
 
     outside: float = 0.1
 
     @property
     def method(self) -> str:
         return f"{self.name}-{self.outside:g}"
-
-    def shown(self, x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        return x, mask
 
     def distortion(self, x_hat: Tensor, x: Tensor, clean: Tensor) -> Tensor:
         return losses.PEAK**2 * ((clean + self.outside * (1 - clean)) * (x - x_hat).square()).mean()

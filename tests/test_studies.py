@@ -138,7 +138,7 @@ def test_a_shipped_or_real_model_is_the_file_that_its_fingerprint_says(real_data
 
 
 def test_a_wrong_name_is_an_error_that_lists_what_there_is():
-    with pytest.raises(ValueError, match="no chapter is called 'no_such'; there is object_region_mse"):
+    with pytest.raises(ValueError, match="no chapter is called 'no_such'; there is compare, object_region_mse"):
         chapters.named("no_such")
     with pytest.raises(
         ValueError, match=r"a preset of object_region_mse is one of smoke, book, .*paper, rehearsal, not 'huge'"

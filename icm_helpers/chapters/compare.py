@@ -42,7 +42,7 @@ FEATURES_SEEDS = tuple(
 
 # Learned, at two lambdas and two weights of the background; the scales are what `run.scale` finds.
 LEARNED = replace(
-    FEATURES, name="learned ROI", codec="mean-scale-roi", losses=((Regional(0.1), 0.0), (Regional(0.01), 0.0)),
+    FEATURES, name="learned ROI", codec="mean-scale-roi", losses=((Regional(0.1), 2.0), (Regional(0.01), 2.3)),
     lmbdas=(0.001, 0.004), anchors=())
 LEARNED_SEEDS = tuple(replace(LEARNED, name=f"learned ROI, seed {seed}", seeds=(seed,)) for seed in (1, 2))
 

@@ -47,10 +47,8 @@ class Clip:
 
 def _require_roi(codec: str, roi: str) -> None:
     if zoo.find(codec)[0].roi != (roi != "none"):
-        needs = (
-            "needs a region of interest: say whose" if roi == "none" else f"takes no region of interest, not {roi}'s"
-        )
-        raise ValueError(f"{codec} {needs}")
+        told = "needs a region of interest: say whose" if roi == "none" else "takes no region of interest"
+        raise ValueError(f"{codec} {told}")
 
 
 @dataclass(frozen=True)
@@ -103,8 +101,8 @@ class Trained:
     roi: str = "none"  # as of a classical codec; it is trained with the true masks
 
     def __post_init__(self) -> None:
-        if self.roi != "none":
-            _require_roi(self.codec, self.roi)
+        if self.roi != "none" or self.loss.tells:
+            _require_roi(self.codec, "training")
 
 
 @dataclass(frozen=True)
