@@ -47,7 +47,7 @@ from icm_helpers.tasks import models
 
 coding, complexity, cost, judged, masks, run = later(".coding", ".complexity", ".cost", ".judged", ".masks", ".run")
 downloads, grid, sam, training = later(".data.downloads", ".ledger.grid", ".tasks.sam", ".tasks.training")
-train, torch, tyro = later(".train", "torch", "tyro")
+contrastive, train, torch, tyro = later(".tasks.contrastive", ".train", "torch", "tyro")
 
 # --- training, of one model or of many -----------------------------------------------------------------------------------
 
@@ -93,6 +93,25 @@ class Finetune(Pupil, Coding):
             coded = training.Decoded(held_out, codec)
             for name, judge in ((self.detector, base), (self.out.stem, own)):
                 print(training.stated(judge, held_out, name, coded))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrastive(Lessons):
+    """Train a small backbone on scenes, without labels, and state how well it tells them apart."""
+
+    out: Path = files.CHECKPOINTS / "contrastive-scenes.safetensors"  # where the weights go
+    images: int = 3000  # training scenes
+    steps: int = 1500  # of the optimiser
+    batch: int = 64  # pictures a step, two views of each
+
+    def __call__(self) -> None:
+        told, dataset = self.told(), datasets.load("scenes", "train", size=192, limit=self.images)
+        model = contrastive.trained(
+            dataset, train.Schedule(self.steps, self.batch, self.lr, milestones=(0.7, 0.9)), **told
+        )
+        if not train.rank():
+            model.cpu().save(self.out)
+            self.written(type(model).from_weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,10 +348,14 @@ class Judge(Command):
     images: int = 200  # how many of its evaluation pictures, at most
     # who judges, by name, or KIND=FILE with weights of your own; where left out, the one that knows the data set
     detector: maybe(tuple[str, ...]) = None
+    roi: maybe(str) = (
+        None  # which detector tells an encoder that takes a region of interest where it is; `truth`: true masks
+    )
     out: maybe(Path) = None  # JSON file for all that is measured; what it holds already is not measured again
 
     def __call__(self) -> None:
-        made = [Coding(**how, codec=self.codec, device=self.device) for how in judged.rates(self.quality, self.weights)]
+        shared = {"codec": self.codec, "roi": self.roi, "device": self.device}
+        made = [Coding(**how, **shared) for how in judged.rates(self.quality, self.weights)]
         detectors = self.detector or (datasets.DATASETS[self.data].detector,)
         judged.judge(
             made, pictures_of(self.data, self.images, self.size), detectors, self.out, self.device, self.map or ()
@@ -442,7 +465,10 @@ class Complexity:
 # --- all commands --------------------------------------------------------------------------------------------------------
 
 COMMANDS: dict[str, Any] = {
-    **{c.__name__.lower(): c for c in (Detector, Finetune, Sam, Codec, Video, Judge, Compare, Grid, Cost, Code)},
+    **{
+        c.__name__.lower(): c
+        for c in (Detector, Finetune, Contrastive, Sam, Codec, Video, Judge, Compare, Grid, Cost, Code)
+    },
     "datasets": {"list": List, "fetch": Fetch, "check": Check},
     "masks": {"make": Make, "info": Info},
     "complexity": Complexity,

@@ -151,6 +151,7 @@ def evaluate(
     clean: dict[str, list[dict[str, Any]]],
     *,
     encode: Callable[[Any, Sample], bytes] | None = None,
+    divided: list[dict[str, Any]] | None = None,
     progress: bool = True,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Code every image to real bytes, decode them, run the detectors, and bootstrap over images.
@@ -159,17 +160,19 @@ def evaluate(
         codec: anything :func:`icm_helpers.codecs.container.encode` takes.
         detectors, clean: by name, and their :func:`clean_detections` here; one without these gets no agreement.
         encode: (codec, sample) -> bytes, where coding needs more than codec and image (refined latents, say).
+        divided: clean detections of one detector, which divide the objects into those that it finds and those that it misses.
 
     Returns:
         `result`: images, object_share (of all pixels), bpp (all bytes), bpp_likelihood (where the codec's own encoder has
         likelihoods), psnr, psnr_inside, psnr_outside (over the pooled pixels inside and outside object masks, if any; at most
         120 dB), per_image bytes and pixels, and by detector box_ap, box_ap50, box_ap_small, ..., mask_ap (where both it and the
-        data set have outlines), agreement (box AP against its own clean detections of score 0.3 or more, where it has any); of
-        detectors with `panoptic`, where the data set has panoptic maps, pq, sq, rq, pq_things, pq_stuff; by_cover (of 30 images
-        or more): object_share, bpp and box_ap in each third of the images, from those of which objects cover least to those of
-        which they cover most;
-        `bootstrap`: bpp, psnr, psnr_inside, psnr_outside, and box_ap, mask_ap, agreement, pq, sq, rq, pq_things, pq_stuff by
-        detector, 200 paired replicates each; by_cover with bpp and box_ap likewise, each third resampled by itself.
+        data set have outlines), agreement (box AP against its own clean detections of score 0.3 or more, where it has any); where
+        `divided`, found_ap and missed_ap, box AP as if only the objects of either kind counted; of detectors with `panoptic`, where
+        the data set has panoptic maps, pq, sq, rq, pq_things, pq_stuff; by_cover (of 30 images or more): object_share, bpp and
+        box_ap in each third of the images, from those of which objects cover least to those of which they cover most;
+        `bootstrap`: bpp, psnr, psnr_inside, psnr_outside, and box_ap, mask_ap, agreement, found_ap, missed_ap, pq, sq, rq,
+        pq_things, pq_stuff by detector, 200 paired replicates each; by_cover with bpp and box_ap likewise, each third resampled
+        by itself.
 
     A DataError says that a detector does not know an annotated category.
     """
@@ -228,6 +231,11 @@ def evaluate(
         if confident["annotations"]:
             summary, replicates = average_precision(confident, found, "bbox", samples)
             put(name, {"agreement": summary["ap"]}, {"agreement": replicates})
+    for key, part in zip(("found_ap", "missed_ap"), division(truth, divided) if divided else (), strict=False):
+        for name, mine in results.items():
+            summary, replicates = average_precision(part, mine, "bbox", samples)
+            if "ap" in summary:
+                put(name, {key: summary["ap"]}, {key: replicates})
     for name, counted in tallies.items():
         put(name, *panoptic_scores(dataset.panoptic, counted, samples))
     if len(dataset) >= 30:
@@ -274,6 +282,21 @@ def coded(
     data, stored = tee(data)
     decoded = container.decode_many(codec, stored)
     return ((sample, done, x_hat.cpu()) for sample, done, x_hat in zip(samples, data, decoded, strict=True))
+
+
+def division(truth: dict[str, Any], detections: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The ground truth as if only those objects counted that a detector finds, and as if only the others did, which are left to be
+    found or not, as crowds are. Found is what a confident detection of its category overlaps by an IoU of 0.5 or more."""
+    seen: dict[tuple, list] = {}
+    for d in as_truth(truth, detections)["annotations"]:
+        seen.setdefault((d["image_id"], d["category_id"]), []).append(d["bbox"])
+    parts: tuple[list, list] = ([], [])
+    for item in truth["annotations"]:
+        boxes = np.array(seen.get((item["image_id"], item["category_id"]), []), float).reshape(-1, 4)
+        found = bool(len(boxes)) and bool((rle.iou(np.array([item["bbox"]]), boxes, [0] * len(boxes)) >= 0.5).any())
+        for part, mine in zip(parts, (found, not found), strict=True):
+            part.append(item if mine or item.get("iscrowd") else {**item, "iscrowd": 1})
+    return tuple({**truth, "annotations": part} for part in parts)
 
 
 def as_truth(truth: dict[str, Any], detections: list[dict[str, Any]]) -> dict[str, Any]:

@@ -67,6 +67,7 @@ class Loss:
     refinable: ClassVar[bool] = False  # a picture alone brings what it asks for: latents can be refined under it
     costly: ClassVar[bool] = False  # so that only a study's first seed is trained with it
     video: ClassVar[bool] = False
+    tells: ClassVar[bool] = False  # the encoder the masks, as its region of interest
 
     @property
     def method(self) -> str:
@@ -80,6 +81,10 @@ class Loss:
     def bind(self, device: torch.device, remember: bool = False) -> Loss:
         """The loss with what it has to load; a distilling teacher may `remember` what it has seen."""
         return self
+
+    def shown(self, x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """What the codec is given of a batch."""
+        return (x, mask) if self.tells else (x,)
 
     def check(self, images: CocoDataset) -> None:
         """Refuse a data set that the bound loss cannot be trained on, before any step."""
@@ -113,7 +118,7 @@ class Objective:
 
     def __call__(self, model: Callable, batch: tuple) -> dict[str, Tensor]:
         clean = self.loss.clean(*batch)
-        return self.terms(model(batch[0]), batch[0], clean)
+        return self.terms(model(*self.loss.shown(*batch[:2])), batch[0], clean)
 
     def terms(self, out: dict[str, Any], x: Tensor, clean: Any) -> dict[str, Tensor]:
         """As :meth:`Loss.terms`, at this weight."""
@@ -143,6 +148,30 @@ class ObjectRegion(Loss):
 
     def distortion(self, x_hat: Tensor, x: Tensor, clean: Tensor) -> Tensor:
         return losses.PEAK**2 * losses.masked_mse(x, x_hat, clean)
+
+
+@register
+@dataclass(frozen=True)
+class Regional(Loss):
+    r"""After Li et al. (ICASSP 2023): another Lagrange multiplier for the background, and the encoder sees which is which.
+
+    :math:`\mathcal R + \lambda\,255^2\,\overline{w \odot (x - \hat x)^2}`, where w is 1 inside objects and `outside` elsewhere.
+
+    Args:
+        outside: what an error outside objects weighs, where one inside weighs 1.
+    """
+
+    name, label, colour, marker = "roi", "learned ROI", "#882255", "D"
+    tells = True
+
+    outside: float = 0.1
+
+    @property
+    def method(self) -> str:
+        return f"{self.name}-{self.outside:g}"
+
+    def distortion(self, x_hat: Tensor, x: Tensor, clean: Tensor) -> Tensor:
+        return losses.PEAK**2 * ((clean + self.outside * (1 - clean)) * (x - x_hat).square()).mean()
 
 
 @register
@@ -377,6 +406,28 @@ def _continued(x: Tensor) -> Tensor:
 
 def _sizes(feats: Levels) -> dict[str, tuple[int, int]]:
     return {level: tuple(f.shape[2:]) for level, f in feats.items()}
+
+
+@register
+@dataclass(frozen=True)
+class Omnipotent(Taught):
+    r"""After Feng et al. (ECCV 2022): keep what no single task taught, the stages of a backbone trained without labels.
+
+    :math:`\mathcal D = \frac 1 N \sum_i \mathrm{MSE}(F_i, \hat F_i)` over the N stages of the original and of the decoded picture.
+    The paper codes such features themselves, learns them together with the codec, and fine-tunes each task's network to read
+    them; here a picture is coded, the backbone is ready before and frozen, and recognition models stay as they are.
+    """
+
+    name, label, colour, marker = "omnipotent", "omnipotent features", "#117733", "H"
+    refinable, asks = True, "stages"
+
+    def clean(self, x: Tensor, mask: Tensor, objects: Objects = None) -> Levels:
+        super().clean(x, mask, objects)
+        with torch.no_grad():
+            return self.network.stages(_continued(x))
+
+    def distortion(self, x_hat: Tensor, x: Tensor, clean: Levels) -> Tensor:
+        return losses.feature_distillation(clean, self.network.stages(_continued(x_hat.float())))
 
 
 # --- of videos -----------------------------------------------------------------------------------------------------------

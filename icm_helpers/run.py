@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from icm_helpers import bit_allocation, evaluate, evaluate_video, files, latents, overfit, probe, train
+from icm_helpers import bit_allocation, evaluate, evaluate_video, files, latents, overfit, probe, regions, train
 from icm_helpers.codecs import container, nerv, networks, zoo
 from icm_helpers.data import datasets
 from icm_helpers.data.coco import CocoDataset, Sample
@@ -86,8 +86,8 @@ def start(recipe: Recipe, video: Video | None = None) -> Any:
             return nerv.fitting(*video.frames.shape[2:], codec.channels)
         return nerv.sized(codec.codec.removeprefix("nerv-"), lambda: (video or clip(recipe)).frames.shape[2])
     name, _, wanted = (codec.start if isinstance(codec, Refined) else codec.training.start).partition("@")
+    torch.manual_seed(recipe.seed)  # of weights that no file brings
     if name == "none":
-        torch.manual_seed(recipe.seed)
         return zoo.load(codec.codec, weights=None)
     if name == "published":
         return zoo.load(codec.codec)  # CompressAI's own, whose loader checks their fingerprint
@@ -129,10 +129,11 @@ def _scale(recipe: Recipe, crops: int, device: torch.device) -> float:
     objectives = Objective(MSE(), 1.0), objective(recipe, device)
     items = training_crops(recipe, crops)
     for i in range(crops):
-        x, *rest = collate([items[i]])
-        out = model(x.to(device))
+        x, mask, *rest = collate([items[i]])
+        x = x.to(device)
+        out = model(*recipe.loss.shown(x, mask))
         for k, terms in enumerate(objectives):
-            sums[k] += terms(lambda _, out=out: out, (x.to(device), *rest))["distortion"].item()
+            sums[k] += terms(lambda *_, out=out: out, (x, mask, *rest))["distortion"].item()
     return (sums[0] / sums[1]).item()
 
 
@@ -306,8 +307,15 @@ def measured(recipe: Recipe, model: Any, **options: Any) -> tuple[dict[str, Any]
         return probe.evaluate(model, lessons, dataset, panel, progress=progress)
     if wanted.finetuned != "none":
         panel[wanted.finetuned.partition("@")[0] + FINETUNED] = finetuned(recipe, model, how).to(place)
-    encode = partial(refined_bytes, recipe) if isinstance(recipe.codec, Refined) else None
-    return evaluate.evaluate(model, dataset, panel, found, encode=encode, progress=progress)
+    divided = None if wanted.divided == "none" else clean(recipe.pictures, wanted.divided, place)
+    encode, finder = None, getattr(recipe.codec, "roi", "none")
+    if isinstance(recipe.codec, Refined):
+        encode = partial(refined_bytes, recipe)
+    elif finder != "none":
+        encode = regions.Encoder(finder, place)
+    told = {"encode": encode, "divided": divided, "progress": progress}
+    result, bootstrap = evaluate.evaluate(model, dataset, panel, found, **told)
+    return result | (encode.told() if isinstance(encode, regions.Encoder) else {}), bootstrap
 
 
 @cache

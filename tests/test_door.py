@@ -163,7 +163,9 @@ CODERS = {}
 
 def coder(name):
     if name not in CODERS:
-        CODERS[name] = zoo.load(name, 40 if zoo.CODECS[name].setting else None) if name in PLAIN else fresh(name)
+        CODERS[name] = (
+            fresh(name) if zoo.CODECS[name].network else zoo.load(name, 40 if zoo.CODECS[name].setting else None)
+        )
     return CODERS[name]
 
 

@@ -26,7 +26,7 @@ from icm_helpers.ledger.recipe import (
     flat,
     nested,
 )
-from icm_helpers.objectives import MSE, SAICM, Distill, DistillObjectness, SANeRV, Task
+from icm_helpers.objectives import MSE, SAICM, Distill, DistillObjectness, Regional, SANeRV, Task
 from icm_helpers.tasks import models
 
 COMMITTED = sorted(path for path in (ROOT / "data" / "results").rglob("*.json") if path.parent.name != "codecs")
@@ -50,6 +50,8 @@ RECIPES = [
     recipe(Classical("jpeg", quality=35)),
     recipe(Classical("hevc", qp=32), Probe(("judge@01234567",), 9)),
     recipe(Classical("png")),
+    recipe(Classical("hevc-roi", qp=42, roi="judge@01234567"), Accuracy(("judge@01234567",), divided="judge@01234567")),
+    recipe(Trained("mean-scale-roi", Regional(0.1), 0.01, TRAINING, roi="truth")),
     recipe(Refined("codec", Distill("t@01234567"), 0.01, "start@01234567", 15, 0.1)),
     recipe(
         Overfitted(
@@ -70,7 +72,7 @@ def variants(part):
             yield from ((name, replace(part, **{f.name: other})) for name, other in variants(value))
         elif isinstance(value, tuple):
             yield f.name, replace(part, **{f.name: ("other@89abcdef",)})
-        elif isinstance(value, str) and f.name not in ("codec", "objectness"):
+        elif isinstance(value, str) and f.name not in ("codec", "objectness") and (f.name, value) != ("roi", "none"):
             yield f.name, replace(part, **{f.name: "other"})
         elif isinstance(value, int | float):
             yield f.name, replace(part, **{f.name: value * 2 or type(value)(1)})
@@ -87,7 +89,7 @@ def test_every_field_of_a_recipe_changes_its_name_and_flat_is_undone_by_nested(r
 @each_recipe
 def test_a_codec_keeps_its_name_under_other_judges_only(recipe):
     kept = {name for name, other in variants(recipe) if other.codec_id == recipe.codec_id}
-    judging = {"chapter", "detectors", "images", "finetuned", "finetune_steps"}
+    judging = {"chapter", "detectors", "images", "finetuned", "finetune_steps", "divided", "roi"}
     assert kept == judging & {name for name, _ in variants(recipe)}
 
 
@@ -136,6 +138,8 @@ def test_every_committed_record_is_read_and_belongs_to_its_name():
         ({"codec": "jpeg", "qp": 32}, "jpeg takes quality, not qp"),
         ({"codec": "hevc"}, "hevc takes qp, not none"),
         ({"codec": "png", "quality": 3}, "png takes no setting, not quality"),
+        ({"codec": "hevc-roi", "qp": 42}, "hevc-roi needs a region of interest: say whose"),
+        ({"codec": "hevc", "qp": 42, "roi": "truth"}, "hevc takes no region of interest"),
     ],
 )
 def test_a_classical_codec_refuses_a_setting_that_it_does_not_have(wrong, message):

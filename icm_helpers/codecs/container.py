@@ -54,19 +54,27 @@ class BitstreamError(ValueError):
     """The bytes are damaged, were not written by this format, or belong to another codec, weights or processor."""
 
 
-def encode(codec: Any, image: Tensor) -> bytes:
+def encode(codec: Any, image: Tensor, roi: Tensor | None = None) -> bytes:
     """Code one picture, (3, H, W) float32 in [0, 1], from 1 x 1 to `MAX_PIXELS`; `8 * len(data) / (H * W)` is its bpp.
 
     `codec` is a network from `zoo.load`, in eval mode and with CDF tables; or what writes a file format of its own, such as
-    `classical.Jpeg`, by methods `encode` and `decode`, to whose bytes nothing is added. ValueError where it is not ready to code,
-    or the image has another shape, type or range.
+    `classical.Jpeg`, by methods `encode` and `decode`, to whose bytes nothing is added. `roi`, (1, H, W) in {0, 1}, is for those
+    whose encoder takes a region of interest; None: all of the picture. ValueError where it is not ready to code, or the image has
+    another shape, type or range, or the region another shape.
     """
     check_image(image)
+    regions = () if roi is None else (roi,)
+    if any(region.shape != (1, *image.shape[1:]) for region in regions):
+        raise ValueError(
+            f"a region of interest of {tuple(roi.shape)} for a picture of {tuple(image.shape[1:])}: (1, H, W)."
+        )
     if not isinstance(codec, nn.Module):
-        return codec.encode(image)
+        return codec.encode(image, *regions)
     device = _check_codec(codec)
-    padded = pad(image[None].to(device), codec.downsampling_factor)  # (1, 3, H', W')
-    coded, indexes_crc = _exactly(codec, lambda: codec.compress(padded))
+    padded = [
+        pad(part[None].to(device), codec.downsampling_factor) for part in (image, *regions)
+    ]  # (1, 3 or 1, H', W')
+    coded, indexes_crc = _exactly(codec, lambda: codec.compress(*padded))
     if tuple(coded["shape"]) != _latent_shape(codec, *image.shape[1:]):
         raise ValueError(f"{codec.name} has a latent of {tuple(coded['shape'])}: not H, W / downsampling_factor.")
     strings = [batch[0] for batch in coded["strings"]]

@@ -45,11 +45,11 @@ def load(codec: Codec, quality: int | None, weights: Path | str | None, metric: 
         return build(codec, quality)
     if weights != "default":
         source = Path(weights)
-        state = _read(source, name, quality)
+        state = _read(source, codec, quality)
     elif name in compressai.zoo.image_models:
         state, source = _fetch(name, quality, metric)
     elif shipped.is_file():
-        state, source = _read(shipped, name, quality), shipped
+        state, source = _read(shipped, codec, quality), shipped
     else:
         lost = (
             f"the shipped weights {shipped} are missing: restore them"
@@ -63,6 +63,8 @@ def load(codec: Codec, quality: int | None, weights: Path | str | None, metric: 
     except ValueError as error:
         raise ValueError(f"{source} holds no {name}: {error}") from error
     model = build(codec, quality, **sizes)
+    if codec.extends:
+        state = {k: v for k, v in model.state_dict().items() if k.startswith(model.added)} | state
     _fill(model, state, source)
     return model
 
@@ -106,8 +108,9 @@ def fingerprint(codec: torch.nn.Module) -> bytes:
     return digest.digest()[:8]
 
 
-def _read(path: Path, name: str, quality: int | None) -> dict[str, Tensor]:
-    """The state dict in a file, without unpickling anything but tensors."""
+def _read(path: Path, codec: Codec, quality: int | None) -> dict[str, Tensor]:
+    """The state dict in a file, of a codec or of what it extends, without unpickling anything but tensors."""
+    name = codec.name
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: name a .safetensors, .pt or .pth.tar file, or None.")
     try:
@@ -119,7 +122,7 @@ def _read(path: Path, name: str, quality: int | None) -> dict[str, Tensor]:
                 f"({header.get('codec', name)!r}, {header.get('quality', quality)})",
                 f"({name!r}, {quality})",
             )
-            if found != wanted:
+            if found not in (wanted, f"({codec.extends!r}, {quality})"):
                 raise ValueError(f"{path} was saved from load{found}, this is load{wanted}: ask for what it holds.")
             return _unpacked(state)
         state = torch.load(path, map_location="cpu", weights_only=True)

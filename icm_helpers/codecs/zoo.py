@@ -38,6 +38,10 @@ class Codec:
     magic: bytes = b""  # that its files begin with, where they say so
     video: bool = False  # whether it codes frames together, by `encode_video` and `decode_video`
     network: bool = False
+    roi: bool = (
+        False  # whether its encoder also takes a region of interest, (1, H, W) in {0, 1}; None: the whole picture
+    )
+    extends: str = ""  # another network whose weights it can start from: what is `added` to it changes nothing at first
     sizes: Mapping[int, tuple[int, ...]] | None = (
         None  # what `make` takes for each quality; None: one size, and so no quality
     )
@@ -159,6 +163,8 @@ def _network(name: str, make: str, **more: Any) -> None:
 _WIDE, _FROM_6 = (192, 320), [(128, 192)] * 5 + [(192, 320)] * 3
 _MODELS, _TCM = "compressai.models:", "icm_helpers.codecs.tcm:TCM"
 _network("mean-scale-small", _MODELS + "MeanScaleHyperprior", options={"N": 32, "M": 48}, shipped="start-coco-mini")
+_ROI = {"roi": True, "extends": "mean-scale-small", "shipped": "start-coco-mini"}
+_network("mean-scale-roi", "icm_helpers.codecs.regional:RegionalHyperprior", options={"N": 32, "M": 48}, **_ROI)
 _network("tcm", _TCM, arguments=lambda state: resolve_name("icm_helpers.codecs.tcm:arguments")(state))
 _network("tcm-tiny", _TCM, options={"N": 32, "M": 64, "num_slices": 4, "width": 32})
 for _name, _class, _sizes in (
@@ -180,6 +186,7 @@ for _name, _class, _options in (
     _network(_name, _MODELS + _class, options={"N": 192, "M": 320, **_options})
 
 _PILLOW, _FFMPEG = "icm_helpers.codecs.classical:", "icm_helpers.codecs.ffmpeg:"
+_LOWPASS = "icm_helpers.codecs.regional:low_passed"
 for _codec in (
     Codec("png", _PILLOW + "Png", label="PNG", suffix="png"),
     Codec("jpeg", _PILLOW + "Jpeg", "quality", "JPEG", "#999999", "^", "jpg"),
@@ -187,6 +194,26 @@ for _codec in (
     Codec("avif", _PILLOW + "Avif", "quality", "AVIF", "#7f8f3a", "P", "avif"),
     Codec("hevc", _FFMPEG + "Hevc", "qp", "HEVC intra", "#cc79a7", "<", magic=b"HEV\x01"),
     Codec("vvc", _FFMPEG + "Vvc", "qp", "VVC intra", "#8a63b0", ">", magic=b"VVC\x01"),
+    Codec("hevc-roi", _FFMPEG + "RegionalHevc", "qp", "HEVC, ROI", "#cc79a7", "D", roi=True),
+    *(
+        Codec(
+            f"{name}-lowpass",
+            _LOWPASS,
+            setting,
+            f"{label}, background low-passed",
+            colour,
+            marker,
+            suffix,
+            roi=True,
+            options={"codec": name},
+        )
+        for name, setting, label, colour, marker, suffix in (
+            ("jpeg", "quality", "JPEG", "#999999", "2", "jpg"),
+            ("avif", "quality", "AVIF", "#7f8f3a", "3", "avif"),
+            ("hevc", "qp", "HEVC", "#cc79a7", "4", "icm"),
+            ("vvc", "qp", "VVC", "#8a63b0", "1", "icm"),
+        )
+    ),
     Codec("hevc-inter", _FFMPEG + "Hevc", "qp", "HEVC", "#cc79a7", "<", "hevc", video=True),
     Codec("vvc-inter", _FFMPEG + "Vvc", "qp", "VVC", "#8a63b0", ">", "vvc", video=True),
     Codec(

@@ -45,6 +45,13 @@ class Clip:
 # --- what codes it -------------------------------------------------------------------------------------------------------
 
 
+def require_roi(codec: str, roi: str) -> None:
+    """Raise ValueError where a codec's encoder takes no region of interest and is given one, or the other way round."""
+    if zoo.find(codec)[0].roi != (roi != "none"):
+        told = "needs a region of interest: say whose" if roi == "none" else "takes no region of interest"
+        raise ValueError(f"{codec} {told}")
+
+
 @dataclass(frozen=True)
 class Classical:
     """A codec that nobody trains, at the one setting that it takes: a quality, or a quantisation parameter (smaller is better)."""
@@ -52,8 +59,10 @@ class Classical:
     codec: str  # a name in codecs.zoo
     quality: int | None = None
     qp: int | None = None
+    roi: str = "none"  # who tells its encoder where bits go: a detector with its fingerprint, or `truth`
 
     def __post_init__(self) -> None:
+        require_roi(self.codec, self.roi)
         given = [name for name in ("quality", "qp") if getattr(self, name) is not None]
         wanted = zoo.find(self.codec)[0].setting
         if given != [wanted] * (wanted is not None):
@@ -90,6 +99,11 @@ class Trained:
     training: Training
     scale: float = 1.0
     seed: int = 0
+    roi: str = "none"  # as of a classical codec; it is trained with the true masks
+
+    def __post_init__(self) -> None:
+        if self.roi != "none" or self.loss.tells:
+            require_roi(self.codec, "training")
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,7 @@ class Given:
 
     codec: str  # with its quality, if it has one: mbt2018-mean-q5
     weights: str  # their fingerprint
+    roi: str = "none"  # as of a classical codec
 
 
 @dataclass(frozen=True)
@@ -141,6 +156,9 @@ class Accuracy:
     detectors: tuple[str, ...]  # each with the fingerprint of its weights
     finetuned: str = "none"
     finetune_steps: int = 0
+    divided: str = (
+        "none"  # by a detector: AP also of the objects that it finds in uncompressed pictures, and of the others
+    )
 
 
 @dataclass(frozen=True)
@@ -199,6 +217,7 @@ class Recipe:
     def method(self) -> str:
         """What its curve is called: `mse`, `jpeg`, `sa-icm-0.93`, `refined-mse`, `spent-distill`, `probed-hevc`, ..."""
         name = self.loss.method if self.loss else self.codec.codec
+        name += "-truth" if getattr(self.codec, "roi", "none") == "truth" else ""
         return name if self.kind in ("classical", "trained") else f"{self.kind}-{name}"
 
     @cached_property
@@ -208,8 +227,9 @@ class Recipe:
 
     @cached_property
     def codec_id(self) -> str:
-        """The name of the trained codec: as :attr:`run_id`, but hashed without what judges it: new judges need no training."""
-        judging = {"chapter", "method", "detectors", "images", "finetuned", "finetune_steps"}
+        """The name of the trained codec: as :attr:`run_id`, but hashed without what judges it, or shows it where to look: new
+        ones need no training."""
+        judging = {"chapter", "method", "detectors", "images", "finetuned", "finetune_steps", "divided", "roi"}
         content = {k: v for k, v in flat(self).items() if k not in judging}
         content["data"] = content.pop("train_data", content["data"])
         return _name(content)

@@ -38,7 +38,7 @@ def _quicker(loss: Loss) -> Loss:
 
 
 def _ends(rungs: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(dict.fromkeys((rungs[0], rungs[-1])))
+    return tuple(dict.fromkeys((*rungs[:1], *rungs[-1:])))
 
 
 def _usable(part: Any) -> Any:

@@ -77,6 +77,7 @@ class Study(_Runs):
     bit_allocation: bool = False  # whether it is measured where the first seed's distilled codecs spend their bits
     probed: tuple[str, ...] = ()  # losses, of the first seed, and classical codecs: what textures do they give away?
     microscope: Microscope | None = None
+    roi: str = "none"  # who tells encoders that take a region of interest where it is: a detector, or `truth`
     beside: tuple[Recipe, ...] = ()  # runs of other studies that belong to this one: rivals, and what was trained again
     role: str = "main"
     ledger: bool = True  # False: measured on the spot and written nowhere
@@ -89,7 +90,7 @@ class Study(_Runs):
     @cached_property
     def _recipes(self) -> tuple[Recipe, ...]:
         judged, detectors, first = self.measured, self.measured.detectors, self.seeds[0]
-        alone = Accuracy(detectors[:1])
+        alone = Accuracy(detectors[:1], divided=judged.divided)
 
         def recipe(codec: Any, measured: Any) -> Recipe:
             return Recipe(self.chapter, self.pictures, codec, measured)
@@ -99,7 +100,10 @@ class Study(_Runs):
             return dict(self.ladders).get(loss.name, usual)
 
         trained = [
-            recipe(Trained(self.codec, loss, lmbda, self.training, scale, seed), judged if seed == first else alone)
+            recipe(
+                Trained(self.codec, loss, lmbda, self.training, scale, seed, _roi_of(self.codec, self.roi)),
+                judged if seed == first else alone,
+            )
             for seed in self.seeds
             for lmbda in dict.fromkeys(rung for loss, _ in self.losses for rung in rungs(loss, seed))
             for loss, scale in self.losses
@@ -110,7 +114,9 @@ class Study(_Runs):
             for r in trained
             if self.bit_allocation and r.seed == first and isinstance(r.loss, Distill)
         ]
-        anchors = [recipe(codec, Accuracy(detectors)) for codec in classical(self.anchors)]
+        anchors = [
+            recipe(codec, Accuracy(detectors, divided=judged.divided)) for codec in classical(self.anchors, self.roi)
+        ]
         probed = [
             replace(r, measured=Probe(detectors[:1], self.training.train_images))
             for r in (*trained, *anchors)
@@ -181,10 +187,18 @@ def runs_of(*studies: Study | VideoStudy) -> tuple[Recipe, ...]:
     return tuple(recipe for study in studies for recipe in study.recipes())
 
 
-def classical(anchors: Anchors) -> list[Classical]:
+def classical(anchors: Anchors, roi: str = "none") -> list[Classical]:
     """Classical codecs at each of their settings, and with any of them the uncompressed picture."""
-    coded = [Classical(name, **{zoo.find(name)[0].setting: value}) for name, values in anchors for value in values]
+    coded = [
+        Classical(name, **{zoo.find(name)[0].setting: value}, roi=_roi_of(name, roi))
+        for name, values in anchors
+        for value in values
+    ]
     return [*coded, Classical("png")] if coded else []
+
+
+def _roi_of(codec: str, roi: str) -> str:
+    return roi if zoo.find(codec)[0].roi else "none"
 
 
 def _settings(part: Any) -> dict[str, Any]:
@@ -206,7 +220,7 @@ def _settings(part: Any) -> dict[str, Any]:
         elif f.name == "networks":
             shown[f.name] = tuple(name for name, _ in value)
         elif value not in ((), None, "none", "same"):
-            shown[f.name] = _unmarked(value) if f.name in ("detectors", "finetuned") else value
+            shown[f.name] = _unmarked(value) if f.name in ("detectors", "finetuned", "divided", "roi") else value
     return shown
 
 

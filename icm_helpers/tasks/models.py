@@ -17,7 +17,7 @@ from icm_helpers import files
 from icm_helpers.data import datasets
 
 WEIGHTS = files.WEIGHTS
-ABILITIES = ("detect", "panoptic", "teach", "task-loss", "train", "segment")
+ABILITIES = ("detect", "panoptic", "teach", "task-loss", "train", "segment", "stages")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Model:
 
     What it can do is out of `detect` (boxes, perhaps masks), `panoptic` (maps), `teach` (`features_and_objectness`, as
     `tasks.teacher.Teacher`), `task-loss` (`task_loss`), `train` (be built for a data set's categories, trained and saved) and
-    `segment` (a Segment Anything, which `tasks.sam` loads).
+    `segment` (a Segment Anything, which `tasks.sam` loads); or it is a backbone that no task taught, and gives its `stages`.
 
     Raises:
         ValueError: no such ability.
@@ -86,7 +86,7 @@ def _own(name: str) -> str:
 
 
 def load(name: str) -> Any:
-    """A detector by `name` or `name@fingerprint`, frozen; `mask-rcnn-small=judge.safetensors` is one with weights of one's own.
+    """A detector or backbone by `name` or `name@fingerprint`, frozen; `mask-rcnn-small=judge.safetensors` has weights of one's own.
 
     Raises:
         ValueError: unknown name, or its weights are not the ones the fingerprint says.
@@ -94,7 +94,7 @@ def load(name: str) -> Any:
         ImportError: a package that it needs is not installed.
     """
     name, _, wanted = name.partition("@")
-    if _own(name) not in names("detect"):
+    if _own(name) not in (*names("detect"), *names("stages")):
         raise ValueError(f"no detector is called {name!r}; there is {', '.join(names('detect'))}")
     path = MODELS[name].file()
     # Where the file is missing, its reader says what to do.
@@ -210,6 +210,7 @@ _CITYSCAPES, _FILE = "CityscapesPanopticDeepLab", "panoptic_deeplab_R_52_os16_mg
 _model(
     "panoptic-deeplab-d2", f"detectron2:{_CITYSCAPES}", "", "detect panoptic", _FILE
 )  # nobody has stated its SHA-256
+_model("contrastive-scenes", "contrastive:Backbone", "60da74f4", "stages")
 _model("nano-sam", "sam:load", "d7519e8d", "segment")
 _model("sam-vit-b", "sam:load", "ec2df627", "segment", "sam_vit_b_01ec64.pth")
 _model("sam-vit-l", "sam:load", "3adcc431", "segment", "sam_vit_l_0b3195.pth")
