@@ -31,13 +31,9 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from icm_helpers import notebooks
+from icm_helpers import editions, notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
-TO_RUN = """**To run this notebook** you need a clone of the book's repository. In it, `make env` makes the environment `.venv`,
-with `icm_helpers` in it, and `make lab` opens every chapter. A notebook that lies elsewhere runs with
-`.venv/bin/python -m icm_helpers.notebooks THIS.ipynb OUT.ipynb -p preset smoke`, or in any Jupyter whose kernel is that
-environment; its parameters are in the first cell of code, and may be changed there."""
 
 
 def digest(root: Path, files: Iterable[Path], *facts: str) -> str:
@@ -170,10 +166,8 @@ def with_outputs(text: NotebookNode, executed: NotebookNode) -> NotebookNode:
 
 def alone(text: NotebookNode) -> NotebookNode:
     """A chapter that can be downloaded: it says first, which pages do not show, how to run it."""
-    text.cells.insert(0, nbformat.v4.new_markdown_cell(TO_RUN, metadata={"tags": ["remove-cell"]}))
-    for k, cell in enumerate(text.cells):
-        cell["id"] = f"cell-{k}"  # else a new one at each reading, and the pages would never be up to date
-    return text
+    text.cells = [*editions.preparing(editions.address(ROOT)), *text.cells]
+    return editions.numbered(text)  # else new ids at each reading, and the pages would never be up to date
 
 
 def write_notebooks(root: Path) -> Path:
@@ -222,6 +216,8 @@ def render(root: Path, source: Path) -> Path:
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source), "--config", str(config)]
     if subprocess.run([*command, "--path-output", str(root), "-W", "-n", "--keep-going"], cwd=root).returncode:
         raise RuntimeError("the pages have warnings (listed above), which count as errors")
+    for page in (build / "html" / "_sources").rglob("*.ipynb"):  # what a page offers to download has no solutions
+        nbformat.write(editions.student(nbformat.read(page, as_version=4)), page)
     stamp.write_text(key)
     return index
 
