@@ -1,4 +1,4 @@
-"""How long judging a data set takes, against a loop that codes, decodes and detects one picture at a time and scores with pycocotools."""
+"""How long judging a data set takes, against a loop that codes, decodes and detects one picture at a time, and pycocotools."""
 
 from __future__ import annotations
 
