@@ -166,6 +166,7 @@ _network("mean-scale-small", _MODELS + "MeanScaleHyperprior", options={"N": 32, 
 _ROI = {"roi": True, "extends": "mean-scale-small", "shipped": "start-coco-mini"}
 _network("mean-scale-roi", "icm_helpers.codecs.regional:RegionalHyperprior", options={"N": 32, "M": 48}, **_ROI)
 _network("tcm", _TCM, arguments=lambda state: resolve_name("icm_helpers.codecs.tcm:arguments")(state))
+_network("elic-small", "icm_helpers.codecs.elic:ELIC")
 _network("tcm-tiny", _TCM, options={"N": 32, "M": 64, "num_slices": 4, "width": 32})
 for _name, _class, _sizes in (
     ("bmshj2018-factorized", "FactorizedPrior", _FROM_6),

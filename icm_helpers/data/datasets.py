@@ -147,6 +147,17 @@ def _coco(
     return _opened(images, annotations, f"_{split}2017", annotations / f"panoptic_{split}2017", limit)
 
 
+def _photos(split: str, *, size: int, limit: int | None, root: Path | None) -> CocoDataset:
+    return _room("photos").opened(root or real_data(), split, limit)
+
+
+def _photos_and_scenes(split: str, *, size: int, limit: int | None, root: Path | None) -> Any:
+    """All photos, and half as many scenes; `limit` is of both together."""
+    photos = _photos(split, size=size, limit=limit and -(-limit * 2 // 3), root=root)
+    drawn = max(1, limit - len(photos) if limit else len(photos) // 2)
+    return _room("photos").Mixture([photos, _scenes(split, size=size, limit=drawn, root=None)])
+
+
 def _visdrone(split: str, *, size: int, limit: int | None, root: Path | None) -> CocoDataset:
     folder = (root or home("visdrone")) / f"VisDrone2019-DET-{split}"
     return _converted("visdrone", split, folder / "images", folder / "annotations", "*.txt", (folder,), limit)
@@ -201,6 +212,13 @@ _OWN = {"drawn": _drawn, "detector": "mask-rcnn-small", "segmenter": "nano-sam"}
 for _data_set in (
     DataSet("scenes", _scenes, "landscapes that are drawn here, with exact masks, of any size and number", **_OWN),
     DataSet("coco-mini", partial(_coco, *_MINI), "180 + 127 pictures of COCO, in the folder that ICM_REAL_DATA names"),
+    DataSet("photos", _photos, "343 + 716 photographs of COCO, in the folder that ICM_REAL_DATA names"),
+    DataSet(
+        "photos-and-scenes",
+        _photos_and_scenes,
+        "these and half as many scenes, to train on without categories",
+        drawn=_drawn,
+    ),
     DataSet(
         "coco2017",
         partial(_coco, "coco2017", partial(home, "coco2017"), _WHOLE),
