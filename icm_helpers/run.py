@@ -320,7 +320,9 @@ def measured(recipe: Recipe, model: Any, **options: Any) -> tuple[dict[str, Any]
 
 @cache
 def clean(pictures: Pictures, judge: str, place: torch.device) -> list[dict[str, Any]]:
-    """What a detector finds in uncompressed pictures."""
+    """What a detector finds in uncompressed pictures; nothing where it does not detect."""
+    if "detect" not in models.MODELS[judge.partition("@")[0]].can:
+        return []
     dataset = datasets.load(pictures.data, "val", size=pictures.size, limit=pictures.images)
     return evaluate.clean_detections(dataset, models.load(judge).to(place))
 
