@@ -334,6 +334,7 @@ def test_where_outlines_are_missing_no_measure_of_masks_is_taken(scenes, monkeyp
     assert result["bpp"] == boxes["bpp"] != result["bpp_outlined"] and result["psnr"] == pytest.approx(boxes["psnr"])
     assert "box_ap_small" not in result and result["box_ap"] == boxes["box_ap"]
     monkeypatch.setattr(scenes, "ids", shown)
+    monkeypatch.setattr(scenes, "_objects", {i: scenes._objects[i] for i in shown})
     alone, _ = run(Jpeg(30), scenes, judge)
     for name in ("psnr_inside", "psnr_outside", "object_share", "mask_ap"):
         assert result[name] == alone[name]

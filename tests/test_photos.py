@@ -1,12 +1,22 @@
 """Photographs: three folders as one data set, and judges whose accuracy there is the known one."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+import torch
 
-from icm_helpers import evaluate, semantic
+from icm_helpers import evaluate, kodak, run, semantic
+from icm_helpers.chapters import object_region_mse as base
+from icm_helpers.chapters import objectness_distillation as distill
+from icm_helpers.chapters import sa_icm
+from icm_helpers.codecs.elic import ELIC
 from icm_helpers.data import DataError, datasets
 from icm_helpers.data.coco import CocoDataset
+from icm_helpers.ledger.recipe import Accuracy, Recipe
+from icm_helpers.ledger.results import Record
+from icm_helpers.ledger.study import Study
+from icm_helpers.objectives import DistillObjectness, ObjectRegion, TrueEdges
 from icm_helpers.tasks import models
 
 
@@ -54,3 +64,60 @@ def test_the_mean_iou_of_deeplab_on_coco_more_is_the_known_one(real_data):
     photos = CocoDataset(folder / "val2017", folder / "annotations" / "instances_val2017.json")
     tallies = [semantic.tally(semantic.truth(s, judge.classes), judge.semantic([s.image])[0], 21) for s in photos]
     assert semantic.mean_iou(tallies)[0] == pytest.approx(0.39, abs=0.005)
+
+
+def few(study: Study, loss: type) -> Recipe:
+    """A run of a study on photographs, from random weights, in a few steps on a few photos."""
+    training = replace(study.training, start="none", steps=2, batch=1, patch=64, precision="32-true", train_images=3)
+    (recipe,) = (r for r in study.recipes() if type(r.loss) is loss and r.setting == 0.01 and r.kind == "trained")
+    codec, measured = replace(recipe.codec, training=training, scale=1.0), Accuracy(recipe.measured.detectors)
+    return replace(recipe, pictures=replace(recipe.pictures, images=4), codec=codec, measured=measured)
+
+
+def test_a_pending_run_on_photographs_is_trained_coded_and_judged_by_all(real_data, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    monkeypatch.setenv("ICM_REAL_DATA", str(real_data))
+    result = run.measure(few(base.PHOTOS, ObjectRegion), ledger=False, device="cpu", progress=False).result
+    named = {"yolov5n", "yolox-nano", "nanodet-m", "fastestdet"}
+    assert set(result["box_ap"]) == named and set(result["miou"]) == {"deeplab-v3-voc"}
+    assert 0 < result["psnr_inside"] < 60
+
+
+def test_edges_of_outlines_and_distillation_by_yolov5n_train_on_photographs(real_data, monkeypatch):
+    monkeypatch.setenv("ICM_REAL_DATA", str(real_data))
+    for recipe in (few(sa_icm.SA_PHOTOS, TrueEdges), few(distill.DISTILL_PHOTOS, DistillObjectness)):
+        assert isinstance(run.trained_codec(recipe, keep=False, device="cpu", progress=False), ELIC)
+
+
+def test_edges_are_of_outlines_or_maps_as_a_loss_says(real_data):
+    photos = datasets.load("photos", "train", root=real_data)
+    mapped, bare = (next(i for i in photos.ids if ("map" in photos.lacks(i)) == lacking) for lacking in (False, True))
+    sample = {i: photos[photos.ids.index(i)] for i in (mapped, bare)}
+    drawn = {of: TrueEdges(of=of).region(photos, base.PHOTOS.pictures) for of in ("outlines", "maps, else outlines")}
+    outlines, either = drawn.values()
+    assert torch.equal(outlines(sample[bare]), either(sample[bare]))
+    assert (outlines(sample[mapped]) != either(sample[mapped])).any() and outlines(sample[mapped]).any()
+    with pytest.raises(ValueError, match="not of 'boxes'"):
+        TrueEdges(of="boxes")
+
+
+def test_kodak_compares_the_codec_with_hevc_and_with_the_small_one(real_data, monkeypatch):
+    monkeypatch.setattr(datasets, "fetched_or_real", lambda *_: real_data / "kodak")
+    pictures = datasets.load("kodak", "val", limit=2)
+    assert [s.image.shape for s in pictures] == [(3, 512, 768), (3, 768, 512)] and "no object" in pictures.emptiness
+
+    def records(study, factor):
+        """Curves that rise by 3 dB where the rate doubles, from what `factor` says of their method."""
+        found, ranks = [], Counter()
+        for recipe in sorted(study.recipes(), key=lambda r: r.setting if r.loss else -r.setting):
+            bpp, psnr = factor[recipe.method] * 2 ** ranks[recipe.method], 25.0 + 3 * ranks[recipe.method]
+            ranks[recipe.method] += 1
+            found.append(Record(recipe, {"bpp": bpp, "psnr": psnr}, {"bpp": [bpp] * 3, "psnr": [psnr] * 3}, {}))
+        return found
+
+    own, small = (
+        records(base.KODAK, {"mse": 0.1, "hevc": 0.2, "vvc": 0.1, "png": 9}),
+        records(base.KODAK_SMALL, {"mse": 0.4}),
+    )
+    told = {name: found.value for name, found in kodak.bd_rates(own, small).items()}
+    assert told == pytest.approx({"hevc": -50, "vvc": 0, "mean-scale-small": -75}, abs=1e-6)

@@ -158,6 +158,12 @@ def _photos_and_scenes(split: str, *, size: int, limit: int | None, root: Path |
     return _room("photos").Mixture([photos, _scenes(split, size=size, limit=drawn, root=None)])
 
 
+def _kodak(split: str, *, size: int, limit: int | None, root: Path | None) -> CocoDataset:
+    """Both splits are the same pictures: there is nothing to learn from them, nor an object annotated."""
+    folder = root or fetched_or_real(home("kodak"), "kodak")
+    return _room("photos").bare(folder, "kodim*.png", limit)
+
+
 def _visdrone(split: str, *, size: int, limit: int | None, root: Path | None) -> CocoDataset:
     folder = (root or home("visdrone")) / f"VisDrone2019-DET-{split}"
     return _converted("visdrone", split, folder / "images", folder / "annotations", "*.txt", (folder,), limit)
@@ -219,6 +225,7 @@ for _data_set in (
         "these and half as many scenes, to train on without categories",
         drawn=_drawn,
     ),
+    DataSet("kodak", _kodak, "the lossless photographs of Kodak that are there, without annotations"),
     DataSet(
         "coco2017",
         partial(_coco, "coco2017", partial(home, "coco2017"), _WHOLE),

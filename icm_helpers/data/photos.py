@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch.utils.data import Dataset
 
 from icm_helpers import files
@@ -50,6 +51,24 @@ def joined(root: Path, split: str) -> dict[str, list[dict[str, Any]]]:
         annotations = [item for item in annotations if item["image_id"] not in better] + official["annotations"]
     numbered = [{**item, "id": n} for n, item in enumerate(annotations, start=1)]
     return {"images": images, "annotations": numbered, "categories": categories}
+
+
+def bare(folder: Path, pattern: str, limit: int | None = None) -> CocoDataset:
+    """The pictures of a folder, with no object annotated; a DataError where there are none."""
+    paths = sorted(folder.glob(pattern))
+    if not paths:
+        raise DataError(f"no pictures {pattern} in {folder}: fetch them, or correct the path")
+
+    def listed() -> dict[str, Any]:
+        sizes = [Image.open(path).size for path in paths]
+        images = [
+            {"id": n, "file_name": path.name, "width": width, "height": height}
+            for n, (path, (width, height)) in enumerate(zip(paths, sizes, strict=True), start=1)
+        ]
+        return {"instances": {"images": images, "annotations": [], "categories": []}}
+
+    made = formats.converted(f"bare-{folder.name}", paths, listed, files.CACHE)
+    return CocoDataset(folder, made / "instances.json", limit=limit)
 
 
 def _read(path: Path) -> dict[str, Any]:
