@@ -2,9 +2,9 @@
 
     python -m icm_helpers.edges     # measures, in about five minutes of one core, and writes data/edges.json
 
-Two kinds of truth: on BSDS500 several people drew the regions of a whole scene; on COCO people drew maps of things and stuff. What is
-compared, drawn by the same Canny from a map of segments wherever there is one, is taken as met where an edge of the truth lies at
-most `TOLERANCE` pixels away, without a matching one by one.
+Two kinds of truth: on BSDS500 several people drew the regions of a whole scene; on COCO people drew maps of things and stuff. Edges
+of a map are drawn by the same Canny, whoever made it. A pixel is met where an edge of the others lies at most `TOLERANCE` pixels
+away, without a matching one by one.
 """
 
 from __future__ import annotations

@@ -136,6 +136,18 @@ def test_only_pending_studies_wait_for_weights():
     assert {preset for _, preset, study in ALL if study.training.start in WAITING} <= {"pending"}
 
 
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.name)
+def test_a_claim_that_awaits_its_runs_compares_what_pending_studies_make_and_judge(chapter):
+    ids = [claim.id for claim in chapter.claims + chapter.awaiting]
+    pending = [s.recipes() for s in chapter.presets.get("pending", ()) if s.role == "main"]
+    assert len({*ids}) == len(ids)
+    for claim in chapter.awaiting:
+        tested = [r for r in pending if {claim.anchor, claim.method} <= {recipe.method for recipe in r}]
+        judges = {judge for r in tested for recipe in r for judge in recipe.measured.detectors}
+        named = any(judge.startswith("deeplab") for judge in judges)
+        assert tested and "before any run" in claim.stated and ("miou" not in claim.metrics or named)
+
+
 def test_networks_of_videos_have_the_channels_that_studies_say():
     for *_, study in EVERY:
         if isinstance(study, VideoStudy):
