@@ -9,10 +9,10 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 import pytest
 
 from icm_helpers import chapters, objectives
-from icm_helpers.chapters.object_region_mse import UNTRAINED
 from icm_helpers.files import ROOT
 from icm_helpers.ledger import results
 from icm_helpers.ledger.recipe import (
+    UNTRAINED,
     Accuracy,
     BitAllocation,
     Classical,

@@ -7,10 +7,10 @@ import pytest
 from compressai.zoo.image import model_urls
 
 from icm_helpers import chapters, files, run
-from icm_helpers.chapters.object_region_mse import SCENES, UNTRAINED
+from icm_helpers.chapters.object_region_mse import SCENES
 from icm_helpers.chapters.objectness_distillation import ABLATIONS, DISTILL_HIGH_LR, DISTILL_SCENES
 from icm_helpers.codecs import nerv
-from icm_helpers.ledger.recipe import Recipe, flat
+from icm_helpers.ledger.recipe import UNTRAINED, Recipe, flat
 from icm_helpers.ledger.study import Study, VideoStudy
 from icm_helpers.objectives import MSE, Distill
 from icm_helpers.tasks import models

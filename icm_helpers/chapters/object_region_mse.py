@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from icm_helpers.ledger.chapter import Change, Chapter, Claim, Short
-from icm_helpers.ledger.recipe import Accuracy, Pictures, Recipe, Training
+from icm_helpers.ledger.recipe import UNTRAINED, Accuracy, Pictures, Recipe, Training
 from icm_helpers.ledger.study import Microscope, Study, runs_of
 from icm_helpers.objectives import MSE, ObjectRegion, Task
 from icm_helpers.tasks.models import fingerprinted
 
 NAME = "object_region_mse"
-UNTRAINED = "untrained"
-"""Stands for the fingerprint of weights that a pending study waits for."""
 
 
 def judges(*models: str, finetuned: str = "none", steps: int = 0) -> Accuracy:
