@@ -67,7 +67,8 @@ def of_people(folder: Path, every: int, segment: Any) -> Iterator[dict[str, Coun
 
 
 def of_maps(root: Path, count: int, segment: Any) -> Iterator[dict[str, Counts]]:
-    """The first so many evaluation photographs of COCO-mini that have maps: what edges meet of those of things and stuff."""
+    """The first so many evaluation photographs of COCO-mini that have maps of things and stuff: what edges meet of theirs. Of these
+    50 photographs, 48 have outlines that were cut from the maps."""
     photos = datasets.load("coco-mini", "val", root=root / "coco_mini")
     mapped = [i for i, name in enumerate(photos.ids) if not photos.lacks(name)][:count]
     truth, outlines = (TrueEdges(of=of).region(photos, None) for of in ("maps", "outlines"))

@@ -69,7 +69,7 @@ def average_precision(
     truth: dict[str, Any],
     results: list[dict[str, Any]],
     iou_type: str = "bbox",
-    samples: np.ndarray | None = None,
+    samples: Sequence[np.ndarray] | np.ndarray | None = None,
     iou: float | None = None,
 ) -> tuple[dict[str, float], list[float]]:
     """COCO average precision of COCO results, which may be empty, and its bootstrap replicates.

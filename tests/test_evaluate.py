@@ -326,7 +326,6 @@ def test_where_outlines_are_missing_no_measure_of_masks_is_taken(scenes, monkeyp
     bare = {i: [{**item, "segmentation": None} for item in objects] for i, objects in scenes._objects.items()}
     first, *others = scenes.ids
     judge, shown = Oracle(scenes), [others[0], others[2]]
-    judge.classes = {1: 1}
     boxes, _ = run(Jpeg(30), scenes, judge)
     monkeypatch.setattr(scenes, "_objects", {i: scenes._objects[i] if i in shown else bare[i] for i in scenes.ids})
     result, bootstrap = run(Jpeg(30), scenes, judge)
