@@ -26,7 +26,7 @@ def prose(text: str) -> list[str]:
     lines, skipped = [], ""  # skipped: the fence of a block that is not prose
     for line in re.sub(r"(?s)\$\$.*?\$\$", "", text).split("\n"):
         fence = re.match(r"(`{3,})(?:\{([\w-]+)\})?", line)
-        if fence and (skipped or fence[2] in (None, "figure", "bibliography", "autofunction", "autoclass")):
+        if fence and (skipped or fence[2] in (None, "code-cell", "figure", "bibliography", "autofunction", "autoclass")):
             closes = not fence[2] and fence[1] == skipped
             skipped = "" if closes else skipped or (fence[1] if line != fence[1] or fence[2] else "")
             lines.append("")
