@@ -26,7 +26,9 @@ def prose(text: str) -> list[str]:
     lines, skipped = [], ""  # skipped: the fence of a block that is not prose
     for line in re.sub(r"(?s)\$\$.*?\$\$", "", text).split("\n"):
         fence = re.match(r"(`{3,})(?:\{([\w-]+)\})?", line)
-        if fence and (skipped or fence[2] in (None, "code-cell", "figure", "bibliography", "autofunction", "autoclass")):
+        if fence and (
+            skipped or fence[2] in (None, "code-cell", "figure", "bibliography", "autofunction", "autoclass")
+        ):
             closes = not fence[2] and fence[1] == skipped
             skipped = "" if closes else skipped or (fence[1] if line != fence[1] or fence[2] else "")
             lines.append("")
@@ -44,7 +46,7 @@ def prose(text: str) -> list[str]:
 def sentences(text: str) -> list[int]:
     """How many words each sentence of a text has."""
     parts = [s for p in prose(text) for s in re.split(r"(?<=[.?!:;])[*)”\"]*\s+(?=[^a-z])", p)]
-    counts = [len(re.findall(r"[\w'’λαβ%-]*\w[\w'’-]*", part)) for part in parts]
+    counts = [len(re.findall(r"[\w'\u2019λαβ%-]*\w[\w'\u2019-]*", part)) for part in parts]
     return [n for n in counts if n > 2]
 
 
