@@ -46,7 +46,7 @@ def prose(text: str) -> list[str]:
 def sentences(text: str) -> list[int]:
     """How many words each sentence of a text has."""
     parts = [s for p in prose(text) for s in re.split(r"(?<=[.?!:;])[*)”\"]*\s+(?=[^a-z])", p)]
-    counts = [len(re.findall(r"[\w'\u2019λαβ%-]*\w[\w'\u2019-]*", part)) for part in parts]
+    counts = [len(re.findall(r"[\w'\u2019\u03b1-\u03c9%-]*\w[\w'\u2019-]*", part)) for part in parts]
     return [n for n in counts if n > 2]
 
 
