@@ -77,7 +77,7 @@ PHOTO_STANDARDS = replace(
     COCO_MINI, chapter=NAME, losses=(), lmbdas=(), microscope=None, roi=PHOTO_FINDER, anchors=FEATURES.anchors,
     measured=replace(COCO_MINI.measured, divided=PHOTO_FINDER))
 PHOTOS = replace(
-    PHOTO_STANDARDS, anchors=(), beside=(*measured(PHOTO_STANDARDS, "hevc-roi", "avif-lowpass"), *beside(COCO_MINI)))
+    PHOTO_STANDARDS, anchors=(), beside=(*measured(PHOTO_STANDARDS, "hevc-roi"), *beside(COCO_MINI)))
 
 # The papers' data. Li et al. train Swin transformers, Feng et al. a ResNet-50 without labels: see the gaps.
 PAPER = replace(
