@@ -11,7 +11,9 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -54,9 +56,9 @@ contrastive, train, torch, tyro = later(".tasks.contrastive", ".train", "torch",
 
 @dataclass(frozen=True, kw_only=True)
 class Detector(Pupil):
-    """Train a small detector on a data set, and state its AP."""
+    """Train a detector on a data set, and state its AP."""
 
-    model: one_of(models.names("train")) = "mask-rcnn-small"  # which detector
+    model: one_of(models.names("train")) = "mask-rcnn-small"  # which detector; published weights are where it begins
 
     def __call__(self) -> None:
         told, dataset = self.told(), datasets.load(self.data, "train", size=self.size, limit=self.images)
@@ -86,13 +88,16 @@ class Finetune(Pupil, Coding):
         codec, base = self.coder(), models.load(self.detector)
         dataset = datasets.load(self.data, "train", size=self.size, limit=self.images)
         plan = replace(training.FINETUNE, steps=self.steps, batch=self.batch, lr=self.lr)
-        model = training.finetune(base, codec, dataset, plan, describe=self.out.stem, **told)
+        # Other pictures, or those of another codec, belong into another folder.
+        lessons, coded = (told["folder"] / f"{zlib.crc32(told['identity'].encode()):08x}-{k}" for k in ("train", "val"))
+        model = training.finetune(base, codec, dataset, lessons, plan, describe=self.out.stem, **told)
         if not train.rank():
             model.cpu().save(self.out)
-            own = self.written(type(base).from_weights)
-            coded = training.Decoded(held_out, codec)
+            own, decoded = self.written(type(base).from_weights), training.Decoded(held_out, codec, coded, shared=False)
             for name, judge in ((self.detector, base), (self.out.stem, own)):
-                print(training.stated(judge, held_out, name, coded))
+                print(training.stated(judge, held_out, name, decoded))
+            for folder in (lessons, coded):
+                shutil.rmtree(folder)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -204,8 +204,8 @@ def scenes(tmp_path):
     return datasets.load("scenes", "train", size=64, limit=3, root=tmp_path)
 
 
-def test_pictures_mirror_the_category_of_every_pixel_with_the_masks(scenes):
-    for dataset in (scenes, training.Decoded(scenes, Png(), progress=False)):
+def test_pictures_mirror_the_category_of_every_pixel_with_the_masks(scenes, tmp_path):
+    for dataset in (scenes, training.Decoded(scenes, Png(), tmp_path / "decoded", progress=False)):
         for _, truth in (training.Pictures(dataset, seed=0, length=9, semantic=True)[i] for i in range(9)):
             for mask, label in zip(truth["masks"].bool(), truth["labels"], strict=True):
                 assert (truth["semantic"][mask] == label).all()

@@ -129,9 +129,9 @@ class Part:
         return self.study.settings()["detectors"]
 
     @property
-    def finetuned(self) -> str:
-        """The detector that is also judged after training on what each codec decodes, or none."""
-        return self.study.settings().get("finetuned", "none")
+    def finetuned(self) -> tuple[str, ...]:
+        """The detectors that also judge after training on what each codec decodes."""
+        return self.study.settings().get("finetuned", ())
 
     @property
     def role(self) -> str:
