@@ -47,7 +47,8 @@ from icm_helpers.options import (
 )
 from icm_helpers.tasks import models
 
-coding, complexity, cost, judged, masks, run = later(".coding", ".complexity", ".cost", ".judged", ".masks", ".run")
+coding, complexity, cost, judged, known = later(".coding", ".complexity", ".cost", ".judged", ".known")
+masks, run = later(".masks", ".run")
 downloads, grid, sam, training = later(".data.downloads", ".ledger.grid", ".tasks.sam", ".tasks.training")
 contrastive, train, torch, tyro = later(".tasks.contrastive", ".train", "torch", "tyro")
 
@@ -378,6 +379,20 @@ class Compare:
         judged.compare(self.files, self.out)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Known(Command):
+    """Judge the SA-ICM authors' published weights on COCO 2017, and print the result beside their own table."""
+
+    weights: tuple[Path, ...]  # their files of LIC-TCM, such as sa-icm_0.05.pth.tar
+    lmbda: tuple[float, ...]  # what each was trained with
+    detector: Path  # their YOLOv5m, .pt
+    images: int = 5000  # only the first so many, which are not comparable
+
+    def __call__(self) -> None:
+        for line in known.answers(self.weights, self.lmbda, self.detector, self.images, self.device):
+            print(line, flush=True)
+
+
 # --- what is on disk -----------------------------------------------------------------------------------------------------
 
 
@@ -472,7 +487,7 @@ class Complexity:
 COMMANDS: dict[str, Any] = {
     **{
         c.__name__.lower(): c
-        for c in (Detector, Finetune, Contrastive, Sam, Codec, Video, Judge, Compare, Grid, Cost, Code)
+        for c in (Detector, Finetune, Contrastive, Sam, Codec, Video, Judge, Compare, Known, Grid, Cost, Code)
     },
     "datasets": {"list": List, "fetch": Fetch, "check": Check},
     "masks": {"make": Make, "info": Info},
