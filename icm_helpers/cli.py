@@ -48,7 +48,7 @@ from icm_helpers.options import (
 from icm_helpers.tasks import models
 
 coding, complexity, cost, judged, known = later(".coding", ".complexity", ".cost", ".judged", ".known")
-masks, run = later(".masks", ".run")
+masks, preflight, run = later(".masks", ".preflight", ".run")
 downloads, grid, sam, training = later(".data.downloads", ".ledger.grid", ".tasks.sam", ".tasks.training")
 contrastive, train, torch, tyro = later(".tasks.contrastive", ".train", "torch", "tyro")
 
@@ -232,6 +232,8 @@ class Grid(Command):
         todo = [recipe for recipe in wanted[k - 1 :: n] if recipe in missing and not job.finished(recipe)]
         if not todo:
             return
+        if self.preset == "paper":
+            preflight.check(todo, self.device)
         jobs = self.jobs or (len(todo) if self.launcher == "slurm" else 1)
         if self.launcher == "slurm":
             launcher = grid.Cluster(self.slurm_partition, self.slurm_timeout_min, self.gpus_per_job)

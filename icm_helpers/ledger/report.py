@@ -31,7 +31,7 @@ from IPython.display import Markdown
 from matplotlib.figure import Figure
 from torch import nn
 
-from icm_helpers import bd, chapters, evaluate, plots, run, train
+from icm_helpers import bd, chapters, evaluate, plots, preflight, run, train
 from icm_helpers.bd import Curve
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
@@ -176,6 +176,7 @@ def open(name: str, preset: str = "book", *, rerun: bool = False, device: str = 
     Raises:
         LedgerError: a record is missing and `rerun` is off.
         ValueError: no such chapter or preset.
+        PreflightError: in preset `paper`, something that missing records need is not here.
     """
     plots.use_style()
     pd.set_option("display.max_colwidth", None)  # whole recipes and sources, not their beginnings
@@ -184,6 +185,8 @@ def open(name: str, preset: str = "book", *, rerun: bool = False, device: str = 
     if rerun or preset == "paper":
         print(f"what measuring these runs costs here: icm cost {name} --preset {preset}")
         print(*(f"not in this preset: {gap}" for gap in chapter.gaps), sep="\n")
+    if rerun and preset == "paper":
+        preflight.check([r for study in studies for r in study.recipes() if not r.path.exists()], device)
     return Chapter(chapter, [Part(s, run.records(s, rerun=rerun, device=device)) for s in studies], device)
 
 
