@@ -190,6 +190,14 @@ def open(name: str, preset: str = "book", *, rerun: bool = False, device: str = 
     return Chapter(chapter, [Part(s, run.records(s, rerun=rerun, device=device)) for s in studies], device)
 
 
+def ran_at_paper_scale(name: str) -> str:
+    """How many runs of a chapter's preset `paper` the ledger has, and from which devices."""
+    runs = [recipe for study in chapters.named(name).studies("paper") for recipe in study.recipes()]
+    found = [results.read(recipe) for recipe in runs if recipe.path.exists()]
+    devices = ", ".join(sorted({record.provenance["device"] for record in found}))
+    return f"{len(found)} of its {len(runs)} runs are in the ledger, measured on {devices}" if found else "never run"
+
+
 @dataclass(frozen=True)
 class Chapter:
     """A chapter that was opened: its parts, and what it says of all of them together."""
@@ -307,13 +315,7 @@ class Chapter:
 
     def at_paper_scale(self) -> Markdown:
         """Whether preset `paper` was ever run, and on what: a sentence from the ledger."""
-        paper = chapters.named(self.study.chapter).studies("paper")
-        runs = [recipe for study in paper for recipe in study.recipes()]
-        found = [results.read(recipe) for recipe in runs if recipe.path.exists()]
-        devices = ", ".join(sorted({record.provenance["device"] for record in found}))
-        told = (
-            f"{len(found)} of its {len(runs)} runs are in the ledger, measured on {devices}" if found else "never run"
-        )
+        told = ran_at_paper_scale(self.study.chapter)
         where = "{doc}`../reference/paper_scale` says how it is rehearsed, and what it lacks of the paper"
         return Markdown(f"Preset `paper`: *{told}*. {where}.")
 
