@@ -358,12 +358,12 @@ def _finetuned(recipe: Recipe, full: str, codec: Any, lessons: CocoDataset, deco
     who, plan, folder = recipe.measured, recipe.codec.training, RUNS / recipe.codec_id
     base, name = models.load(full), full.replace("@", "-")  # other weights make another detector
     name += "" if plan.train_data == "same" else f"-{recipe.pictures.data}"  # and so do other pictures
-    usual, schedule = Accuracy(()), replace(training.FINETUNE, steps=who.finetune_steps)
-    asked = {key: getattr(who, f"finetune_{key}") for key in ("batch", "lr", "images")}
+    usual, asked = Accuracy(()), {key: getattr(who, f"finetune_{key}") for key in ("batch", "lr", "images")}
     unlike = [f"-{key}{value:g}" for key, value in asked.items() if value != getattr(usual, f"finetune_{key}")]
     path = folder / f"{name}-{who.finetune_steps}{''.join(unlike)}.safetensors"
     if not path.exists():
-        schedule = replace(schedule, batch=who.finetune_batch, lr=who.finetune_lr)
+        how_long = {"steps": who.finetune_steps, "batch": who.finetune_batch, "lr": who.finetune_lr}
+        schedule = replace(training.FINETUNE, **how_long)
         told = {"folder": folder / path.stem if how.keep else None, "seed": recipe.seed, "precision": plan.precision}
         told |= {"describe": f"{name} on {recipe.codec_id}", "identity": f"{full} on {recipe.codec_id}"}
         told |= {"workers": how.workers, "device": how.device, "progress": how.progress}

@@ -67,8 +67,8 @@ class COCORCNN(Detector, RCNNTeacher):
             ValueError: it is damaged, or holds another network.
         """
         state = weights.published(path)
-        masks, categories = any(".mask_" in name for name in state), weights.categories(path) or CATEGORIES
         with weights.fitting(path, _WHAT):
+            masks, categories = any(".mask_" in name for name in state), weights.categories(path) or CATEGORIES
             with torch.device("meta"):  # shapes only; the file's tensors take their places
                 model = cls(masks, min_size, max_size, categories)
             model.model.load_state_dict(state, assign=True)

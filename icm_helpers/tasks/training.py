@@ -21,7 +21,6 @@ from icm_helpers.tasks import models
 
 FINETUNE = train.Schedule(steps=200, batch=16, lr=3e-4, warmup=20, milestones=(0.6, 0.85), clip=5.0)
 """How a detector is trained on decoded pictures; a recipe says for how many steps."""
-FINETUNE_IMAGES = 400
 PNG = 1.5
 """Bytes that a pixel of a decoded picture takes as :class:`Decoded` keeps it: 1.49 in twelve of COCO's, coded at 0.5 bpp."""
 
