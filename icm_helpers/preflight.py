@@ -88,9 +88,11 @@ def _tuned(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _networks(recipes: Iterable[Recipe]) -> list[str]:
-    """Every recognition model that judges, is fine-tuned, teaches or draws masks."""
+    """Every recognition model that judges, is fine-tuned, teaches, draws masks or says where to look."""
     names = [name for r in recipes for name in (*r.measured.detectors, *_tuned(r))]
-    names += [getattr(r.loss, role) for r in recipes for role in ("teacher", "segmenter") if hasattr(r.loss, role)]
+    roles = [(r.loss, role) for r in recipes for role in ("teacher", "segmenter")]
+    roles += [(r.codec, "roi") for r in recipes] + [(r.measured, "divided") for r in recipes]
+    names += [getattr(part, role) for part, role in roles if getattr(part, role, "none") not in ("none", "truth")]
     return list(dict.fromkeys(names))
 
 

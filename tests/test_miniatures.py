@@ -62,7 +62,7 @@ def test_what_the_manifest_says_is_unpacked_is_what_the_readers_read(written):
 def test_every_weight_file_that_a_model_reads_is_listed_or_made_or_shipped():
     listed = {file.name for asset in downloads.assets().values() for file in asset.files}
     for name, model in models.MODELS.items():
-        if model.adapter.startswith("icm_helpers.") and name != "yolox-nano":  # which no program may fetch
+        if str(model.adapter).startswith("icm_helpers.") and name != "yolox-nano":  # which no program may fetch
             path = model.file()
             assert path.name in listed or model.made or path.is_file(), f"nothing says where {name}'s {path} comes from"
 

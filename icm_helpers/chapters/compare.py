@@ -77,7 +77,8 @@ PHOTOS = replace(
 # The papers' data. Li et al. train Swin transformers, Feng et al. a ResNet-50 without labels: see the gaps.
 PAPER = replace(
     object_region_mse.PAPER, chapter=NAME, codec="mean-scale-roi", losses=((Regional(0.1), 1.0), (Regional(0.01), 1.0)),
-    ladders=(), anchors=(*HEVC_ROI[::-1], *LOW_PASSED), roi=fingerprinted(object_region_mse.YOLO))
+    ladders=(), anchors=(*HEVC_ROI[::-1], *LOW_PASSED), roi=fingerprinted(object_region_mse.YOLO),
+    measured=judges(object_region_mse.YOLO, "mask-rcnn-r50"))
 GAPS = (
     "Li et al.'s codec of Swin transformers is not here: a small convolutional one stands for it",
     "no backbone of preset `paper` is trained without labels, so that omnipotent features are measured on scenes alone",
