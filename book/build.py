@@ -34,6 +34,12 @@ from nbformat import NotebookNode
 from icm_helpers import editions, notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
+LAUNCH = """
+launch_buttons:
+  notebook_interface: jupyterlab
+  colab_url: https://colab.research.google.com
+  binderhub_url: https://mybinder.org
+"""
 
 
 def digest(root: Path, files: Iterable[Path], *facts: str) -> str:
@@ -197,6 +203,15 @@ def assemble(root: Path) -> Path:
     return source
 
 
+def with_buttons(config: Path, folder: Path) -> Path:
+    """The configuration with buttons that open pages elsewhere, written to a folder; without an address, the one that is there."""
+    if not editions.address(config.parent):
+        return config  # the theme fails on buttons without an address
+    path = folder / config.name
+    path.write_text(config.read_text() + LAUNCH)
+    return path
+
+
 def render(root: Path, source: Path) -> Path:
     """Run Jupyter Book with warnings as errors, unless the pages of just this source exist; returns the first page.
 
@@ -213,7 +228,8 @@ def render(root: Path, source: Path) -> Path:
     # From nothing, because Sphinx warns only of the pages that it reads again, and keeps pages that are gone.
     for name in ("html", ".doctrees"):
         shutil.rmtree(build / name, ignore_errors=True)
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source), "--config", str(config)]
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source), "--config"]
+    command.append(str(with_buttons(config, build)))
     if subprocess.run([*command, "--path-output", str(root), "-W", "-n", "--keep-going"], cwd=root).returncode:
         raise RuntimeError("the pages have warnings (listed above), which count as errors")
     for page in (build / "html" / "_sources").rglob("*.ipynb"):  # what a page offers to download has no solutions

@@ -30,6 +30,10 @@ class Curve:
     clips: Mapping[str, Curve] = field(default_factory=dict)
 
 
+OF_OUTLINES = frozenset({"mask_ap", "psnr_inside", "psnr_outside", "miou"})
+"""Metrics that pictures without outlines do not have: their rate is that of the others, where some have none."""
+
+
 def curve(records: Sequence[Any], metric: str, detector: str | None = None, name: str = "") -> Curve:
     """A method's curve from its records: one point a setting (lambda, quality, ...), trainings averaged, in each replicate too.
 
@@ -54,7 +58,7 @@ def curve(records: Sequence[Any], metric: str, detector: str | None = None, name
 
 def _points(records: Sequence[Any], metric: str, detector: str | None) -> list[np.ndarray]:
     def pick(part: dict[str, Any], key: str) -> Any:
-        by_detector = detector is not None and key != "bpp"
+        by_detector = detector is not None and not key.startswith("bpp")
         if key not in part or (by_detector and detector not in part[key]):
             raise ValueError(
                 f"a record has no {key}{f' of {detector}' if detector else ''}; it has {', '.join(sorted(part))}"
@@ -65,7 +69,8 @@ def _points(records: Sequence[Any], metric: str, detector: str | None) -> list[n
     for setting in sorted({r.recipe.setting for r in records}):
         same = [r for r in records if r.recipe.setting == setting]
         parts = [r.result for r in same], [r.bootstrap for r in same]
-        points.append([np.mean([pick(p, key) for p in part], axis=0) for part in parts for key in ("bpp", metric)])
+        rate = "bpp_outlined" if metric in OF_OUTLINES and "bpp_outlined" in same[0].result else "bpp"
+        points.append([np.mean([pick(p, key) for p in part], axis=0) for part in parts for key in (rate, metric)])
     points.sort(key=lambda p: p[0])
     return [np.stack(v, axis=-1) for v in zip(*points, strict=True)]
 

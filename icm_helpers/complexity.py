@@ -116,11 +116,10 @@ def awaken(codec: CompressionModel, x: Tensor, spread: float = 0.3) -> None:
     with torch.no_grad():
         last = [layer for layer in codec.g_a if isinstance(layer, nn.Conv2d)][-1]
         last.weight *= spread / codec.g_a(x).std()
-        # What predicts scales: of each slice, of each position, or all at once.
-        heads = getattr(codec, "cc_scale_transforms", None)
-        if heads is None:
-            heads = [getattr(codec, name) for name in ("entropy_parameters", "h_s") if hasattr(codec, name)][:1]
-        for head in heads:
+        # What predicts scales: of each slice or group, of each position, or all at once.
+        names = ("cc_scale_transforms", "entropy_parameters", "h_s")
+        heads = next(getattr(codec, name) for name in names if hasattr(codec, name))
+        for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
             bias = [layer for layer in head if isinstance(layer, nn.Conv2d)][-1].bias
             bias[: last.out_channels] += spread  # where means come from the same layer, they come after the scales
     networks.update_tables(codec, force=True)  # not codec.update: the variable-rate models' tables need a gain

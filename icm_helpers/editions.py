@@ -174,7 +174,8 @@ def slides(nb: NotebookNode) -> NotebookNode:
                     if not exercises:
                         add(nbformat.v4.new_markdown_cell("\n\n".join([head, *_points(rest)])), "slide")
             continue
-        images = [o for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+        kinds = {"image/png", "text/markdown"}  # figures, and what came out in short
+        images = [o for o in cell.get("outputs", []) if kinds & o.get("data", {}).keys()]
         lines, tags = text.splitlines(), cell.metadata.get("tags", [])
         if exercises or not (images or (len(lines) <= 12 and not {"hide-input", "parameters"} & {*tags})):
             continue
@@ -201,21 +202,27 @@ def _points(text: str) -> list[str]:
     for paragraph in paragraphs:
         if paragraph.startswith("$$"):
             points.append(paragraph)
+        elif re.match(r"\d+\. ", paragraph):
+            points.append(_plain(paragraph))
         elif not paragraph.startswith(("|", "*", "```", "    ", ":")):
-            sentence = re.split(r"(?<=[.?!:])\s", paragraph.replace("\n", " "))[0]
-            points += [] if "{glue" in sentence else [f"- {_plain(sentence)}"]
+            said = re.split(r"(?<=[.?!])\s(?=[^a-z\d])", paragraph.replace("\n", " "))[: 1 if points else 3]
+            points += [f"- {_plain(sentence)}" for sentence in said if "{glue" not in sentence]
     return points[:4]
 
 
 def write_slides(folder: Path, root: Path = ROOT) -> list[Path]:
-    """A talk in HTML (RevealJS) for each chapter that was executed; FileNotFoundError where none was."""
+    """A talk in HTML for each chapter that was executed, which loads RevealJS as it opens; FileNotFoundError where none was."""
     from nbconvert import SlidesExporter  # comes with jupyter-book
     from traitlets.config import Config
 
-    executed = sorted((root / "_build" / "executed").rglob("*.ipynb"))
+    book, done = root / "book", root / "_build" / "executed"
+    pages = [p for p in notebooks.chapters(book) if p.parent != book and not p.stem.endswith("_appendix")]
+    executed = [done / p.relative_to(book).with_suffix(".ipynb") for p in pages]
+    executed = [path for path in executed if path.is_file()]
     if not executed:
-        raise FileNotFoundError(f"nothing is executed in {root / '_build' / 'executed'}: run `make book` first")
+        raise FileNotFoundError(f"nothing is executed in {done}: run `make book` first")
     config = Config({"TagRemovePreprocessor": {"remove_input_tags": ["remove-input"], "enabled": True}})
+    config.SlidesExporter.exclude_input_prompt = config.SlidesExporter.exclude_output_prompt = True
     exporter, written = SlidesExporter(config=config), []
     folder.mkdir(parents=True, exist_ok=True)
     for path in executed:

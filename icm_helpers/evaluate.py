@@ -15,7 +15,7 @@ from faster_coco_eval.core import mask as rle
 from torch import Tensor
 from tqdm import tqdm
 
-from icm_helpers import panoptic
+from icm_helpers import panoptic, semantic
 from icm_helpers.codecs import container
 from icm_helpers.data import DataError
 from icm_helpers.data.coco import CocoDataset, PanopticTruth, Sample, require_categories
@@ -29,7 +29,7 @@ class Detector(Protocol):
     """What a recognition model offers: its categories, and what it finds in images (3, H, W) in [0, 1].
 
     One that names every pixel also has `panoptic(images)`, which gives a list of :class:`icm_helpers.panoptic.Panoptic`, whose
-    `detections` are what `detect` finds.
+    `detections` are what `detect` finds; or, in the place of `detect`, `semantic(images)`, which gives maps of its `classes`.
     """
 
     categories: dict[int, str]
@@ -69,7 +69,7 @@ def average_precision(
     truth: dict[str, Any],
     results: list[dict[str, Any]],
     iou_type: str = "bbox",
-    samples: np.ndarray | None = None,
+    samples: Sequence[np.ndarray] | np.ndarray | None = None,
     iou: float | None = None,
 ) -> tuple[dict[str, float], list[float]]:
     """COCO average precision of COCO results, which may be empty, and its bootstrap replicates.
@@ -167,10 +167,12 @@ def evaluate(
         likelihoods), psnr, psnr_inside, psnr_outside (over the pooled pixels inside and outside object masks, if any; at most
         120 dB), per_image bytes and pixels, and by detector box_ap, box_ap50, box_ap_small, ..., mask_ap (where both it and the
         data set have outlines), agreement (box AP against its own clean detections of score 0.3 or more, where it has any); where
-        `divided`, found_ap and missed_ap, box AP as if only the objects of either kind counted; of detectors with `panoptic`, where
-        the data set has panoptic maps, pq, sq, rq, pq_things, pq_stuff; by_cover (of 30 images or more): object_share, bpp and
-        box_ap in each third of the images, from those of which objects cover least to those of which they cover most;
-        `bootstrap`: bpp, psnr, psnr_inside, psnr_outside, and box_ap, mask_ap, agreement, found_ap, missed_ap, pq, sq, rq,
+        `divided`, found_ap and missed_ap, box AP as if only the objects of either kind counted; miou of detectors with `semantic`;
+        of those with `panoptic`, where the data set has panoptic maps, pq, sq, rq, pq_things, pq_stuff; by_cover (of 30 images or
+        more): object_share, bpp and box_ap in each third of the images, from those of which objects cover least to those of which
+        they cover most; where only some pictures lack outlines, all that asks for them is measured on the others, whose rate is
+        bpp_outlined, and AP by size, which is that of outlines, is left out;
+        `bootstrap`: bpp, psnr, psnr_inside, psnr_outside, and box_ap, mask_ap, agreement, found_ap, missed_ap, miou, pq, sq, rq,
         pq_things, pq_stuff by detector, 200 paired replicates each; by_cover with bpp and box_ap likewise, each third resampled
         by itself.
 
@@ -179,12 +181,14 @@ def evaluate(
     for name, detector in detectors.items():
         require_categories(dataset, detector.categories, name)
     rows, bits = [], []
-    results: dict[str, list] = {name: [] for name in detectors}
+    results: dict[str, list] = {n: [] for n, d in detectors.items() if hasattr(d, "detect")}
     outlining: set[str] = set()
     tallies: dict[str, list] = {n: [] for n, d in detectors.items() if dataset.panoptic and hasattr(d, "panoptic")}
+    maps: dict[str, list] = {name: [] for name, detector in detectors.items() if hasattr(detector, "semantic")}
+    outlined = np.array(["outlines" not in dataset.lacks(i) for i in dataset.ids])  # (n,)
     pictures = coded(codec, dataset, encode)
     hidden = None if progress else True
-    for sample, data, x_hat in tqdm(pictures, "coding and detecting", len(dataset), disable=hidden):
+    for k, (sample, data, x_hat) in enumerate(tqdm(pictures, "coding and detecting", len(dataset), disable=hidden)):
         x, mask = sample.image, sample.object_mask
         # Bytes made otherwise than by the codec's own encoder have other latents than its likelihoods speak of.
         if encode is None and (estimate := likelihood_bits(codec, x)) is not None:
@@ -192,7 +196,11 @@ def evaluate(
         error = (x - x_hat).square().mean(dim=0, keepdim=True)
         sums = (part.sum().item() for part in (error * mask, error * (1 - mask), mask))
         rows.append([len(data), x[0].numel(), *sums])
-        for name, detector in detectors.items():
+        for name in maps if outlined[k] else ():
+            classes, (guess,) = detectors[name].classes, detectors[name].semantic([x_hat])
+            real = semantic.truth(sample, classes)
+            maps[name].append(semantic.tally(real, guess, max(classes.values()) + 1))
+        for name, detector in ((name, detectors[name]) for name in results):
             if name in tallies:  # one pass serves both
                 (guess,) = detector.panoptic([x_hat])
                 tallies[name].append(panoptic_tally(dataset.panoptic, sample.image_id, guess))
@@ -202,15 +210,21 @@ def evaluate(
             results[name] += coco_results(sample.image_id, found)
             outlining |= {name} if "masks" in found else set()
     size, count, inner, outer, covered = np.array(rows, np.float64).T.copy()
+    lost, seen = inner + outer, count * outlined
+    inner, outer, covered = inner * outlined, outer * outlined, covered * outlined
     truth = dataset.ground_truth()
     samples = resamplings(dataset.ids)
     told = {"id": list(dataset.ids), "bytes": [row[0] for row in rows], "pixels": [row[1] for row in rows]}
     result: dict[str, Any] = {"images": len(dataset), "bpp": 8 * size.sum() / count.sum()}
-    result |= {"object_share": covered.sum() / count.sum(), "per_image": told}
+    result |= {"object_share": covered.sum() / seen.sum(), "per_image": told}
     if bits:
         result["bpp_likelihood"] = float(np.sum(bits) / count.sum())
     bootstrap: dict[str, Any] = {"bpp": (8 * _pooled(size, count, samples)).tolist()}
-    parts = ("psnr", inner + outer, count), ("psnr_inside", inner, covered), ("psnr_outside", outer, count - covered)
+    some = [np.cumsum(outlined)[s[outlined[s]]] - 1 for s in samples]  # the same draws, of the outlined pictures alone
+    if not outlined.all():
+        result["bpp_outlined"] = 8 * (size * outlined).sum() / seen.sum()
+        bootstrap["bpp_outlined"] = (8 * _pooled(size * outlined, seen, samples)).tolist()
+    parts = ("psnr", lost, count), ("psnr_inside", inner, covered), ("psnr_outside", outer, seen - covered)
     for name, error, share in parts:
         if share.any():
             result[name] = psnr(error.sum() / share.sum())
@@ -222,11 +236,16 @@ def evaluate(
             if key in replicates:
                 bootstrap.setdefault(key, {})[name] = replicates[key]
 
+    whole = [i for i, known in zip(dataset.ids, outlined, strict=True) if known]
     for name, found in results.items():
-        masked = name in outlining and dataset.outlined
-        for task, iou_type in (("box", "bbox"), ("mask", "segm"))[: 1 + masked]:
-            summary, replicates = average_precision(truth, found, iou_type, samples)
-            put(name, {f"{task}_{key}": value for key, value in summary.items()}, {f"{task}_ap": replicates})
+        summary, replicates = average_precision(truth, found, "bbox", samples)
+        sized = summary if outlined.all() else {k: v for k, v in summary.items() if k in ("ap", "ap50", "ap75")}
+        put(name, {f"box_{key}": value for key, value in sized.items()}, {"box_ap": replicates})
+        if name in outlining and (dataset.outlined or not outlined.all()):
+            chosen = set(whole)
+            shown = [d for d in found if d["image_id"] in chosen]
+            summary, replicates = average_precision(dataset.ground_truth(whole), shown, "segm", some)
+            put(name, {f"mask_{key}": value for key, value in summary.items()}, {"mask_ap": replicates})
         confident = as_truth(truth, clean.get(name, []))
         if confident["annotations"]:
             summary, replicates = average_precision(confident, found, "bbox", samples)
@@ -238,8 +257,12 @@ def evaluate(
                 put(name, {key: summary["ap"]}, {key: replicates})
     for name, counted in tallies.items():
         put(name, *panoptic_scores(dataset.panoptic, counted, samples))
-    if len(dataset) >= 30:
-        result["by_cover"], bootstrap["by_cover"] = _by_cover(dataset, size, count, covered, results)
+    for name, counted in maps.items():
+        value, replicates = semantic.mean_iou(counted, some)
+        put(name, {"miou": value}, {"miou": replicates})
+    if len(whole) >= 30:
+        known = (v[outlined] for v in (size, count, covered))
+        result["by_cover"], bootstrap["by_cover"] = _by_cover(dataset, whole, *known, results)
     return result, bootstrap
 
 
@@ -248,14 +271,19 @@ def _pooled(numerator: np.ndarray, denominator: np.ndarray, samples: np.ndarray)
 
 
 def _by_cover(
-    dataset: CocoDataset, size: np.ndarray, count: np.ndarray, covered: np.ndarray, results: dict[str, list]
+    dataset: CocoDataset,
+    pictures: Sequence[Any],
+    size: np.ndarray,
+    count: np.ndarray,
+    covered: np.ndarray,
+    results: dict[str, list],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Bytes `size` (n,), pixels `count` and `covered` of objects, and detections, in each third of the images."""
+    """Bytes `size` (n,), pixels `count` and `covered` of objects, and detections, in each third of the `pictures`, by id."""
     result, bootstrap = {}, {}
     by_share = np.argsort(covered / count, kind="stable")  # ties keep the order of the ids, in every record the same
     for third, members in zip(THIRDS, np.array_split(by_share, len(THIRDS)), strict=True):
         members = np.sort(members)
-        ids = [dataset.ids[i] for i in members]
+        ids = [pictures[i] for i in members]
         mine, draws, chosen = dataset.ground_truth(ids), resamplings(ids), set(ids)
         scores = {}
         for name, found in results.items():

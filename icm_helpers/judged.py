@@ -68,7 +68,10 @@ def judge(
         )
         for metric, name in _accuracies(records[-1:]):
             print(f"  {_called(metric, name)} {_told(records[-1], metric, name)}", flush=True)
-    for name, full in zip(detectors, judges.detectors, strict=True) if fresh else ():
+    finding = (
+        pair for pair in zip(detectors, judges.detectors, strict=True) if pair[0] not in models.names("semantic")
+    )
+    for name, full in finding if fresh else ():
         found = run.clean(pictures, full, train.fabric(device).device)
         summary, _ = evaluate.average_precision(dataset.ground_truth(), found)
         told = f"{summary['ap']:.3f}" if summary else f"is not defined: {dataset.emptiness}"
@@ -155,8 +158,8 @@ def rates(quality: Sequence[int] | None, weights: Sequence[Path] | None) -> list
 def named(text: str) -> str:
     """What a recipe calls a detector, by its name or with weights of one's own, as in `models.fingerprinted`; a ValueError says
     that there is none."""
-    if text.partition("=")[0] not in models.names("detect"):
-        raise ValueError(f"no detector is called {text!r}; there is {', '.join(models.names('detect'))}")
+    if text.partition("=")[0] not in (known := models.names("detect") + models.names("semantic")):
+        raise ValueError(f"no detector is called {text!r}; there is {', '.join(known)}")
     return models.fingerprinted(text)
 
 

@@ -220,21 +220,40 @@ class SAICM(ObjectRegion):
 @register
 @dataclass(frozen=True)
 class TrueEdges(ObjectRegion):
-    """The edges of the data set's own panoptic maps: an upper bound of SA-ICM, or a stand-in, and always called so."""
+    """The edges of the data set's own annotation: an upper bound of SA-ICM, or a stand-in, and always called so.
+
+    Args:
+        of: `maps` of things and stuff; `outlines` of objects, the smaller ones on top; or `maps, else outlines`.
+    """
 
     name, label, colour, marker, refinable = "true-edges", "edges of the annotation", "#8c6d31", "|", False
+
+    of: str = "maps"
+
+    def __post_init__(self) -> None:
+        if self.of not in ("maps", "outlines", "maps, else outlines"):
+            raise ValueError(f"edges are of 'maps', 'outlines' or 'maps, else outlines', not of {self.of!r}")
 
     def region(self, images: CocoDataset, pictures: Pictures, device: str = "auto") -> Region:
         from icm_helpers.data import DataError
 
-        if images.panoptic is None:
+        if images.panoptic is None and self.of != "outlines":
             raise DataError(f"{images.annotations} brings no panoptic maps, whose edges these are: fetch them too")
 
         def drawn(sample: Sample) -> Tensor:
+            if self.of == "outlines" or (self.of != "maps" and sample.image_id not in images.panoptic):
+                return _edges(
+                    _painted(sample.masks[sample.masks.sum(dim=(1, 2)).argsort(descending=True, stable=True)])
+                )
             ids = images.panoptic[sample.image_id].ids
             return _edges(np.unique(ids, return_inverse=True)[1].reshape(ids.shape))  # (H, W), from 0
 
         return drawn
+
+
+def _painted(shapes: Tensor) -> Any:
+    """Masks (n, H, W) painted over each other: labels (H, W) from 1 in their order, 0 where none is."""
+    return (np.arange(1, len(shapes) + 1)[:, None, None] * shapes.numpy()).max(0, initial=0)
 
 
 def _edges(labels: Any) -> Tensor:
@@ -465,8 +484,7 @@ class SANeRVTruth(NeRVLoss):
 
     def frames_region(self, clip: Video, source: Clip, device: str = "auto", progress: bool = True) -> Tensor:
         # In the order of the annotation, as the true masks are drawn.
-        numbered = [(np.arange(1, len(m) + 1)[:, None, None] * m.numpy()).max(0, initial=0) for m in clip.masks]
-        return torch.stack(list(map(_edges, numbered)))
+        return torch.stack([_edges(_painted(masks)) for masks in clip.masks])
 
 
 @register

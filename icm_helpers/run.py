@@ -23,7 +23,17 @@ from icm_helpers.data.video import Video
 from icm_helpers.files import CHECKPOINTS, RUNS
 from icm_helpers.ledger import results
 from icm_helpers.ledger.queries import FINETUNED
-from icm_helpers.ledger.recipe import Accuracy, Classical, Clip, Overfitted, Pictures, Recipe, Refined, Trained
+from icm_helpers.ledger.recipe import (
+    UNTRAINED,
+    Accuracy,
+    Classical,
+    Clip,
+    Overfitted,
+    Pictures,
+    Recipe,
+    Refined,
+    Trained,
+)
 from icm_helpers.ledger.results import Record
 from icm_helpers.ledger.study import Study, VideoStudy
 from icm_helpers.objectives import MSE, Objective
@@ -92,6 +102,10 @@ def start(recipe: Recipe, video: Video | None = None) -> Any:
         return zoo.load(codec.codec, weights=None)
     if name == "published":
         return zoo.load(codec.codec)  # CompressAI's own, whose loader checks their fingerprint
+    if wanted == UNTRAINED:
+        raise ValueError(
+            f"{name} is still to be trained: its fingerprint then belongs into the study that starts from it"
+        )
     path = start_file(name)
     model, fingerprint = zoo.load(codec.codec, weights=path), files.fingerprint(path)
     if fingerprint != wanted:
@@ -319,7 +333,9 @@ def measured(recipe: Recipe, model: Any, **options: Any) -> tuple[dict[str, Any]
 
 @cache
 def clean(pictures: Pictures, judge: str, place: torch.device) -> list[dict[str, Any]]:
-    """What a detector finds in uncompressed pictures."""
+    """What a detector finds in uncompressed pictures; nothing where it does not detect."""
+    if "detect" not in models.MODELS[judge.partition("@")[0]].can:
+        return []
     dataset = datasets.load(pictures.data, "val", size=pictures.size, limit=pictures.images)
     return evaluate.clean_detections(dataset, models.load(judge).to(place))
 

@@ -144,3 +144,12 @@ def test_a_title_that_is_printed_stays_above_its_table(build):
 def test_only_takes_the_name_of_a_chapter(build, house):
     with pytest.raises(ValueError, match=r"--only c: no such chapter; there are a, papers/b"):
         build.execute_stale(house, "book", only="c")
+
+
+def test_pages_have_buttons_to_launch_them_only_where_the_repository_has_an_address(build, tmp_path):
+    config = tmp_path / "_config.yml"
+    config.write_text("repository: {url: ''}\n")
+    (tmp_path / "_build").mkdir()
+    assert build.with_buttons(config, tmp_path / "_build") == config
+    config.write_text("repository: {url: 'https://example.org/book'}\n")
+    assert "colab_url" in build.with_buttons(config, tmp_path / "_build").read_text()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from faster_coco_eval.core import mask as rle
 
+from icm_helpers import semantic
 from icm_helpers.bd import Curve, bd_metric, bd_rate, bd_rate_gap, curve
 from icm_helpers.bit_allocation import rate_map, spending
 from icm_helpers.codecs import zoo
@@ -319,3 +320,50 @@ def test_spending_tells_found_objects_from_missed_ones_and_from_the_rest():
     assert result["missed_to_found"]["judge"] == pytest.approx(1 / 4)
     assert result["bpp_background"]["judge"] == pytest.approx((4 * 4 + 6) / 10 / 256)
     assert bootstrap["missed_to_found"]["judge"] == pytest.approx([1 / 4] * 200)
+
+
+def test_where_outlines_are_missing_no_measure_of_masks_is_taken(scenes, monkeypatch):
+    bare = {i: [{**item, "segmentation": None} for item in objects] for i, objects in scenes._objects.items()}
+    first, *others = scenes.ids
+    judge, shown = Oracle(scenes), [others[0], others[2]]
+    boxes, _ = run(Jpeg(30), scenes, judge)
+    monkeypatch.setattr(scenes, "_objects", {i: scenes._objects[i] if i in shown else bare[i] for i in scenes.ids})
+    result, bootstrap = run(Jpeg(30), scenes, judge)
+    assert [scenes.lacks(i) for i in (first, shown[0])] == [("outlines",), ()] and not scenes.outlined
+    assert result["bpp"] == boxes["bpp"] != result["bpp_outlined"] and result["psnr"] == pytest.approx(boxes["psnr"])
+    assert "box_ap_small" not in result and result["box_ap"] == boxes["box_ap"]
+    monkeypatch.setattr(scenes, "ids", shown)
+    monkeypatch.setattr(scenes, "_objects", {i: scenes._objects[i] for i in shown})
+    alone, _ = run(Jpeg(30), scenes, judge)
+    for name in ("psnr_inside", "psnr_outside", "object_share", "mask_ap"):
+        assert result[name] == alone[name]
+    assert result["bpp_outlined"] == alone["bpp"] and len(bootstrap["mask_ap"]["judge"]) == 200
+
+
+class Painter:
+    """Names every pixel of a picture as its outlines say, a third of the time as something else."""
+
+    def __init__(self, dataset: coco.CocoDataset) -> None:
+        self.classes = {label: k for k, label in enumerate(sorted(dataset.used_categories()), start=1)}
+        self.categories, self.truth = dataset.categories, iter([semantic.truth(s, self.classes) for s in dataset])
+
+    def semantic(self, images: list[torch.Tensor]) -> list[np.ndarray]:
+        (drawn,) = [next(self.truth).clip(0)]
+        drawn[:20] = 0
+        return [drawn]
+
+
+def test_a_judge_that_names_pixels_alone_is_measured_by_the_mean_iou_of_its_classes(scenes):
+    judge = Painter(scenes)
+    result, bootstrap = evaluate(Png(), scenes, {"painter": judge}, {}, progress=False)
+    truth = np.stack([semantic.truth(s, judge.classes) for s in scenes])
+    guess = truth.clip(0)
+    guess[:, :20] = 0
+    known = truth >= 0
+    ious = [
+        ((truth == k) & (guess == k)).sum() / (((truth == k) | (guess == k)) & known).sum()
+        for k in range(len(judge.classes) + 1)
+        if (truth == k).any()
+    ]
+    assert result["miou"]["painter"] == pytest.approx(np.mean(ious)) and "box_ap" not in result
+    assert len(bootstrap["miou"]["painter"]) == 200

@@ -256,6 +256,9 @@ def test_davis_is_halved_with_its_boxes_and_masks(fetched, real_data, monkeypatc
     assert abs(x1 - columns[0]) <= 1 and abs(x2 - columns[-1] - 1) <= 1
     with pytest.raises(ValueError, match="no clip 'cat' of 'davis'"):
         datasets.clip("davis", "cat", 2)
+    for clip in () if fetched else datasets.CLIPS:
+        (frame,) = datasets.clip("davis", clip, 1)
+        assert frame.masks.any() and frame.image.shape[1] == 240
 
 
 def test_a_sequence_of_the_paper_is_where_the_manifest_puts_it(monkeypatch):

@@ -51,6 +51,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "davis": {"fc_hw_dim": (15, 27, 12), "strides": (2, 2, 2, 2, 2)},
     "davis-half-s": {"fc_hw_dim": (5, 9, 8), "strides": (3, 2, 2, 2, 2), "lower_width": 8, "stem_dim": 32},
     "davis-half-m": {"fc_hw_dim": (5, 9, 12), "strides": (3, 2, 2, 2, 2), "lower_width": 12, "stem_dim": 48},
+    "davis-half-l": {"fc_hw_dim": (5, 9, 24), "strides": (3, 2, 2, 2, 2), "lower_width": 24, "stem_dim": 96},
+    "davis-half-xl": {"fc_hw_dim": (5, 9, 40), "strides": (3, 2, 2, 2, 2), "lower_width": 40, "stem_dim": 160},
     # Scenes of 192 x 192, for minutes on a CPU.
     "scenes-xs": {"fc_hw_dim": (6, 6, 5), "strides": (2, 2, 2, 2, 2), "lower_width": 5, "stem_dim": 24},
     "scenes-s": {"fc_hw_dim": (6, 6, 8), "strides": (2, 2, 2, 2, 2), "lower_width": 8, "stem_dim": 32},

@@ -240,6 +240,14 @@ class FastGaussianConditional(GaussianConditional):
     def build_indexes(self, scales: Tensor) -> Tensor:
         return torch.bucketize(self.lower_bound_scale(scales).contiguous(), self.scale_table[:-1], out_int32=True)
 
+    def tables(self) -> tuple[list[list[int]], list[int], list[int]]:
+        """CDF tables, their lengths and offsets for the rANS coder, without the rows' unused ends; a ValueError without any."""
+        if not self._quantized_cdf.numel():
+            raise ValueError("this codec has no CDF tables: call update(force=True) after training, and before coding")
+        lengths = self._cdf_length.tolist()
+        rows = [row[:n].tolist() for row, n in zip(self._quantized_cdf.cpu(), lengths, strict=True)]
+        return rows, lengths, self._offset.tolist()
+
 
 class LatentShape(tuple):
     """Height and width of z, as CompressAI's `shape`; it also remembers the `size` of the pictures, which decoding crops to."""
@@ -371,7 +379,7 @@ class TCM(CompressionModel):
         """Code pictures (N, 3, H, W) in [0, 1]: `strings`, N of y and N of z, and the `shape` of z; ValueError as in `forward`, or
         where there are no CDF tables."""
         _check(x)
-        tables = self._tables()
+        tables = self.gaussian_conditional.tables()
         y_strings, z_strings = [], []
         for picture in pad(x, self.multiple).contiguous().split(1):
             y = self._run(self.g_a, picture)
@@ -400,7 +408,7 @@ class TCM(CompressionModel):
         `compress`."""
         if len(strings) != 2 or len(strings[0]) != len(strings[1]) or not strings[0]:
             raise ValueError(f"strings of {[len(s) for s in strings]} pictures: TCM has one of y and one of z for each")
-        tables = self._tables()
+        tables = self.gaussian_conditional.tables()
         pictures = []
         for y_string, z_string in zip(*strings, strict=True):
             hyper = self._hyper(self.entropy_bottleneck.decompress([z_string], tuple(shape)))
@@ -447,15 +455,6 @@ class TCM(CompressionModel):
         """Latent residual prediction: slice `i` with a guess, of at most a half, of what its rounding took."""
         guess = self.lrp_transforms[i].after(self.atten_mean[i][0].out_conv, support, y_hat)
         return y_hat + 0.5 * torch.tanh(guess)
-
-    def _tables(self) -> tuple[list[list[int]], list[int], list[int]]:
-        """CDF tables, their lengths and offsets for the rANS coder, without the rows' unused ends."""
-        model = self.gaussian_conditional
-        if not model._quantized_cdf.numel():
-            raise ValueError("this TCM has no CDF tables: call update(force=True) after training, and before coding")
-        lengths = model._cdf_length.tolist()
-        rows = [row[:n].tolist() for row, n in zip(model._quantized_cdf.cpu(), lengths, strict=True)]
-        return rows, lengths, model._offset.tolist()
 
 
 def _check(x: Tensor) -> None:

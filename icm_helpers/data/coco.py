@@ -94,6 +94,9 @@ class PanopticTruth:
         sizes = {picture.id: (picture.height, picture.width) for picture in content.images}
         return names, things, {entry.image_id: entry for entry in content.annotations}, sizes
 
+    def __contains__(self, image_id: Id) -> bool:
+        return image_id in self._content[2]
+
     def __getitem__(self, image_id: Id) -> Panoptic:
         """The map of an image; DataError where there is none, or its file is missing, damaged, or not what is listed."""
         _, _, entries, sizes = self._content
@@ -207,8 +210,16 @@ class CocoDataset(Dataset):
 
     @property
     def outlined(self) -> bool:
-        """Whether any object in use has an outline: where none has, a mask AP would be one against boxes."""
-        return any(item["segmentation"] for objects in self._objects.values() for item in objects)
+        """Whether all objects in use have outlines, and there are any: where one has none, a mask AP would be one against boxes."""
+        return {bool(item["segmentation"]) for objects in self._objects.values() for item in objects} == {True}
+
+    def lacks(self, image_id: Id) -> tuple[str, ...]:
+        """What nobody annotated in a picture, and what others of the data set have: `outlines` (some object has a box alone) and
+        `map` (of things and stuff)."""
+        boxed = any(not item["segmentation"] for item in self._objects[image_id])
+        unmapped = self.panoptic is not None and image_id not in self.panoptic
+        some = any(item["segmentation"] for objects in self._objects.values() for item in objects)
+        return ("outlines",) * (boxed and some) + ("map",) * unmapped
 
     @property
     def emptiness(self) -> str:

@@ -70,6 +70,8 @@ class Chapter:
     presets: dict[str, tuple[Study | VideoStudy, ...]] = field(hash=False)
     short: Short | None = field(default=None, hash=False)
     gaps: tuple[str, ...] = ()  # what preset `paper` lacks of its paper
+    # Claims whose tests are written down before the runs of preset `pending`; with their records they join `claims`.
+    awaiting: tuple[Claim, ...] = ()
 
     def studies(self, preset: str = "book") -> tuple[Study | VideoStudy, ...]:
         """The studies of a preset, of which `rehearsal` follows from `paper`; a ValueError if there is none of this name."""

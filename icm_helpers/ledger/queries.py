@@ -25,6 +25,7 @@ NAMES = {
     **{"psnr_inside": "PSNR inside objects", "psnr_outside": "PSNR outside objects"},
     **{"box_ap50": "box AP at IoU .5", "pq": "PQ", "pq_things": "PQ of things", "pq_stuff": "PQ of stuff"},
     **{"found_ap": "box AP of found objects", "missed_ap": "box AP of missed objects"},
+    "miou": "mean IoU",
 }
 UNITS = {name: "dB" if name.startswith("psnr") else "" for name in NAMES}
 """Of a metric's mean difference."""

@@ -19,6 +19,8 @@ from icm_helpers.files import ROOT
 from icm_helpers.objectives import Loss
 
 LEDGER = ROOT / "data" / "results"
+UNTRAINED = "untrained"
+"""Stands for the fingerprint of start weights that are still to be trained: no such recipe can be run."""
 
 # --- what is coded -------------------------------------------------------------------------------------------------------
 
@@ -159,9 +161,7 @@ class Accuracy:
     finetune_batch: int = 16
     finetune_lr: float = 3e-4
     finetune_images: int = 400  # the first so many training pictures
-    divided: str = (
-        "none"  # by a detector: AP also of the objects that it finds in uncompressed pictures, and of the others
-    )
+    divided: str = "none"  # by a detector: AP also of the objects that it finds in uncompressed pictures, and of others
 
 
 @dataclass(frozen=True)

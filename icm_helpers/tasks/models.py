@@ -17,15 +17,15 @@ from icm_helpers import files
 from icm_helpers.data import datasets
 
 WEIGHTS = files.WEIGHTS
-ABILITIES = ("detect", "panoptic", "teach", "task-loss", "train", "segment", "stages")
+ABILITIES = ("detect", "panoptic", "semantic", "teach", "task-loss", "train", "segment", "stages")
 
 
 @dataclass(frozen=True)
 class Model:
     """One recognition model: a detector, as `evaluate.Detector` describes it, or a Segment Anything.
 
-    What it can do is out of `detect` (boxes, perhaps masks), `panoptic` (maps), `teach` (`features_and_objectness`, as
-    `tasks.teacher.Teacher`), `task-loss` (`task_loss`), `train` (be built for a data set's categories, trained and saved) and
+    What it can do is out of `detect` (boxes, perhaps masks), `panoptic` and `semantic` (maps), `teach` (as `tasks.teacher.Teacher`,
+    by `features_and_objectness`), `task-loss` (`task_loss`), `train` (be built for a data set's categories, trained and saved) and
     `segment` (a Segment Anything, which `tasks.sam` loads); or it is a backbone that no task taught, and gives its `stages`.
     Weights that nobody publishes are made by the command `made`.
 
@@ -88,7 +88,7 @@ def _own(name: str) -> str:
 
 
 def load(name: str) -> Any:
-    """A detector or backbone by `name` or `name@fingerprint`, frozen; `mask-rcnn-small=judge.safetensors` has weights of one's own.
+    """A judge or backbone by `name` or `name@fingerprint`, frozen; `mask-rcnn-small=judge.safetensors` has weights of one's own.
 
     Raises:
         ValueError: unknown name, or its weights are not the ones the fingerprint says.
@@ -96,8 +96,9 @@ def load(name: str) -> Any:
         ImportError: a package that it needs is not installed.
     """
     name, _, wanted = name.partition("@")
-    if _own(name) not in (*names("detect"), *names("stages")):
-        raise ValueError(f"no detector is called {name!r}; there is {', '.join(names('detect'))}")
+    judging = names("detect") + names("semantic")
+    if _own(name) not in (*names("detect"), *names("semantic"), *names("stages")):
+        raise ValueError(f"no detector is called {name!r}; there is {', '.join(judging)}")
     path = MODELS[name].file()
     if MODELS[name].made and not path.is_file():
         raise FileNotFoundError(f"{path} is missing, and nobody publishes it: make it with `{MODELS[name].made}`")
@@ -185,6 +186,10 @@ def _yolox() -> Path:
     return datasets.real_data() / "weights_yolox_nano" / "yolox_nano.onnx"
 
 
+def _small(file: str) -> Callable[[], Path]:
+    return lambda: datasets.real_data() / "weights_small" / file
+
+
 def _model(
     name: str, adapter: str, fingerprint: str, can: str, file: str | Callable[[], Path] = "", made: str = ""
 ) -> None:
@@ -211,6 +216,9 @@ _AERIAL = "yolov5m-visdrone.safetensors"  # nobody publishes it: ours sees each 
 _MADE = "icm detector --model yolov5m --data visdrone --steps 12000 --batch 16 --lr 3e-4 --precision bf16-mixed --out"
 _model("yolov5m-visdrone", "yolov5:YOLOv5", "", _TRAINABLE, _AERIAL, f"{_MADE} {WEIGHTS / _AERIAL}")
 _model("yolox-nano", "onnx:YOLOX", "e8af0749", "detect", _yolox)
+_model("nanodet-m", "onnx:NanoDet", "4b82da99", "detect", _small("nanodet_m_416.onnx"))
+_model("fastestdet", "onnx:FastestDet", "31cb14c0", "detect", _small("fastestdet.onnx"))
+_model("deeplab-v3-voc", "deeplab:DeepLab", "48a46b34", "semantic", _small("deeplab_v3_mobilenetv2_257.onnx"))
 _model("yolov7", "onnx:YOLOv7", "", "detect", "yolov7.onnx")  # nobody has stated it: everybody exports their own
 _R50 = "rcnn:COCORCNN"
 _model("faster-rcnn-r50", _R50, "258fb6c6", "detect teach train", "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")

@@ -1,5 +1,6 @@
-"""Detectors that come as ONNX files, run by onnxruntime: YOLOX, https://github.com/Megvii-BaseDetection/YOLOX, and YOLOv7,
-https://github.com/WongKinYiu/yolov7.
+"""Detectors that come as ONNX files, run by onnxruntime: YOLOX, https://github.com/Megvii-BaseDetection/YOLOX, YOLOv7,
+https://github.com/WongKinYiu/yolov7, NanoDet, https://github.com/RangiLyu/nanodet, and FastestDet,
+https://github.com/dog-qiuqiu/FastestDet.
 
 They judge codecs that were trained and chosen without them; no gradient passes through them.
 """
@@ -33,13 +34,13 @@ class _Exported:
 
     @classmethod
     def _loaded(cls, path: Path | str, fits: Callable[[int, list], bool], form: str) -> Any:
-        """The network in a file whose output, for pictures of so many pixels, `fits`; a ValueError tells its right `form`."""
-        session = _open(Path(path))
+        """The network in a file whose outputs have shapes that `fits`, given its side; a ValueError tells its right `form`."""
+        session = open_session(Path(path))
         takes = [(end.type, end.shape) for end in session.get_inputs()]
         gives = [(end.type, end.shape) for end in session.get_outputs()]
         match takes, gives:
-            case [("tensor(float)", [1, 3, int(height), int(width)])], [("tensor(float)", shape)] if (
-                height == width and height % 32 == 0 and fits(height, shape)
+            case [("tensor(float)", [1, 3, int(height), int(width)])], [("tensor(float)", _), *_] if (
+                height == width and height % 32 == 0 and fits(height, [shape for _, shape in gives])
             ):
                 return cls(session, height)
         raise ValueError(
@@ -53,7 +54,7 @@ class _Exported:
 
     @torch.no_grad()
     def detect(self, images: list[Tensor], **limits: Any) -> list[dict[str, Tensor]]:
-        """Find objects as :meth:`icm_helpers.tasks.detector.Detector.detect` says; a box is reported once, as its best class.
+        """Find objects as :meth:`icm_helpers.tasks.detector.Detector.detect` says.
 
         Images may be on any device; what is found is on the CPU. `limits`: least score `conf`, `iou` from which boxes of a class
         are one, `max_det`.
@@ -62,13 +63,29 @@ class _Exported:
             require_picture(image)
         return [self._detect_one(image.cpu(), **limits) for image in images]
 
-    def _output(self, x: Tensor) -> Tensor:
-        (output,) = self.session.run(None, {self.session.get_inputs()[0].name: x.numpy()})
-        if not np.isfinite(output).all():
+    def _outputs(self, x: Tensor) -> list[Tensor]:
+        outputs = self.session.run(None, {self.session.get_inputs()[0].name: x.numpy()})
+        if not all(np.isfinite(output).all() for output in outputs):
             raise ValueError(
                 f"{type(self).__name__} gives values that are not finite: its weights are damaged, fetch them again"
             )
-        return torch.from_numpy(output)
+        return [torch.from_numpy(output) for output in outputs]
+
+    def _reported(
+        self, boxes: Tensor, scores: Tensor, best: Tensor, image: Tensor, conf: float, iou: float, max_det: int
+    ) -> dict[str, Tensor]:
+        """The boxes (n, 4) in pixels of `image` that score enough and that no better one of their class covers."""
+        kept = scores >= conf
+        boxes, scores, best = boxes[kept], scores[kept], best[kept]
+        keep = batched_nms(boxes, scores, best, iou)[:max_det]
+        return reported(boxes[keep], scores[keep], self._ids[best[keep]], image)
+
+    def _of_each_class(
+        self, boxes: Tensor, scores: Tensor, image: Tensor, conf: float, *limits: Any
+    ) -> dict[str, Tensor]:
+        """As :meth:`_reported`, of scores (n, 80): a box counts once for each class that it scores enough in."""
+        at, best = (scores >= conf).nonzero(as_tuple=True)
+        return self._reported(boxes[at], scores[at, best], best, image, conf, *limits)
 
 
 class YOLOX(_Exported):
@@ -97,21 +114,18 @@ class YOLOX(_Exported):
             "(1, n, 85), n the cells of strides 8, 16 and 32. "
             "Export one with YOLOX's tools/export_onnx.py, without --dynamic and --decode_in_inference"
         )
-        return cls._loaded(path, lambda size, shape: shape == [1, _cells(size), 85], form)
+        return cls._loaded(path, lambda size, shapes: shapes == [[1, _cells(size), 85]], form)
 
     def _detect_one(
         self, image: Tensor, conf: float = 0.01, iou: float = 0.65, max_det: int = 100
     ) -> dict[str, Tensor]:
         x = _letterbox(image, self.size).flip(1).mul(255)  # RGB in [0, 1] -> BGR in 0..255
         # A cell's offset of the centre, log of width and height, all in strides; objectness, and 80 probabilities.
-        offset, extent, objectness, classes = self._output(x)[0].split((2, 2, 1, 80), dim=1)
+        offset, extent, objectness, classes = self._outputs(x)[0][0].split((2, 2, 1, 80), dim=1)
         scores, best = (objectness * classes).max(dim=1)
-        kept = scores >= conf
         boxes = torch.cat((offset + self._cells, extent.exp()), dim=1) * self._strides  # in the network's pixels
         boxes = box_convert(boxes, "cxcywh", "xyxy") * (max(image.shape[1:]) / self.size)
-        boxes, scores, best = boxes[kept], scores[kept], best[kept]
-        keep = batched_nms(boxes, scores, best, iou)[:max_det]
-        return reported(boxes[keep], scores[keep], self._ids[best[keep]], image)
+        return self._reported(boxes, scores, best, image, conf, iou, max_det)
 
 
 class YOLOv7(_Exported):
@@ -130,7 +144,7 @@ class YOLOv7(_Exported):
             "Export one with YOLOv7's export.py --grid --img-size 640 640"
         )
         return cls._loaded(
-            path, lambda size, shape: shape == [1, 3 * _cells(size), 85] or (len(shape) == 2 and shape[1] == 7), form
+            path, lambda size, shapes: shapes == [[1, 3 * _cells(size), 85]] or [s[1:] for s in shapes] == [[7]], form
         )
 
     def _detect_one(
@@ -139,24 +153,83 @@ class YOLOv7(_Exported):
         resized, scale = resized_to(image.float(), self.size)
         short = [self.size - n for n in resized.shape[2:]]
         top, left = (n // 2 for n in short)
-        output = self._output(F.pad(resized, (left, short[1] - left, top, short[0] - top), value=114 / 255))
+        (output,) = self._outputs(F.pad(resized, (left, short[1] - left, top, short[0] - top), value=114 / 255))
         if output.ndim == 2:  # picture, x1 y1 x2 y2, class, score
             boxes, best, scores = output[:, 1:5], output[:, 5].long(), output[:, 6]
         else:
             boxes = box_convert(output[0, :, :4], "cxcywh", "xyxy")
             scores, best = (output[0, :, 4:5] * output[0, :, 5:]).max(dim=1)
-        kept = scores >= conf
-        boxes = (boxes[kept] - boxes.new_tensor([left, top, left, top])) / scale
-        scores, best = scores[kept], best[kept]
-        keep = batched_nms(boxes, scores, best, iou)[:max_det]
-        return reported(boxes[keep], scores[keep], self._ids[best[keep]], image)
+        boxes = (boxes - boxes.new_tensor([left, top, left, top])) / scale
+        return self._reported(boxes, scores, best, image, conf, iou, max_det)
+
+
+class NanoDet(_Exported):
+    """NanoDet of any size (m, for 320 or 416 pixels) as OpenCV's examples export it: for strides 8, 16 and 32 first the classes'
+    probabilities, then distributions of the distances from a cell to the sides of its box.
+
+    After Li et al., "Generalized Focal Loss", NeurIPS 2020, https://arxiv.org/abs/2006.04388.
+    """
+
+    mean, std = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)  # of blue, green and red
+
+    @classmethod
+    def from_weights(cls, path: Path | str) -> NanoDet:
+        """Load an exported network; errors are those of :meth:`YOLOX.from_weights`."""
+
+        def fits(size: int, shapes: list) -> bool:
+            cells = [(size // stride) ** 2 for stride in STRIDES]
+            return shapes == [[1, n, 80] for n in cells] + [[1, n, 32] for n in cells]
+
+        return cls._loaded(path, fits, "three outputs (1, n, 80), then three (1, n, 32), for strides 8, 16 and 32")
+
+    def _detect_one(self, image: Tensor, conf: float = 0.02, iou: float = 0.6, max_det: int = 100) -> dict[str, Tensor]:
+        scale = self.size / max(image.shape[1:])
+        inner = [max(round(n * scale), 1) for n in image.shape[1:]]
+        resized = F.interpolate(image[None].float(), inner, mode="bilinear")
+        top, left = ((self.size - n) // 2 for n in inner)
+        x = F.pad(resized, (left, self.size - inner[1] - left, top, self.size - inner[0] - top)).flip(1).mul(255)
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        outputs, boxes = self._outputs((x - mean) / std), []
+        for stride, distribution in zip(STRIDES, outputs[3:], strict=True):
+            cells = torch.cartesian_prod(*[torch.arange(self.size // stride)] * 2).flip(-1)  # (n, 2) x y
+            distance = (distribution[0].view(-1, 4, 8).softmax(dim=2) @ torch.arange(8.0)) * stride
+            centre = (cells + 0.5) * stride - 0.5
+            boxes.append(torch.cat((centre - distance[:, :2], centre + distance[:, 2:]), dim=1))
+        boxes = (torch.cat(boxes) - torch.tensor([left, top, left, top])) / scale
+        return self._of_each_class(boxes, torch.cat([output[0] for output in outputs[:3]]), image, conf, iou, max_det)
+
+
+class FastestDet(_Exported):
+    """FastestDet as its repository exports it: one level of stride 16, for pictures that are stretched to a square."""
+
+    @classmethod
+    def from_weights(cls, path: Path | str) -> FastestDet:
+        """Load an exported network; errors are those of :meth:`YOLOX.from_weights`."""
+        return cls._loaded(
+            path,
+            lambda size, shapes: shapes == [[1, 85, size // 16, size // 16]],
+            "(1, 85, n, n), n the cells of stride 16",
+        )
+
+    def _detect_one(
+        self, image: Tensor, conf: float = 0.001, iou: float = 0.45, max_det: int = 100
+    ) -> dict[str, Tensor]:
+        x = F.interpolate(image[None].float(), (self.size, self.size), mode="bilinear").flip(1)  # BGR in [0, 1]
+        (output,) = self._outputs(x)
+        side = output.shape[-1]
+        objectness, offset, extent, classes = output[0].flatten(1).T.split((1, 2, 2, 80), dim=1)  # each (n, ...)
+        cells = torch.cartesian_prod(*[torch.arange(side)] * 2).flip(-1)  # (n, 2) x y
+        boxes = torch.cat(((cells + offset.tanh()) / side, extent.sigmoid()), dim=1)  # in parts of the picture
+        height, width = image.shape[1:]
+        boxes = box_convert(boxes, "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
+        return self._of_each_class(boxes, objectness**0.6 * classes**0.4, image, conf, iou, max_det)
 
 
 def _cells(size: int) -> int:
     return sum((size // stride) ** 2 for stride in STRIDES)
 
 
-def _open(path: Path) -> Any:
+def open_session(path: Path) -> Any:
     """A session on one thread: its sums always run in the same order."""
     try:
         import onnxruntime
@@ -169,6 +242,7 @@ def _open(path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.use_deterministic_compute = True
+    options.log_severity_level = 3  # of errors: older exporters name their weights as inputs, which hurts nobody
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no base class of their own

@@ -1,0 +1,46 @@
+"""Edges that people draw: read as they were drawn, and met as the definition says."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from icm_helpers import edges
+from icm_helpers.data import DataError, bsds, datasets
+
+
+def test_people_s_maps_are_read_with_their_photograph(real_data):
+    first, second = list(bsds.photos(real_data / "bsds500_test", every=100))
+    assert first.image.shape == (3, *first.maps[0].shape) and 4 <= len(first.maps) <= 8
+    assert all(drawn.min() == 0 and drawn.max() > 0 for drawn in first.maps + second.maps)
+
+
+def test_a_photograph_without_a_map_of_its_size_is_an_error(tmp_path):
+    for folder, name, size in (("images", "1.jpg", (8, 6)), ("segments", "1_0.png", (6, 8))):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / folder / name)
+    with pytest.raises(DataError, match=r"1\.jpg is \(8, 6\), its maps are {\(6, 8\)}"):
+        next(bsds.photos(tmp_path))
+    with pytest.raises(DataError, match="set ICM_REAL_DATA"):
+        next(bsds.photos(tmp_path / "images"))
+
+
+def test_an_edge_is_met_within_the_tolerance_and_by_anybody():
+    drawn = np.zeros((20, 20), bool)
+    drawn[10] = True
+    near, far = np.roll(drawn, 4, axis=0), np.roll(drawn, 5, axis=0)
+    assert edges.matches(drawn, [near]) == (20, 20, 20, 20)
+    assert edges.matches(drawn, [far]) == (0, 20, 0, 20)
+    assert edges.matches(drawn, [far, near]) == (20, 20, 20, 40)  # recall is of each person
+
+
+def test_two_pictures_are_measured_with_all_their_kinds_of_edges(real_data, monkeypatch):
+    monkeypatch.setenv("ICM_REAL_DATA", str(real_data))
+    people = edges.scores([*edges.of_people(datasets.real_data() / "bsds500_test", 150, lambda image: [])])
+    maps = edges.scores([*edges.of_maps(datasets.real_data(), 2, lambda image: [])])
+    assert people["people"]["f"] > people["canny"]["f"] > people["sam"]["f"] == 0
+    assert set(maps) == {"outlines", "sam", "canny"} and maps["outlines"]["precision"] > maps["canny"]["precision"]
+
+
+def test_the_committed_numbers_are_a_table_of_both_truths():
+    table = edges.table()
+    assert len(table) == 6 and (table.astype(float) <= 1).all(axis=None)

@@ -1,0 +1,68 @@
+"""The small codec with ELIC's context: bytes of any size that decode to what `forward` gives, in few parameters."""
+
+import pytest
+import torch
+
+from icm_helpers import complexity
+from icm_helpers.codecs import container, elic, networks, zoo
+
+
+@pytest.fixture(scope="module")
+def codec():
+    torch.manual_seed(0)
+    codec = zoo.load("elic-small", weights=None)
+    complexity.awaken(codec, torch.rand(1, 3, 128, 128))
+    return codec
+
+
+def test_it_has_at_most_four_million_parameters(codec):
+    assert sum(p.numel() for p in codec.parameters()) <= 4_000_000
+
+
+@pytest.mark.parametrize("size", [(1, 1), (64, 64), (70, 131)])
+def test_bytes_decode_to_what_forward_gives_and_cost_what_its_likelihoods_promise(codec, size):
+    x = torch.rand(3, *size)
+    data = container.encode(codec, x)
+    with torch.no_grad():
+        out = codec(container.pad(x[None], codec.downsampling_factor))
+    assert torch.equal(container.decode(codec, data), out["x_hat"][0, :, : size[0], : size[1]].clamp(0, 1))
+    promised = sum(-p.log2().sum().item() for p in out["likelihoods"].values())
+    assert 8 * len(data) == pytest.approx(promised, rel=0.05, abs=8 * 64)
+
+
+def test_a_batch_is_coded_picture_by_picture(codec):
+    x = torch.rand(2, 3, 64, 64)
+    together, alone = codec.compress(x), [codec.compress(picture) for picture in x.split(1)]
+    assert together["strings"] == [[a["strings"][k][0] for a in alone] for k in (0, 1)]
+    assert len(codec.decompress(together["strings"], together["shape"])["x_hat"]) == 2
+
+
+def test_what_is_coded_later_changes_no_mean_of_what_is_coded_before():
+    small = elic.ELIC(N=8, M=8, width=8, groups=(4, 4)).eval()
+    z, y = torch.rand(1, 8, 1, 1), torch.randn(1, 8, 4, 4)
+    black = (torch.arange(4)[:, None] + torch.arange(4)) % 2
+    order = torch.stack([2 * (channel // 4) + black for channel in range(8)])  # (8, 4, 4): when each value is coded
+
+    def means(y):
+        return small._walk(z, lambda channels, half, scale, mean: y[:, channels])[2][0]
+
+    for k in range(4):
+        same = means(y + 3 * (order == k)) == means(y)
+        assert same[order <= k].all() and (k == 3 or not same[order == k + 1].all())
+
+
+def test_a_truncated_stream_is_an_error(codec):
+    data = container.encode(codec, torch.rand(3, 64, 64))
+    with pytest.raises(container.BitstreamError, match="checksum differs"):
+        container.decode(codec, data[:-8])
+
+
+def test_weights_are_saved_and_come_back_with_their_tables(codec, tmp_path):
+    networks.save(codec, tmp_path / "mine.safetensors")
+    again, x = zoo.load("elic-small", tmp_path / "mine.safetensors"), torch.rand(3, 64, 64)
+    assert container.encode(again, x) == container.encode(codec, x)
+
+
+def test_groups_must_fill_the_latent():
+    with pytest.raises(ValueError, match=r"groups \(4, 4\) have 8 channels together, the latent 12"):
+        elic.ELIC(M=12, groups=(4, 4))
