@@ -11,7 +11,9 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,7 +47,8 @@ from icm_helpers.options import (
 )
 from icm_helpers.tasks import models
 
-coding, complexity, cost, judged, masks, run = later(".coding", ".complexity", ".cost", ".judged", ".masks", ".run")
+coding, complexity, cost, judged, known = later(".coding", ".complexity", ".cost", ".judged", ".known")
+masks, preflight, run = later(".masks", ".preflight", ".run")
 downloads, grid, sam, training = later(".data.downloads", ".ledger.grid", ".tasks.sam", ".tasks.training")
 contrastive, train, torch, tyro = later(".tasks.contrastive", ".train", "torch", "tyro")
 
@@ -54,9 +57,9 @@ contrastive, train, torch, tyro = later(".tasks.contrastive", ".train", "torch",
 
 @dataclass(frozen=True, kw_only=True)
 class Detector(Pupil):
-    """Train a small detector on a data set, and state its AP."""
+    """Train a detector on a data set, and state its AP."""
 
-    model: one_of(models.names("train")) = "mask-rcnn-small"  # which detector
+    model: one_of(models.names("train")) = "mask-rcnn-small"  # which detector; published weights are where it begins
 
     def __call__(self) -> None:
         told, dataset = self.told(), datasets.load(self.data, "train", size=self.size, limit=self.images)
@@ -86,13 +89,16 @@ class Finetune(Pupil, Coding):
         codec, base = self.coder(), models.load(self.detector)
         dataset = datasets.load(self.data, "train", size=self.size, limit=self.images)
         plan = replace(training.FINETUNE, steps=self.steps, batch=self.batch, lr=self.lr)
-        model = training.finetune(base, codec, dataset, plan, describe=self.out.stem, **told)
+        # Other pictures, or those of another codec, belong into another folder.
+        lessons, coded = (told["folder"] / f"{zlib.crc32(told['identity'].encode()):08x}-{k}" for k in ("train", "val"))
+        model = training.finetune(base, codec, dataset, lessons, plan, describe=self.out.stem, **told)
         if not train.rank():
             model.cpu().save(self.out)
-            own = self.written(type(base).from_weights)
-            coded = training.Decoded(held_out, codec)
+            own, decoded = self.written(type(base).from_weights), training.Decoded(held_out, codec, coded, shared=False)
             for name, judge in ((self.detector, base), (self.out.stem, own)):
-                print(training.stated(judge, held_out, name, coded))
+                print(training.stated(judge, held_out, name, decoded))
+            for folder in (lessons, coded):
+                shutil.rmtree(folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +232,8 @@ class Grid(Command):
         todo = [recipe for recipe in wanted[k - 1 :: n] if recipe in missing and not job.finished(recipe)]
         if not todo:
             return
+        if self.preset == "paper":
+            preflight.check(todo, self.device)
         jobs = self.jobs or (len(todo) if self.launcher == "slurm" else 1)
         if self.launcher == "slurm":
             launcher = grid.Cluster(self.slurm_partition, self.slurm_timeout_min, self.gpus_per_job)
@@ -373,6 +381,20 @@ class Compare:
         judged.compare(self.files, self.out)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Known(Command):
+    """Judge the SA-ICM authors' published weights on COCO 2017, and print the result beside their own table."""
+
+    weights: tuple[Path, ...]  # their files of LIC-TCM, such as sa-icm_0.05.pth.tar
+    lmbda: tuple[float, ...]  # what each was trained with
+    detector: Path  # their YOLOv5m, .pt
+    images: int = 5000  # only the first so many, which are not comparable
+
+    def __call__(self) -> None:
+        for line in known.answers(self.weights, self.lmbda, self.detector, self.images, self.device):
+            print(line, flush=True)
+
+
 # --- what is on disk -----------------------------------------------------------------------------------------------------
 
 
@@ -467,7 +489,7 @@ class Complexity:
 COMMANDS: dict[str, Any] = {
     **{
         c.__name__.lower(): c
-        for c in (Detector, Finetune, Contrastive, Sam, Codec, Video, Judge, Compare, Grid, Cost, Code)
+        for c in (Detector, Finetune, Contrastive, Sam, Codec, Video, Judge, Compare, Known, Grid, Cost, Code)
     },
     "datasets": {"list": List, "fetch": Fetch, "check": Check},
     "masks": {"make": Make, "info": Info},

@@ -12,12 +12,14 @@ import torch
 
 from icm_helpers import run
 from icm_helpers.ledger.recipe import UNTRAINED, Accuracy, Classical, Clip, Overfitted, Recipe, Trained
+from icm_helpers.tasks import training
 
 
 @dataclass(frozen=True)
 class Cost:
     """Of one run: hours of training its codec, of fine-tuning a detector on it, and of coding and judging; in GB the most memory,
-    of the GPU or else of the process, and what lies on disk while it trains: weights and a checkpoint with Adam's moments."""
+    of the GPU or else of the process, and what lies on disk while it trains: weights, a checkpoint with Adam's moments, and the
+    decoded pictures that a detector is fine-tuned on."""
 
     training: float = 0.0
     tuning: float = 0.0
@@ -90,7 +92,7 @@ def estimate(
         few, model, hours, disk = recipe, run.trained_codec(recipe, **how), 0.0, 0.0
 
     def judge(count: int) -> Any:
-        plain = replace(wanted, finetuned="none", finetune_steps=0) if isinstance(wanted, Accuracy) else wanted
+        plain = replace(wanted, finetuned=()) if isinstance(wanted, Accuracy) else wanted
         if isinstance(pictures, Clip):
             made = model if isinstance(codec, Overfitted) else run.coded(few, **how)
             return run.measured(replace(few, measured=plain), made, **how)
@@ -99,14 +101,18 @@ def estimate(
     if isinstance(pictures, Clip):
         judging = _timed(judge, 0)[1] * pictures.frames / few.pictures.frames
     else:
-        judging = _slope(judge, images)[1] * pictures.images
+        of_picture = _slope(judge, images)[1]
+        judging = of_picture * pictures.images
     tuning = 0.0
-    if isinstance(wanted, Accuracy) and wanted.finetuned != "none":
+    if isinstance(wanted, Accuracy) and wanted.finetuned:
 
         def tune(count: int) -> Any:
             return run.finetuned(replace(few, measured=replace(wanted, finetune_steps=count)), model, run.How(**how))
 
-        tuning = _slope(tune, steps)[1] * wanted.finetune_steps
+        coded = min(codec.training.train_images, wanted.finetune_images)
+        tuning = _slope(tune, steps)[1] * wanted.finetune_steps + of_picture * coded  # judging them would cost more
+        lessons = run.images(few, "train", few.codec.training.train_images)
+        disk += training.PNG * lessons.pixels / len(lessons) * coded / 1e9
     peak = torch.cuda.max_memory_allocated() if cuda else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Cost(hours / 3600, tuning / 3600, judging / 3600, peak / 1e9, disk)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from itertools import tee
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -302,14 +302,24 @@ def coded(
     codec: Any, dataset: Sequence[Sample], encode: Callable[[Any, Sample], bytes] | None = None
 ) -> Iterator[tuple[Sample, bytes, Tensor]]:
     """Every sample with its bytes and the picture decoded from them; the next ones are coded while this one is looked at."""
-    samples, sources = tee(dataset[i] for i in range(len(dataset)))
+    samples, stored = deque(), deque()  # those that are on their way; `itertools.tee` would keep a hundred
+
+    def sources() -> Iterator[Sample]:
+        for i in range(len(dataset)):
+            samples.append(dataset[i])
+            yield samples[-1]
+
+    def kept(data: Iterable[bytes]) -> Iterator[bytes]:
+        for one in data:
+            stored.append(one)
+            yield one
+
     if encode:
-        data = (encode(codec, sample) for sample in sources)
+        data = (encode(codec, sample) for sample in sources())
     else:
-        data = container.encode_many(codec, (sample.image for sample in sources))
-    data, stored = tee(data)
-    decoded = container.decode_many(codec, stored)
-    return ((sample, done, x_hat.cpu()) for sample, done, x_hat in zip(samples, data, decoded, strict=True))
+        data = container.encode_many(codec, (sample.image for sample in sources()))
+    for x_hat in container.decode_many(codec, kept(data)):
+        yield samples.popleft(), stored.popleft(), x_hat.cpu()
 
 
 def division(truth: dict[str, Any], detections: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:

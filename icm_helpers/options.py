@@ -160,16 +160,17 @@ class Lessons(Command):
     lr: float = 1e-3  # Adam's learning rate after warm-up
     seed: int = 0  # of what is random
     precision: Precision = "32-true"  # arithmetic
+    workers: maybe(int) = None  # processes that load pictures; where left out 4 for a GPU, else none
 
     def told(self) -> dict[str, Any]:
         """What the training is told: where its checkpoint lies, seed, device, arithmetic, and what it trains."""
-        what = {k: v for k, v in vars(self).items() if k not in ("device", "judged", "out")}
+        what = {k: v for k, v in vars(self).items() if k not in ("device", "judged", "out", "workers")}
         if what.get("weights"):  # another file may come to lie there
             what["weights"] = files.fingerprint(what["weights"])
         if "detector" in what:
             what["detector"] = models.fingerprinted(what["detector"])
         how = {"seed": self.seed, "device": self.device, "precision": self.precision, "identity": f"{what}"}
-        return {"folder": RUNS / self.out.stem, **how}
+        return {"folder": RUNS / self.out.stem, "workers": self.workers, **how}
 
     def written(self, read: Callable[[Path], Any]) -> Any:
         """The model in the file that was written. Now that it was read back, the training's checkpoints are deleted, or another

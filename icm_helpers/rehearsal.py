@@ -103,6 +103,37 @@ ROWS = (
         f"env ICM_WEIGHTS=$ICM_WEIGHTS/end2end {_JUDGE} --data coco2017 --detector yolov7",
         ("yolov7, end to end",),
     ),
+    *(
+        Row(
+            f"{what}, fine-tuned on coded pictures",
+            where,
+            f"icm finetune --codec jpeg --quality 30 --data coco2017 --images 2 --steps 1 --batch 2 --detector {detector} "
+            f"--out $OUT/{detector}.safetensors",
+            (detector,),
+        )
+        for what, where, detector in (
+            ("YOLOv5m", f"{_CCNC}; {_ICIP} 4.1", "yolov5m"),
+            ("Mask R-CNN", _CCNC, "mask-rcnn-r50"),
+        )
+    ),
+    Row(
+        "YOLOv5m for VisDrone, by its command",
+        f"{_CCNC}; {_ICIP} 4.1",
+        "icm detector --model yolov5m --data visdrone --images 2 --steps 1 --batch 2 --out $OUT/visdrone.safetensors",
+        ("yolov5m",),
+    ),
+    Row(
+        "VisDrone-DET, by that YOLOv5m",
+        f"{_CCNC}; {_ICIP} 4.1",
+        f"{_JUDGE} --data visdrone",
+        ("yolov5m-visdrone",),
+    ),
+    Row(
+        "the SA-ICM authors' weights beside their table",
+        "https://github.com/final-0/SA-ICM-v2",
+        "icm known --weights $ICM_WEIGHTS/tcm-n128-l0.05.pth.tar --lmbda 0.05 --detector $ICM_WEIGHTS/yolov5m.pt --images 1",
+        ("tcm", "yolov5m"),
+    ),
     Row(
         "VisDrone-DET, its cars",
         f"{_CCNC}; {_ICIP} 4.1",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -20,7 +23,17 @@ from icm_helpers.data.video import Video
 from icm_helpers.files import CHECKPOINTS, RUNS
 from icm_helpers.ledger import results
 from icm_helpers.ledger.queries import FINETUNED
-from icm_helpers.ledger.recipe import UNTRAINED, Classical, Clip, Overfitted, Pictures, Recipe, Refined, Trained
+from icm_helpers.ledger.recipe import (
+    UNTRAINED,
+    Accuracy,
+    Classical,
+    Clip,
+    Overfitted,
+    Pictures,
+    Recipe,
+    Refined,
+    Trained,
+)
 from icm_helpers.ledger.results import Record
 from icm_helpers.ledger.study import Study, VideoStudy
 from icm_helpers.objectives import MSE, Objective
@@ -34,9 +47,7 @@ class How:
     device: str = "auto"
     keep: bool = True  # False: what has to be trained leaves no file behind
     compiled: bool = False  # train with torch.compile
-    workers: int | None = (
-        None  # processes that cut crops for a training; None: 4 for a GPU, which need not wait, else none
-    )
+    workers: int | None = None  # processes that load what a training sees, as in `train.fit`
     remember: bool = False  # keep what a distilling teacher has seen, in runs/teachers
     progress: bool = True
 
@@ -208,8 +219,7 @@ def train_codec(recipe: Recipe, out: Path | None, **options: Any) -> Any:
     pictures = images(learnt(recipe), "train", plan.train_images)
     terms.loss.check(pictures)
     told = {"folder": folder if out else None, "seed": codec.seed, "precision": plan.precision, "collate": collate}
-    workers = (0 if place.type == "cpu" else 4) if how.workers is None else how.workers
-    told |= {"workers": workers, "describe": recipe.codec_id}
+    told |= {"workers": how.workers, "describe": recipe.codec_id}
     told["identity"] = recipe.codec_id if codec.scale else f"{recipe.codec_id}, scale {found:.6g}"
     crops = training_crops(recipe, plan.steps * plan.batch, how.device, pictures)
     schedule = train.Schedule(steps=plan.steps, batch=plan.batch, lr=plan.lr)
@@ -309,8 +319,7 @@ def measured(recipe: Recipe, model: Any, **options: Any) -> tuple[dict[str, Any]
     if recipe.kind == "probed":
         lessons = images(recipe, "train", wanted.train_images)
         return probe.evaluate(model, lessons, dataset, panel, progress=progress)
-    if wanted.finetuned != "none":
-        panel[wanted.finetuned.partition("@")[0] + FINETUNED] = finetuned(recipe, model, how).to(place)
+    panel |= {name: tuned.to(place) for name, tuned in finetuned(recipe, model, how).items()}
     divided = None if wanted.divided == "none" else clean(recipe.pictures, wanted.divided, place)
     encode, finder = None, getattr(recipe.codec, "roi", "none")
     if isinstance(recipe.codec, Refined):
@@ -346,25 +355,40 @@ def _measured_video(recipe: Recipe, data: bytes, panel: dict[str, Any]) -> tuple
     return result, bootstrap
 
 
-def finetuned(recipe: Recipe, codec: Any, how: How) -> Any:
-    """The detector that a recipe asks for, trained further on what its codec decodes: finished in runs/, or trained now."""
+def finetuned(recipe: Recipe, codec: Any, how: How) -> dict[str, Any]:
+    """The detectors that a recipe asks for, as records call them, trained further on what its codec decodes: finished in runs/, or
+    trained now, from pictures that lie in runs/ until all are done."""
+    who, made = recipe.measured, {}
+    if not who.finetuned:
+        return made
+    lessons = images(recipe, "train", min(recipe.codec.training.train_images, who.finetune_images))
+    with tempfile.TemporaryDirectory() if not how.keep else nullcontext(RUNS / recipe.codec_id) as place:
+        decoded = Path(place, f"decoded-{lessons.identity}")
+        for full in who.finetuned:
+            made[full.partition("@")[0] + FINETUNED] = _finetuned(recipe, full, codec, lessons, decoded, how)
+        shutil.rmtree(decoded, ignore_errors=True)
+    return made
+
+
+def _finetuned(recipe: Recipe, full: str, codec: Any, lessons: CocoDataset, decoded: Path, how: How) -> Any:
     who, plan, folder = recipe.measured, recipe.codec.training, RUNS / recipe.codec_id
-    base, name = models.load(who.finetuned), who.finetuned.replace("@", "-")  # other weights make another detector
+    base, name = models.load(full), full.replace("@", "-")  # other weights make another detector
     name += "" if plan.train_data == "same" else f"-{recipe.pictures.data}"  # and so do other pictures
-    path = folder / f"{name}-{who.finetune_steps}.safetensors"
+    usual, asked = Accuracy(()), {key: getattr(who, f"finetune_{key}") for key in ("batch", "lr", "images")}
+    unlike = [f"-{key}{value:g}" for key, value in asked.items() if value != getattr(usual, f"finetune_{key}")]
+    path = folder / f"{name}-{who.finetune_steps}{''.join(unlike)}.safetensors"
     if not path.exists():
-        lessons = images(recipe, "train", min(plan.train_images, training.FINETUNE_IMAGES))
-        schedule = replace(training.FINETUNE, steps=who.finetune_steps)
-        told = {"folder": folder / name if how.keep else None, "seed": recipe.seed, "precision": plan.precision}
-        told |= {"describe": f"{name} on {recipe.codec_id}", "identity": f"{who.finetuned} on {recipe.codec_id}"}
-        model = training.finetune(
-            base, codec, lessons, schedule, **told, device=how.device, progress=how.progress
-        ).cpu()
+        how_long = {"steps": who.finetune_steps, "batch": who.finetune_batch, "lr": who.finetune_lr}
+        schedule = replace(training.FINETUNE, **how_long)
+        told = {"folder": folder / path.stem if how.keep else None, "seed": recipe.seed, "precision": plan.precision}
+        told |= {"describe": f"{name} on {recipe.codec_id}", "identity": f"{full} on {recipe.codec_id}"}
+        told |= {"workers": how.workers, "device": how.device, "progress": how.progress}
+        model = training.finetune(base, codec, lessons, decoded, schedule, **told).cpu()
         if not how.keep:
             return model
         model.save(path)
     tuned = type(base).from_weights(path)  # read back before what it cost is deleted
-    (folder / name / "training.ckpt").unlink(missing_ok=True)
+    shutil.rmtree(folder / path.stem, ignore_errors=True)
     return tuned
 
 

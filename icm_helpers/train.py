@@ -114,7 +114,7 @@ def fit(
     device: str = "auto",
     precision: str = "32-true",
     compiled: bool = False,
-    workers: int = 0,
+    workers: int | None = 0,
     collate: Callable[[list], Any] | None = None,
     progress: bool = True,
     describe: str = "training",
@@ -132,7 +132,8 @@ def fit(
         seed: of everything random in a step.
         device, precision: as in :func:`fabric`. Entropy models always compute in float32.
         compiled: use torch.compile for the forward and backward pass (needs a C++ compiler on a CPU).
-        workers, collate: processes that load data, and how items become a batch; by default they are stacked.
+        workers, collate: processes that load data (None: 4 for a GPU, which need not wait, else none), and how items become a
+            batch; by default they are stacked.
         progress, describe: whether a bar tells how far it is, with ETA, and its first words.
         identity: what is trained (model, data, loss), in any words: a checkpoint with other words is refused.
 
@@ -190,6 +191,8 @@ def fit(
     share = schedule.batch // world()
     firsts = [k * schedule.batch + rank() * share for k in range(start, schedule.steps)]
     batches = [range(first, first + share) for first in firsts]
+    if workers is None:
+        workers = 0 if run.device.type == "cpu" else 4
     loader = DataLoader(data, batch_sampler=batches, num_workers=workers, collate_fn=collate)
     for step, (items, batch) in enumerate(zip(batches, loader, strict=True), start=start):
         # Far apart for neighbouring seeds and steps: no two steps of two runs share their noise.

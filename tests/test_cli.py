@@ -178,7 +178,9 @@ def test_a_loss_has_the_options_that_its_class_has_and_the_books_defaults():
 def test_defaults_that_the_command_line_states_are_those_of_the_book():
     how = cli.parsed(["finetune", "--out", "a"])
     assert (how.steps, how.batch, how.lr) == (training.FINETUNE.steps, training.FINETUNE.batch, training.FINETUNE.lr)
-    assert how.images == training.FINETUNE_IMAGES and cli.parsed(["masks", "make"]).alpha == masks.LEAST
+    recipe = Accuracy(())
+    assert (how.batch, how.lr, how.images) == (recipe.finetune_batch, recipe.finetune_lr, recipe.finetune_images)
+    assert cli.parsed(["masks", "make"]).alpha == masks.LEAST
 
 
 def test_what_a_module_of_ones_own_registers_is_known_to_the_command_line(tmp_path, monkeypatch):
@@ -368,8 +370,8 @@ def test_judge_compares_with_the_book_on_its_own_pictures(tmp_path, monkeypatch,
     [
         (["--weights", "a", "b", "--quality", "1", "2", "3"], "2 --weights and 3 --quality: give one of each"),
         (
-            ["--codec", "png", "--detector", "yolov5n=mine.pt"],
-            "yolov5n=mine.pt: weights of your own may be those of mask-rcnn",
+            ["--codec", "png", "--detector", "yolox-nano=mine.pt"],
+            "yolox-nano=mine.pt: weights of your own may be those of mask-rcnn",
         ),
         (["--codec", "png", "--detector", "nobody"], "no detector is called 'nobody'; there is mask-rcnn-small"),
         (["--codec", "png", "--out", __file__], "was not written by `judge`, or is damaged"),

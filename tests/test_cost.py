@@ -7,6 +7,7 @@ import pytest
 from icm_helpers import chapters, cost, run
 from icm_helpers.chapters.object_region_mse import SMOKE
 from icm_helpers.codecs import zoo
+from icm_helpers.tasks import training
 
 
 def test_runs_that_differ_in_what_costs_nothing_are_told_together():
@@ -35,5 +36,7 @@ def test_the_cost_of_a_run_grows_with_its_steps_and_pictures(monkeypatch):
     long = replace(recipe, codec=replace(recipe.codec, training=replace(recipe.codec.training, steps=1800)))
     found = cost.estimate(replace(long, pictures=replace(long.pictures, images=720)), steps=2, device="cpu")
     assert found.training == pytest.approx(2 * 1800 / 3600) and found.judging == pytest.approx(5 * 720 / 3600)
-    assert found.tuning == pytest.approx(3 * long.measured.finetune_steps / 3600)
-    assert found.memory > 0.1 and found.disk == pytest.approx(4 * 4 * 444_875 / 1e9)
+    tuning = 3 * long.measured.finetune_steps + 5 * long.codec.training.train_images  # and these are coded
+    assert found.tuning == pytest.approx(tuning / 3600)
+    decoded = 4 * training.PNG * 128 * 128  # four pictures
+    assert found.memory > 0.1 and found.disk == pytest.approx((4 * 4 * 444_875 + decoded) / 1e9)

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,12 @@ import torch
 from torch import nn
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from icm_helpers import cli, run, train
+from icm_helpers import cli, options, run, train
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
 from icm_helpers.data.crops import Crops
 from icm_helpers.objectives import MSE, Objective
+from icm_helpers.tasks.mask_rcnn import SmallFasterRCNN
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -73,10 +73,18 @@ def main(folder: Path) -> dict:
         fit(batch=3)
     except ValueError as error:
         found["refused"] = str(error)
-    run.RUNS, run.datasets.load = folder / "runs", partial(datasets.load, root=folder)
+    load = datasets.load
+    run.RUNS, run.datasets.load = (
+        folder / "runs",
+        lambda *what, **how: load(*what, **how | {"root": folder, "limit": 2}),
+    )
     small = ["--train-images", "2", "--size", "64", "--patch", "64", "--steps", "2", "--batch", "2", "--device", "cpu"]
     with contextlib.redirect_stdout(io.StringIO()) as said:
         cli.main(["codec", *small, "--out", str(folder / "mine.safetensors")])
+        few = ["--images", "2", "--size", "64", "--steps", "2", "--batch", "2", "--device", "cpu"]
+        options.RUNS = folder / "runs"
+        tuning = ["finetune", "--codec", "jpeg", "--quality", "20", "--detector", "faster-rcnn-small"]
+        cli.main([*tuning, *few, "--out", str(folder / "tuned.safetensors")])
     return found | {"said": said.getvalue()}
 
 
@@ -87,7 +95,7 @@ def two(tmp_path_factory, elsewhere) -> tuple[Path, list[dict]]:
     own = {"run_id": "two", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}
     plan = LaunchConfig(1, 1, 2, start_method=elsewhere.get_start_method(), max_restarts=0, **own)
     found = elastic_launch(plan, main)(folder)
-    assert "".join(found[rank]["said"] for rank in range(2)).count("wrote ") == 1, "each process wrote the codec"
+    assert "".join(found[rank]["said"] for rank in range(2)).count("wrote ") == 2, "each process wrote"
     return folder, [found[rank] for rank in range(2)]
 
 
@@ -118,3 +126,9 @@ def test_the_codec_command_of_two_processes_leaves_one_whole_file(two):
     folder, _ = two
     zoo.load(weights=folder / "mine.safetensors")
     assert not list((folder / "runs").rglob("*.ckpt"))
+
+
+def test_the_finetune_command_of_two_processes_codes_each_picture_once_and_leaves_one_detector(two):
+    folder, _ = two
+    assert SmallFasterRCNN.from_weights(folder / "tuned.safetensors").categories
+    assert not list((folder / "runs").rglob("*.png"))

@@ -67,11 +67,10 @@ def test_conda_takes_packages_at_the_versions_and_in_the_ranges_of_the_project()
     assert {"torch", "torchvision"} <= {pin.name for pin in pins()}
 
 
-def test_detectron2_comes_from_its_own_repository_at_a_full_commit():
-    others = [line for line in pip_list() if not line.startswith("-")]
-    assert len(others) == 1, "whatever has a package belongs into pyproject.toml"
-    repository = "detectron2 @ git+https://github.com/facebookresearch/detectron2.git@"
-    assert re.fullmatch(re.escape(repository) + "[0-9a-f]{40}", others[0])
+def test_what_has_no_package_comes_from_its_own_repository_at_a_full_commit():
+    found = [re.fullmatch(r"(\w+) @ git\+https://github\.com/(.+)\.git@[0-9a-f]{40}", line) for line in pip_list()[2:]]
+    known = [("detectron2", "facebookresearch/detectron2"), ("panopticapi", "cocodataset/panopticapi")]
+    assert [match.groups() for match in found] == known, "whatever has a package belongs into pyproject.toml"
 
 
 def test_every_requirement_is_pinned_within_its_range():

@@ -5,7 +5,8 @@ import pytest
 
 from icm_helpers import files
 from icm_helpers.chapters.sa_nerv import VIDEOS_PAPER
-from icm_helpers.data import datasets, miniatures
+from icm_helpers.data import datasets, downloads, miniatures
+from icm_helpers.tasks import models
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +47,25 @@ def test_sequences_have_their_own_size_and_their_objects(clip):
     video = datasets.clip("sfu", clip, VIDEOS_PAPER.frames)
     assert video.frames.shape == (2, 3, *((480, 832) if "832x480" in clip else (240, 416)))
     assert len(video.boxes[0]) > 0 and 0.1 < video.frames.mean() < 0.9 and video.frames[0].ne(video.frames[1]).any()
+
+
+def test_what_the_manifest_says_is_unpacked_is_what_the_readers_read(written):
+    """Readers open the miniatures, every file of them; a layout that agrees with these is one that readers can read."""
+    for variable, folder in written.items():
+        files = [file for asset in downloads.assets().values() if asset.variable == variable for file in asset.files]
+        patterns = [pattern for file in files for pattern in (file.layout or [file.name])]
+        matched = {pattern: set(folder.glob(pattern)) for pattern in patterns}
+        assert all(matched.values()), f"{variable}: {[p for p, found in matched.items() if not found]}"
+        assert set.union(*matched.values()) == {path for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_weight_file_that_a_model_reads_is_listed_or_made_or_shipped():
+    listed = {file.name for asset in downloads.assets().values() for file in asset.files}
+    for name, model in models.MODELS.items():
+        if str(model.adapter).startswith("icm_helpers.") and name != "yolox-nano":  # which no program may fetch
+            path = model.file()
+            assert path.name in listed or model.made or path.is_file(), f"nothing says where {name}'s {path} comes from"
+
+
+def test_yolov7_is_exported_in_a_form_that_its_reader_takes():
+    assert "--grid --img-size 640 640" in downloads.assets()["yolov7"].ask

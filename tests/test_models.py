@@ -44,28 +44,30 @@ def test_a_crowd_region_is_no_object_to_learn(scenes):
     assert len(target["boxes"]) == len(target["masks"]) == len(sample.labels) - 1
 
 
-def test_decoded_pictures_are_the_codecs_and_keep_their_objects(scenes):
-    lossless, lossy = (training.Decoded(scenes, codec, progress=False) for codec in (Png(), Jpeg(10)))
+def test_decoded_pictures_are_the_codecs_and_keep_their_objects(scenes, tmp_path):
+    codecs = {"lossless": Png(), "lossy": Jpeg(10)}
+    lossless, lossy = (
+        training.Decoded(scenes, codec, tmp_path / name, progress=False) for name, codec in codecs.items()
+    )
     for sample, same, worse in zip(scenes, lossless, lossy, strict=True):
         assert torch.equal(same.image, sample.image) and torch.equal(worse.boxes, sample.boxes)
         assert 0.005 < (worse.image - sample.image).abs().mean() < 0.2
 
 
-def test_fine_tuning_refuses_categories_that_the_detector_does_not_know(scenes):
+def test_fine_tuning_refuses_categories_that_the_detector_does_not_know(scenes, tmp_path):
     with pytest.raises(DataError, match="the detector calls this category 'person'"):
-        training.finetune(YOLO(dict.fromkeys(scenes.categories, "person"), size=64), Jpeg(30), scenes, progress=False)
+        training.finetune(YOLO(dict.fromkeys(scenes.categories, "person"), size=64), Jpeg(30), scenes, tmp_path)
 
 
-def test_fine_tuning_learns_the_decoded_pictures_and_leaves_the_original_alone(scenes):
+def test_fine_tuning_learns_the_decoded_pictures_and_leaves_the_original_alone(scenes, tmp_path):
     base = YOLO(scenes.used_categories(), size=64).eval().requires_grad_(False)
     before = {k: v.clone() for k, v in base.state_dict().items()}
     plan = dataclasses.replace(training.FINETUNE, steps=15, batch=3, lr=3e-3, warmup=1)
-    tuned = training.finetune(base, Jpeg(30), scenes, plan, progress=False)
+    tuned = training.finetune(base, Jpeg(30), scenes, tmp_path / "decoded", plan, progress=False)
     assert all(torch.equal(v, before[k]) for k, v in base.state_dict().items())
     assert not tuned.training and not any(p.requires_grad for p in tuned.parameters())
-    batch = training.collate(
-        [training.Pictures(training.Decoded(scenes, Jpeg(30), progress=False), 0, 3)[i] for i in range(3)]
-    )
+    decoded = training.Pictures(training.Decoded(scenes, Jpeg(30), tmp_path / "decoded"), 0, 3)
+    batch = training.collate([decoded[i] for i in range(3)])
     with torch.no_grad():
         worse, better = (training.detection_loss(m.train(), batch)["loss"] for m in (base, tuned))
     assert better < 0.7 * worse

@@ -147,8 +147,8 @@ def test_a_detector_of_ones_own_can_teach(photos):
     loss = cli.loss_of(command.loss, command.options, command.data)
     assert loss.teacher == f"mask-rcnn-small=judge.safetensors@{files.fingerprint('judge.safetensors')}"
     assert loss.bind(torch.device("cpu")).network.categories == {7: "walker", 9: "tree"}
-    with pytest.raises(ValueError, match="yolov5n=x: weights of your own may be those of mask-rcnn-small"):
-        models.fingerprinted("yolov5n=x")
+    with pytest.raises(ValueError, match="yolox-nano=x: weights of your own may be those of mask-rcnn-small"):
+        models.fingerprinted("yolox-nano=x")
 
 
 def test_a_codec_starts_from_a_file_of_ones_own(tmp_path):
@@ -171,7 +171,7 @@ def test_a_codec_starts_from_a_file_of_ones_own(tmp_path):
         ("detector --out photos", r"cannot write photos \(it is a folder\)"),
         ("judge --codec png --out photos/labels.json/x", r"cannot write photos/labels.json/x"),
         ("judge --weights none.safetensors", r"no weights at none.safetensors: correct the path"),
-        ("finetune --out a --detector yolov5n", r"yolov5n cannot be trained here; mask-rcnn-small"),
+        ("finetune --out a --detector yolox-nano", r"yolox-nano cannot be trained here; mask-rcnn-small"),
     ],
 )
 def test_what_cannot_end_well_is_refused_before_any_picture_is_drawn(words, message, photos, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -204,8 +205,8 @@ def scenes(tmp_path):
     return datasets.load("scenes", "train", size=64, limit=3, root=tmp_path)
 
 
-def test_pictures_mirror_the_category_of_every_pixel_with_the_masks(scenes):
-    for dataset in (scenes, training.Decoded(scenes, Png(), progress=False)):
+def test_pictures_mirror_the_category_of_every_pixel_with_the_masks(scenes, tmp_path):
+    for dataset in (scenes, training.Decoded(scenes, Png(), tmp_path / "decoded", progress=False)):
         for _, truth in (training.Pictures(dataset, seed=0, length=9, semantic=True)[i] for i in range(9)):
             for mask, label in zip(truth["masks"].bool(), truth["labels"], strict=True):
                 assert (truth["semantic"][mask] == label).all()
@@ -310,6 +311,22 @@ def test_the_real_panoptic_deeplab_names_pixels_in_cityscapes_ids(real):
     assert {s["category_id"] for s in found.segments} <= set(real.categories) and len(real.categories) == 19
     assert all(0 <= s["score"] <= 1 for s in found.segments if not s["isthing"])
     assert not real.training and not any(p.requires_grad for p in real.parameters())
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"), [("detectron2", "detectron2 \\("), ("panopticapi", "panopticapi for detectron2")]
+)
+def test_the_package_that_is_missing_is_named(missing, told, monkeypatch):
+    class Absent:
+        def find_spec(self, name, path=None, target=None):
+            if name.startswith("detectron2"):
+                raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
+    for name in [name for name in sys.modules if name.startswith("detectron2")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImportError, match=f"needs the package {told}.*environment.yml"):
+        CityscapesPanopticDeepLab.settings()
 
 
 def test_a_missing_file_says_how_to_fetch_it(tmp_path):

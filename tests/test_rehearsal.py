@@ -9,7 +9,7 @@ from icm_helpers.ledger import rehearsed
 from icm_helpers.tasks import models
 
 FEWER = {"images", "steps", "batch", "patch", "train_images", "lmbdas", "ladders", "anchors"}
-FEWER |= {"frames", "epochs", "tune_epochs", "clips", "points"}
+FEWER |= {"finetune_steps", "finetune_batch", "finetune_images", "frames", "epochs", "tune_epochs", "clips", "points"}
 OTHER_WEIGHTS = {"start", "detectors", "teacher", "segmenter"}
 
 

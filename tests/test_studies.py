@@ -1,7 +1,7 @@
 """The studies of the chapters: fair comparisons, unique runs, weights that exist."""
 
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from compressai.zoo.image import model_urls
@@ -10,7 +10,7 @@ from icm_helpers import chapters, files, run
 from icm_helpers.chapters.object_region_mse import SCENES
 from icm_helpers.chapters.objectness_distillation import ABLATIONS, DISTILL_HIGH_LR, DISTILL_SCENES
 from icm_helpers.codecs import nerv
-from icm_helpers.ledger.recipe import UNTRAINED, Recipe, flat
+from icm_helpers.ledger.recipe import UNTRAINED, Accuracy, Recipe, flat
 from icm_helpers.ledger.study import Study, VideoStudy
 from icm_helpers.objectives import MSE, Distill
 from icm_helpers.tasks import models
@@ -59,7 +59,7 @@ def test_runs_beside_it_are_trained_and_measured_alike(study):
         [r for r in study.recipes() if (r in study.beside) == beside and r.kind == "trained"]
         for beside in (False, True)
     )
-    judging = {"chapter", "finetuned", "finetune_steps", "detectors"}
+    judging = {"chapter", *(f.name for f in fields(Accuracy))}
     if study.data == "coco-mini" and study.chapter == "sa_icm" and study.training.train_images == 100:
         judging.add("train_images")  # COCO's panoptic maps cover a hundred of the pictures; the chapter says so
     if study.chapter == "objectness_distillation":

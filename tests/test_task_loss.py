@@ -125,7 +125,7 @@ def test_a_box_is_assigned_to_fitting_anchors_in_its_cell_and_the_nearer_neighbo
 def test_the_outputs_of_least_yolov5_loss_decode_to_the_objects(real_data, monkeypatch):
     model = YOLOv5.from_weights(real_data / "weights_yolov5n" / "yolov5n.safetensors")
     outputs = {f"p{i}": torch.zeros(1, 3, 85, 64 >> i, 64 >> i).requires_grad_() for i in (3, 4, 5)}
-    monkeypatch.setattr(model, "forward", MethodType(lambda *_: outputs, model))
+    monkeypatch.setattr(model, "raw", MethodType(lambda *_: outputs, model))
     boxes = torch.tensor([[5.0, 9, 30, 27], [28, 20, 64, 60]])
     target = {"boxes": boxes, "labels": torch.tensor([90, 1])}
     optimiser = torch.optim.Adam(outputs.values(), lr=0.2)
@@ -133,7 +133,8 @@ def test_the_outputs_of_least_yolov5_loss_decode_to_the_objects(real_data, monke
         optimiser.zero_grad()
         model.task_loss(torch.zeros(1, 3, 64, 64), [target]).backward()
         optimiser.step()
-    (found,) = model.detect([torch.zeros(3, 64, 64)], conf=0.5, size=64)
+    model.size = 64
+    (found,) = model.detect([torch.zeros(3, 64, 64)], conf=0.5)
     order = found["labels"].argsort(descending=True)
     assert found["labels"][order].tolist() == [90, 1]
     assert (found["boxes"][order] - boxes).abs().max() < 1  # pixel

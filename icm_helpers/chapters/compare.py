@@ -52,7 +52,7 @@ SEEDS = tuple(
 # Feng et al. fine-tune each task's network on their features: what comes nearest is a detector fine-tuned on decoded pictures.
 FEATURES_TUNED = replace(
     FEATURES, name="omnipotent features, fine-tuned", lmbdas=(0.001, 0.004), anchors=(),
-    measured=replace(judges(*JUDGES, finetuned="yolov5n-scenes", steps=150), divided=FINDER))
+    measured=replace(judges(*JUDGES, finetuned=("yolov5n-scenes",), finetune_steps=150), divided=FINDER))
 
 # The papers' own codecs, and what they compare with, as their chapters trained and judged them.
 PAPERS = (
@@ -82,7 +82,8 @@ PHOTOS = replace(
 # The papers' data. Li et al. train Swin transformers, Feng et al. a ResNet-50 without labels: see the gaps.
 PAPER = replace(
     object_region_mse.PAPER, chapter=NAME, codec="mean-scale-roi", losses=((Regional(0.1), 1.0), (Regional(0.01), 1.0)),
-    ladders=(), anchors=(*HEVC_ROI[::-1], *LOW_PASSED), roi=fingerprinted(object_region_mse.YOLO))
+    ladders=(), anchors=(*HEVC_ROI[::-1], *LOW_PASSED), roi=fingerprinted(object_region_mse.YOLO),
+    measured=judges(object_region_mse.YOLO, "mask-rcnn-r50"))
 GAPS = (
     "Li et al.'s codec of Swin transformers is not here: a small convolutional one stands for it",
     "no backbone of preset `paper` is trained without labels, so that omnipotent features are measured on scenes alone",

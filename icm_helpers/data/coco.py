@@ -165,9 +165,13 @@ class CocoDataset(Dataset):
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Sample:
+        return self.showing(self.images / self._entries[self.ids[index]].file_name, index)
+
+    def showing(self, path: Path, index: int) -> Sample:
+        """Item `index` with the pixels of another file of that size: as a codec gives them back, say."""
         entry = self._entries[self.ids[index]]
         width, height, objects = entry.width, entry.height, self._objects[entry.id]
-        pixels = _read_image(self.images / entry.file_name, width, height)
+        pixels = _read_image(path, width, height)
         masks = np.zeros((len(objects), height, width), dtype=bool)
         boxes = np.zeros((len(objects), 4), dtype=np.float32)
         for i, item in enumerate(objects):
@@ -198,6 +202,11 @@ class CocoDataset(Dataset):
         entries = self._entries.values()
         told = (f"{e.id} {e.file_name} {(self.images / e.file_name).stat().st_size}" for e in entries)
         return hashlib.sha256("\n".join([files.fingerprint(self.annotations), *told]).encode()).hexdigest()[:12]
+
+    @property
+    def pixels(self) -> int:
+        """Of all pictures in use together."""
+        return sum(entry.width * entry.height for entry in self._entries.values())
 
     @property
     def outlined(self) -> bool:

@@ -234,7 +234,7 @@ for _data_set in (
         partial(_coco, "coco2017", partial(home, "coco2017"), _WHOLE),
         "COCO 2017, in the folder that ICM_COCO names",
     ),
-    DataSet("visdrone", _visdrone, "VisDrone 2019-DET, read as COCO's instances"),
+    DataSet("visdrone", _visdrone, "VisDrone 2019-DET, read as COCO's instances", detector="yolov5m-visdrone"),
     DataSet("cityscapes", _cityscapes, "Cityscapes, read as COCO's instances and panoptic maps"),
     DataSet("scenes-video", _scene, "moving scenes, a clip for each seed, of any size", video=True, drawn=_drawn),
     DataSet("davis", _davis, f"clips of DAVIS 2016 at half size: {', '.join(CLIPS)}", video=True),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -153,11 +153,14 @@ class Overfitted:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Rate, PSNR, and what recognition models make of the decoded pictures; one may also be trained on them first."""
+    """Rate, PSNR, and what recognition models make of the decoded pictures; some may also be trained on such pictures first."""
 
     detectors: tuple[str, ...]  # each with the fingerprint of its weights
-    finetuned: str = "none"
+    finetuned: tuple[str, ...] = ()  # likewise
     finetune_steps: int = 0
+    finetune_batch: int = 16
+    finetune_lr: float = 3e-4
+    finetune_images: int = 400  # the first so many training pictures
     divided: str = "none"  # by a detector: AP also of the objects that it finds in uncompressed pictures, and of others
 
 
@@ -229,7 +232,7 @@ class Recipe:
     def codec_id(self) -> str:
         """The name of the trained codec: as :attr:`run_id`, but hashed without what judges it, or shows it where to look: new
         ones need no training."""
-        judging = {"chapter", "method", "detectors", "images", "finetuned", "finetune_steps", "divided", "roi"}
+        judging = {"chapter", "method", "images", "roi", *(f.name for f in fields(Accuracy))}
         content = {k: v for k, v in flat(self).items() if k not in judging}
         content["data"] = content.pop("train_data", content["data"])
         return _name(content)
@@ -272,7 +275,8 @@ def _entries(part: Any) -> Iterator[tuple[str, Any]]:
                 yield "loss", value.name
             yield from _entries(value)
         elif f.default is MISSING or value != f.default:
-            yield _KEYS.get(f.name, f.name), value
+            # The first records had one that was fine-tuned at the most, as a text.
+            yield _KEYS.get(f.name, f.name), value[0] if f.name == "finetuned" and len(value) == 1 else value
 
 
 def nested(content: dict[str, Any]) -> Recipe:
@@ -298,7 +302,11 @@ def _part(cls: type, content: dict[str, Any], **parts: Any) -> Any:
             values[f.name] = parts[f.name]
         elif cls is not Classical or key != "lmbda":
             values[f.name] = content.get(key, f.default) if f.default is not MISSING else content[key]
-    for name, kind in (("channels", int), ("detectors", tuple)):
+    for name, kind in (("channels", int), ("detectors", tuple), ("finetuned", _all)):
         if name in values:
             values[name] = kind(values[name])
     return cls(**values)
+
+
+def _all(names: str | Sequence[str]) -> tuple[str, ...]:
+    return () if names == "none" else (names,) if isinstance(names, str) else tuple(names)

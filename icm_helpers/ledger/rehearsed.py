@@ -29,6 +29,7 @@ def rehearsed(study: Study | VideoStudy) -> Study | VideoStudy:
     few["losses"] = tuple((_quicker(loss), scale) for loss, scale in study.losses)
     training = replace(study.training, start=_start(study), steps=2, batch=1, patch=64, train_images=2)
     few |= {"lmbdas": _ends(study.lmbdas), "ladders": tuple((name, _ends(rungs)) for name, rungs in study.ladders)}
+    few["measured"] = replace(study.measured, finetune_steps=1, finetune_batch=1, finetune_images=1)
     return replace(study, pictures=replace(study.pictures, images=2), training=training, **few)
 
 

@@ -31,7 +31,7 @@ from IPython.display import Markdown
 from matplotlib.figure import Figure
 from torch import nn
 
-from icm_helpers import bd, chapters, evaluate, plots, run, train
+from icm_helpers import bd, chapters, evaluate, plots, preflight, run, train
 from icm_helpers.bd import Curve
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
@@ -129,9 +129,9 @@ class Part:
         return self.study.settings()["detectors"]
 
     @property
-    def finetuned(self) -> str:
-        """The detector that is also judged after training on what each codec decodes, or none."""
-        return self.study.settings().get("finetuned", "none")
+    def finetuned(self) -> tuple[str, ...]:
+        """The detectors that also judge after training on what each codec decodes."""
+        return self.study.settings().get("finetuned", ())
 
     @property
     def role(self) -> str:
@@ -176,6 +176,7 @@ def open(name: str, preset: str = "book", *, rerun: bool = False, device: str = 
     Raises:
         LedgerError: a record is missing and `rerun` is off.
         ValueError: no such chapter or preset.
+        PreflightError: in preset `paper`, something that missing records need is not here.
     """
     plots.use_style()
     pd.set_option("display.max_colwidth", None)  # whole recipes and sources, not their beginnings
@@ -184,7 +185,17 @@ def open(name: str, preset: str = "book", *, rerun: bool = False, device: str = 
     if rerun or preset == "paper":
         print(f"what measuring these runs costs here: icm cost {name} --preset {preset}")
         print(*(f"not in this preset: {gap}" for gap in chapter.gaps), sep="\n")
+    if rerun and preset == "paper":
+        preflight.check([r for study in studies for r in study.recipes() if not r.path.exists()], device)
     return Chapter(chapter, [Part(s, run.records(s, rerun=rerun, device=device)) for s in studies], device)
+
+
+def ran_at_paper_scale(name: str) -> str:
+    """How many runs of a chapter's preset `paper` the ledger has, and from which devices."""
+    runs = [recipe for study in chapters.named(name).studies("paper") for recipe in study.recipes()]
+    found = [results.read(recipe) for recipe in runs if recipe.path.exists()]
+    devices = ", ".join(sorted({record.provenance["device"] for record in found}))
+    return f"{len(found)} of its {len(runs)} runs are in the ledger, measured on {devices}" if found else "never run"
 
 
 @dataclass(frozen=True)
@@ -304,13 +315,7 @@ class Chapter:
 
     def at_paper_scale(self) -> Markdown:
         """Whether preset `paper` was ever run, and on what: a sentence from the ledger."""
-        paper = chapters.named(self.study.chapter).studies("paper")
-        runs = [recipe for study in paper for recipe in study.recipes()]
-        found = [results.read(recipe) for recipe in runs if recipe.path.exists()]
-        devices = ", ".join(sorted({record.provenance["device"] for record in found}))
-        told = (
-            f"{len(found)} of its {len(runs)} runs are in the ledger, measured on {devices}" if found else "never run"
-        )
+        told = ran_at_paper_scale(self.study.chapter)
         where = "{doc}`../reference/paper_scale` says how it is rehearsed, and what it lacks of the paper"
         return Markdown(f"Preset `paper`: *{told}*. {where}.")
 

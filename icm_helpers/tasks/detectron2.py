@@ -27,7 +27,13 @@ CONFIGS = {
     "mask_rcnn_R_50_FPN_3x": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",
 }
 """The zoo's configuration of a weight file, by how the file's name begins."""
-ABSENT = "this detector needs detectron2, which has no packages: make the environment of environment.yml"
+
+
+def _absent(error: ImportError) -> str:
+    """What is missing where detectron2, or what it imports, cannot be imported."""
+    missing = (error.name or "detectron2").partition(".")[0]
+    others = "" if missing == "detectron2" else " for detectron2"
+    return f"this detector needs the package {missing}{others} ({error}): make the environment of environment.yml"
 
 
 class Detectron2(Detector, RCNNTeacher):
@@ -64,7 +70,7 @@ class Detectron2(Detector, RCNNTeacher):
         try:
             from detectron2 import model_zoo
         except ImportError as error:
-            raise ImportError(f"{ABSENT}, or take torchvision's faster-rcnn-r50 and mask-rcnn-r50") from error
+            raise ImportError(f"{_absent(error)}, or take torchvision's faster-rcnn-r50 and mask-rcnn-r50") from error
         settings = model_zoo.get_config(config)
         settings.MODEL.DEVICE = "cpu"  # moved by whoever loads it, as every other detector is
         sizes = settings.INPUT.MIN_SIZE_TEST, settings.INPUT.MAX_SIZE_TEST
@@ -113,13 +119,13 @@ class CityscapesPanopticDeepLab(nn.Module):
         single process.
 
         Raises:
-            ImportError: detectron2 is not installed.
+            ImportError: detectron2 is not installed, or panopticapi, which its project imports.
         """
         try:
             from detectron2.config import get_cfg
             from detectron2.projects.panoptic_deeplab import add_panoptic_deeplab_config
         except ImportError as error:
-            raise ImportError(ABSENT) from error
+            raise ImportError(_absent(error)) from error
         settings = get_cfg()
         add_panoptic_deeplab_config(settings)
         res = {"DEPTH": 50, "NORM": "BN", "OUT_FEATURES": ["res2", "res3", "res5"], "RES5_DILATION": 2}

@@ -11,7 +11,7 @@ import json
 import pickle
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from icm_helpers import files
 from icm_helpers.codecs import zoo
+from icm_helpers.data.formats import VISDRONE
 from icm_helpers.tasks import models, sam
+from icm_helpers.tasks.coco import CATEGORIES
 from icm_helpers.tasks.detectron2 import CityscapesPanopticDeepLab
 from icm_helpers.tasks.rcnn import COCORCNN
 from icm_helpers.tasks.yolov5 import YOLOv5
@@ -74,16 +76,20 @@ def _rcnn(path: Path, masks: bool) -> None:
     _save(network.state_dict(), path)
 
 
-def _yolov5(path: Path) -> None:
-    """As in the official files a module is pickled, whose class is not asked for when it is read."""
-    network = YOLOv5(width=48, depth=2)
+def _yolov5(path: Path, categories: Mapping[int, str] = CATEGORIES) -> None:
+    """As in the official files a module is pickled, whose class is not asked for when it is read; with other categories as the book
+    writes them."""
+    network = YOLOv5(48, 2, categories)
     head = network.model["24"]
     sizes = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]
     head.anchors.copy_(torch.tensor(sizes).view(3, 3, 2) / torch.tensor([8, 16, 32]).view(3, 1, 1))
     for conv in head.m:
         conv.bias.data.view(3, -1)[:, 4:] -= 6  # few anchors think that they see something
         conv.weight.data *= 3
-    _save({"model": network.half(), "ema": None}, path)
+    if categories == CATEGORIES:
+        _save({"model": network.half(), "ema": None}, path)
+    else:
+        network.save(path)
 
 
 def _sam(path: Path) -> None:
@@ -106,6 +112,7 @@ def _detectron2(path: Path, name: str) -> None:
 
 _MODELS: dict[str, Callable[[Path], None]] = {
     "yolov5m": _yolov5,
+    "yolov5m-visdrone": lambda path: _yolov5(path, dict(enumerate(VISDRONE, start=1))),
     "faster-rcnn-r50": lambda path: _rcnn(path, masks=False),
     "mask-rcnn-r50": lambda path: _rcnn(path, masks=True),
     "faster-rcnn-d2": lambda path: _detectron2(path, "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,21 @@ from icm_helpers import files
 from icm_helpers.tasks import models
 
 
-def save(path: Path | str, model: str, state: Mapping[str, Tensor], categories: Mapping[int, str], size: int) -> None:
-    """Write a detector's weights atomically, floats in half precision, with its `categories` and input `size`."""
+def save(
+    path: Path | str,
+    model: str,
+    state: Mapping[str, Tensor],
+    categories: Mapping[int, str],
+    size: int,
+    *,
+    half: bool = True,
+) -> None:
+    """Write a detector's weights atomically, floats in half precision or as they are, with its `categories` and input `size`."""
     files.require_finite(state, model)
-    halved = {k: v.contiguous().half() if v.is_floating_point() else v for k, v in state.items()}
+    kept = {k: v.contiguous().half() if half and v.is_floating_point() else v.contiguous() for k, v in state.items()}
     named = json.dumps({str(k): v for k, v in categories.items()})
     with files.atomically(path) as temporary:
-        save_file(halved, temporary, metadata={"model": model, "categories": named, "size": str(size)})
+        save_file(kept, temporary, metadata={"model": model, "categories": named, "size": str(size)})
 
 
 def read(path: Path | str, model: str) -> tuple[dict[str, Tensor], dict[int, str], int]:
@@ -47,6 +55,13 @@ def read(path: Path | str, model: str) -> tuple[dict[str, Tensor], dict[int, str
     files.require_finite(state, path)
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     return state, {int(k): v for k, v in json.loads(metadata["categories"]).items()}, int(metadata["size"])
+
+
+def categories(path: Path | str) -> dict[int, str] | None:
+    """The categories that :func:`save` wrote into a file; None where it wrote none."""
+    with suppress(SafetensorError, OSError), safe_open(path, framework="pt") as file:
+        named = (file.metadata() or {}).get("categories")
+        return named and {int(k): v for k, v in json.loads(named).items()}
 
 
 class Own(nn.Module):

@@ -6,7 +6,7 @@ is built here, under the official parameter names, and the pickle is read withou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,16 +84,17 @@ class YOLOv5(Detector):
     Args:
         width: channels of the first layer (16, 32, 48, 64, 80 in n, s, m, l, x).
         depth: bottlenecks of the first stage (1, 1, 2, 3, 4).
-
-    `categories` maps COCO's category ids (1..90 with gaps) to names, in the order of the network's 80 classes.
+        categories: ids -> names, in the order of the network's K classes; COCO's 80 where left out.
 
     >>> YOLOv5(width=16, depth=1).features(torch.rand(1, 3, 64, 96))["p4"].shape
     torch.Size([1, 128, 4, 6])
     """
 
-    def __init__(self, width: int = 16, depth: int = 1) -> None:
+    name, size = "yolov5", 640
+
+    def __init__(self, width: int = 16, depth: int = 1, categories: Mapping[int, str] = CATEGORIES) -> None:
         super().__init__()
-        self.categories = dict(CATEGORIES)
+        self.categories = dict(categories)
         c1, c2, c3, c4, c5 = (width * 2**i for i in range(5))
         # Numbered as in the official network, where 11, 12, 15, 16, 19 and 22 are resizing and concatenation.
         layers = {0: _Conv(3, c1, 6, 2, 2), 1: _Conv(c1, c2, 3, 2), 2: _C3(c2, c2, depth), 3: _Conv(c2, c3, 3, 2)}
@@ -107,19 +108,40 @@ class YOLOv5(Detector):
 
     @classmethod
     def from_weights(cls, path: Path | str) -> YOLOv5:
-        """Load `.safetensors`, or an official `.pt`, frozen. The size (n, s, m, ...) follows from the weights.
+        """Load `.safetensors`, or an official `.pt`, frozen. The size (n, s, m, ...) follows from the weights, and the categories
+        are those that :meth:`save` wrote, or COCO's.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, or holds another network.
         """
         state = weights.published(path, _official) if Path(path).suffix != ".safetensors" else weights.published(path)
-        with weights.fitting(path, "a YOLOv5 of release 6 or 7, for COCO's 80 classes and 640 pixels"):
+        categories = weights.categories(path) or CATEGORIES
+        what = f"a YOLOv5 of release 6 or 7, for {len(categories)} classes and {cls.size} pixels"
+        with weights.fitting(path, what):
             depth = sum(name.startswith("model.2.m.") and name.endswith("cv1.conv.weight") for name in state)
             with torch.device("meta"):  # shapes only; the file's tensors take their places
-                model = cls(width=state["model.0.conv.weight"].shape[0], depth=depth)
+                model = cls(state["model.0.conv.weight"].shape[0], depth, categories)
             model.load_state_dict(state, assign=True)
         return model.float().eval().requires_grad_(False)
+
+    @classmethod
+    def adapted(cls, path: Path | str, categories: Mapping[int, str]) -> YOLOv5:
+        """The network of a file, to be trained for other categories: their classes begin unlikely, all else as it is there."""
+        model = cls.from_weights(path).requires_grad_(True)
+        if any(model.categories.get(i) != name for i, name in categories.items()):
+            model.categories = dict(categories)
+            head = model.model["24"]
+            for k, old in enumerate(head.m):
+                head.m[k] = new = nn.Conv2d(old.in_channels, 3 * (5 + len(categories)), 1)
+                for before, after in ((old.weight, new.weight), (old.bias, new.bias)):
+                    after.data.unflatten(0, (3, -1))[:, :5] = before.data.unflatten(0, (3, -1))[:, :5]
+                new.bias.data.view(3, -1)[:, 5:] = -4.6  # a probability of a hundredth
+        return model
+
+    def save(self, path: Path | str) -> None:
+        """Write the weights with their categories to a safetensors file."""
+        weights.save(path, self.name, self.state_dict(), self.categories, self.size, half=False)
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """What enters the detection head for images (N, 3, H, W): p3 (N, C, H/8, W/8), p4 (N, 2C, H/16, W/16), and p5.
@@ -143,15 +165,27 @@ class YOLOv5(Detector):
         p5 = through(torch.cat((through(p4, 21), top), dim=1), 23)
         return {"p3": p3, "p4": p4, "p5": p5}
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The head's raw output for images (N, 3, H, W): a level's is (N, 3 anchors, 5 + 80, H/stride, W/stride), of which the
-        third dimension holds x, y, w, h, objectness, then the classes, all before their sigmoid.
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The training losses of a batch, the parts of :meth:`task_loss`: `box`, `class`, `objectness`.
+
+        Images (3, H, W) of any size go in as :meth:`detect` sees them, and are continued by grey to squares of `size`; targets have
+        `boxes` (n, 4) x1 y1 x2 y2 in pixels and `labels` (n,) category ids.
         """
+        seen, moved = [], []
+        for image, target in zip(images, targets, strict=True):
+            x, scale, left, top = _letterbox(image, self.size)
+            seen.append(F.pad(x[0], (0, self.size - x.shape[3], 0, self.size - x.shape[2]), value=114 / 255))
+            moved.append({**target, "boxes": target["boxes"] * scale + image.new_tensor([left, top, left, top])})
+        return self._losses(torch.stack(seen), moved)
+
+    def raw(self, images: Tensor) -> dict[str, Tensor]:
+        """The head's output for images (N, 3, H, W): a level's is (N, 3 anchors, 5 + K, H/stride, W/stride), of which the third
+        dimension holds x, y, w, h, objectness, then the classes, all before their sigmoid."""
         return self._head(self.features(images))
 
     def _head(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         levels = zip(self.model["24"].m, features.items(), strict=True)
-        # (N, 3 * 85, h, w) -> (N, 3, 85, h, w)
+        # (N, 3 * (5 + K), h, w) -> (N, 3, 5 + K, h, w)
         return {level: conv(f).unflatten(1, (3, -1)) for conv, (level, f) in levels}
 
     def features_and_objectness(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -162,10 +196,10 @@ class YOLOv5(Detector):
     def task_loss(self, images: Tensor | list[Tensor], targets: list[dict[str, Tensor]]) -> Tensor:
         r"""The frozen detector's own training loss on images, :math:`\mathcal M(\hat x)` in eq. 2 of Shindo et al. (CCNC 2024).
 
-        With the weights of the official `hyp.scratch-low`, for 80 classes, three levels and 640 pixels:
+        With the weights of the official `hyp.scratch-low`, for three levels, 640 pixels and K classes, 80 of COCO:
 
         .. math:: \mathcal M = \sum_{l \in p_3, p_4, p_5}
-            0.05 \,\overline{1 - \mathrm{CIoU}} + 0.5\, \overline{\mathrm{BCE}}_{class}
+            0.05 \,\overline{1 - \mathrm{CIoU}} + 0.5\, \tfrac{K}{80}\, \overline{\mathrm{BCE}}_{class}
             + (4, 1, 0.4)_l\, \overline{\mathrm{BCE}}_{objectness}
 
         Box and class are means over the (box, anchor, cell) that :func:`_assign` pairs, objectness is one over all anchors of the
@@ -183,14 +217,17 @@ class YOLOv5(Detector):
             raise ValueError(
                 f"{len(images)} images, {len(targets)} targets: each needs its own, if need be without boxes"
             )
-        levels = self.forward(images if isinstance(images, Tensor) else torch.stack(images))
+        return sum(self._losses(images if isinstance(images, Tensor) else torch.stack(images), targets).values())
+
+    def _losses(self, images: Tensor, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        levels = self.raw(images)
         index = {category: i for i, category in enumerate(self.categories)}
         boxes = torch.cat([t["boxes"] for t in targets])
         picture = torch.cat([torch.full_like(t["labels"], i) for i, t in enumerate(targets)])
         classes = picture.new_tensor([index[c] for t in targets for c in t["labels"].tolist()])
         wanted_classes = F.one_hot(classes, len(index)).to(boxes)
 
-        loss = boxes.new_zeros(())
+        loss = dict.fromkeys(("box", "class", "objectness"), boxes.new_zeros(()))
         for (level, raw), anchors, weight in zip(levels.items(), self.model["24"].anchors, (4, 1, 0.4), strict=True):
             raw = raw.float().permute(0, 1, 3, 4, 2)  # (N, 3, 85, h, w) -> (N, 3, h, w, 85)
             scaled = boxes / STRIDES[level]
@@ -203,21 +240,23 @@ class YOLOv5(Detector):
                 half = ((p[:, 2:4].sigmoid() * 2) ** 2 * anchors[anchor]).clamp_min(1e-3) / 2
                 distance = complete_box_iou_loss(torch.cat((centre - half, centre + half), dim=-1), scaled[box])
                 agreement = F.binary_cross_entropy_with_logits(p[:, 5:], wanted_classes[box])
-                loss = loss + 0.05 * distance.mean() + 0.5 * agreement
+                loss["box"] = loss["box"] + 0.05 * distance.mean()
+                loss["class"] = loss["class"] + 0.5 * len(index) / 80 * agreement
                 # Where two boxes meet in a cell the better counts; the official code leaves it to their order.
                 flat = ((picture[box] * 3 + anchor) * raw.shape[2] + y) * raw.shape[3] + x
                 ciou = (1 - distance).detach().clamp_min(0)
                 objectness.view(-1).scatter_reduce_(0, flat, ciou, "amax")
-            loss = loss + weight * F.binary_cross_entropy_with_logits(raw[..., 4], objectness)
+            wanted = F.binary_cross_entropy_with_logits(raw[..., 4], objectness)
+            loss["objectness"] = loss["objectness"] + weight * wanted
         return loss
 
     def _detect_one(
-        self, image: Tensor, *, conf: float = 0.001, iou: float = 0.6, max_det: int = 300, size: int = 640
+        self, image: Tensor, *, conf: float = 0.001, iou: float = 0.6, max_det: int = 300
     ) -> dict[str, Tensor]:
         """A box is reported once for every class that reaches `conf`; the longer side of the picture is resized to `size`."""
         require_picture(image)
-        boxed, scale, left, top = _letterbox(image, size)
-        boxes, probabilities = self._decode(self.forward(boxed), conf)
+        boxed, scale, left, top = _letterbox(image, self.size)
+        boxes, probabilities = self._decode(self.raw(boxed), conf)
 
         at, classes = (probabilities > conf).nonzero(as_tuple=True)
         scores = probabilities[at, classes]
@@ -230,7 +269,7 @@ class YOLOv5(Detector):
         return reported(found, scores[keep], ids[classes[keep]], image)
 
     def _decode(self, raw: dict[str, Tensor], conf: float) -> tuple[Tensor, Tensor]:
-        """Boxes (K, 4) x1 y1 x2 y2 in the network's pixels and class scores (K, 80), of objectness above `conf`."""
+        """Boxes (n, 4) x1 y1 x2 y2 in the network's pixels and class scores (n, K), of objectness above `conf`."""
         boxes, scores = [], []
         for (level, output), anchors in zip(raw.items(), self.model["24"].anchors, strict=True):
             output = output[0].permute(0, 2, 3, 1)  # (3, 85, h, w) -> (3, h, w, 85)
