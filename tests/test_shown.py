@@ -1,18 +1,33 @@
 """What pages show of findings and pictures."""
 
+import base64
+import io
 import math
+import re
+from typing import ClassVar
 
+import av
 import matplotlib
 import pytest
 import torch
 
 from icm_helpers import chapters
 from icm_helpers.intervals import Interval
-from icm_helpers.ledger import forest, slider
+from icm_helpers.ledger import film, forest, slider
 from icm_helpers.ledger.verdicts import Finding
 
 matplotlib.use("Agg")
 CLAIM = chapters.named("object_region_mse").claims[0]
+
+
+class Nothing:
+    """A detector that finds nothing."""
+
+    categories: ClassVar = {}
+
+    def detect(self, images):
+        empty = torch.zeros(0)
+        return [{"boxes": empty.reshape(0, 4), "labels": empty.long(), "scores": empty} for _ in images]
 
 
 def finding(value, low, high, metric="box_ap", unit="% rate", trainings=3):
@@ -47,3 +62,14 @@ def test_a_slider_holds_both_pictures_and_needs_nothing_from_elsewhere():
 def test_a_slider_refuses_what_it_cannot_lay_over_each_other(sizes):
     with pytest.raises(ValueError, match="two pictures of one size"):
         slider.compare({str(i): torch.zeros(3, 8, side) for i, side in enumerate(sizes)})
+
+
+def test_a_film_plays_every_frame_of_every_version():
+    versions = {name: torch.rand(3, 3, 32, 48) for name in ("original", "NeRV")}
+    told = film.play(versions, Nothing()).data
+    data = base64.b64decode(re.search(r"video/mp4;base64,([^\"]+)", told)[1])
+    with av.open(io.BytesIO(data)) as opened:
+        assert len(list(opened.decode(video=0))) == 3
+    assert "poster=" in told and "original, NeRV" in told
+    with pytest.raises(ValueError, match=r"as many frames each, not \[2, 3\]"):
+        film.play(versions | {"HEVC": torch.rand(2, 3, 32, 48)}, Nothing())

@@ -30,8 +30,8 @@ AXES = {  # unit -> what the axis says
 def plot(findings: Sequence[Finding]) -> Figure:
     """Each finding with its 95 % interval, a panel for each unit; the line at zero and, grey, the margin of *no difference*.
 
-    The arrow after a finding's name points to the side that its claim names. An interval that leaves the panel ends in an arrowhead;
-    of what is not testable only the name is there.
+    The arrow after a finding's name points to the side that its claim names. An interval that leaves the panel ends in an
+    arrowhead; of what is not testable only the name is there.
     """
     units = [unit for unit in AXES if any(f.unit == unit for f in findings)]
     ordered = sorted(findings, key=lambda f: f.claim.id)

@@ -41,6 +41,7 @@ from icm_helpers.ledger import forest, queries, results, summary, verdicts
 from icm_helpers.ledger.chapter import Chapter as Paper
 from icm_helpers.ledger.chapter import Claim
 from icm_helpers.ledger.figures import coded, detections, panels, psnr_parts, pulls, with_tuned  # noqa: F401 (pages)
+from icm_helpers.ledger.film import play  # noqa: F401 (pages)
 from icm_helpers.ledger.queries import facts, select, tuned  # noqa: F401 (pages)
 from icm_helpers.ledger.recipe import Recipe
 from icm_helpers.ledger.results import Record
