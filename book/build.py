@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from importlib import resources
 from pathlib import Path
 
 import nbformat
@@ -222,6 +223,11 @@ def render(root: Path, source: Path) -> Path:
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source), "--config", str(config)]
     if subprocess.run([*command, "--path-output", str(root), "-W", "-n", "--keep-going"], cwd=root).returncode:
         raise RuntimeError("the pages have warnings (listed above), which count as errors")
+    # What draws interactive figures, once for all pages, which load it only where there are some. Beside the others of `_static`
+    # before, Jupyter Book would load it on every page.
+    shutil.copyfile(
+        resources.files("plotly") / "package_data" / "plotly.min.js", index.parent / "_static" / "plotly.min.js"
+    )
     stamp.write_text(key)
     return index
 
