@@ -182,6 +182,17 @@ class Vvc(_Standard):
     intra, inter = ":intraperiod=1:gopsize=1", ":intraperiod=-1"
 
 
+def playable(frames: np.ndarray, rate: float) -> bytes:
+    """An mp4 file that every browser plays, H.264, of frames (T, H, W, 3) uint8 with even sides, at `rate` frames a second."""
+    count, height, width, _ = frames.shape
+    options = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {rate:g} -i pipe:0 -threads 1 -c:v libx264 -crf 23"
+    options += " -pix_fmt yuv420p -movflags +faststart"
+    with tempfile.TemporaryDirectory() as folder:  # an mp4 is not written in one go, so not through stdout
+        path = Path(folder) / "film.mp4"
+        _ffmpeg([*options.split(), str(path)], frames.tobytes(), pixels=count * height * width)
+        return path.read_bytes()
+
+
 def _planes(x: Tensor, bits: int) -> Tensor:
     """The samples of a frame (3, H, W) with even sides: Y, then Cb and Cr at half the size, (3 / 2 * H * W,)."""
     r, g, b = x

@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 from IPython.display import Markdown
+from matplotlib.figure import Figure
 from torch import nn
 
 from icm_helpers import bd, chapters, evaluate, plots, run, train
@@ -36,13 +37,15 @@ from icm_helpers.bd import Curve
 from icm_helpers.data import datasets
 from icm_helpers.data.coco import CocoDataset
 from icm_helpers.intervals import Interval, of_pictures
-from icm_helpers.ledger import queries, results, summary, verdicts
+from icm_helpers.ledger import forest, queries, results, summary, verdicts
 from icm_helpers.ledger.chapter import Chapter as Paper
 from icm_helpers.ledger.chapter import Claim
 from icm_helpers.ledger.figures import coded, detections, panels, psnr_parts, pulls, with_tuned  # noqa: F401 (pages)
+from icm_helpers.ledger.film import play  # noqa: F401 (pages)
 from icm_helpers.ledger.queries import facts, select, tuned  # noqa: F401 (pages)
 from icm_helpers.ledger.recipe import Recipe
 from icm_helpers.ledger.results import Record
+from icm_helpers.ledger.slider import compare  # noqa: F401 (pages)
 from icm_helpers.objectives import Objective
 from icm_helpers.tasks import models
 
@@ -251,6 +254,10 @@ class Chapter:
     def cards(self) -> Markdown:
         """The claims with their verdicts."""
         return Markdown(verdicts.cards(self.claims, self.findings, verdicts.before(self.claims, self._measured)))
+
+    def forest(self) -> Figure:
+        """The findings as a :func:`forest.plot`."""
+        return forest.plot(self.findings)
 
     def glue(self, **values: Any) -> None:
         """Give a page's text its numbers: `values`, and all of `verdicts.told`, taken as {glue:text}`object-region/1a`."""
