@@ -35,7 +35,7 @@ _JUDGED = replace(judges(*JUDGES), divided=FINDER)
 # Steps, batch, crops, start and learning rate are those of the runs beside, and so are the judges of most.
 FEATURES = replace(
     SCENES, chapter=NAME, name="omnipotent features", measured=_JUDGED, seeds=(0,), anchors=ROI_ANCHORS, roi=FINDER,
-    losses=((Omnipotent(fingerprinted("contrastive-scenes")), 0.0),))
+    losses=((Omnipotent(fingerprinted("contrastive-scenes")), 2400.0),))
 FEATURES_SEEDS = tuple(
     replace(FEATURES, name=f"omnipotent features, seed {seed}", lmbdas=(0.001, 0.004), seeds=(seed,), anchors=())
     for seed in (1, 2))

@@ -210,7 +210,7 @@ _CITYSCAPES, _FILE = "CityscapesPanopticDeepLab", "panoptic_deeplab_R_52_os16_mg
 _model(
     "panoptic-deeplab-d2", f"detectron2:{_CITYSCAPES}", "", "detect panoptic", _FILE
 )  # nobody has stated its SHA-256
-_model("contrastive-scenes", "contrastive:Backbone", "", "stages")
+_model("contrastive-scenes", "contrastive:Backbone", "60da74f4", "stages")
 _model("nano-sam", "sam:load", "d7519e8d", "segment")
 _model("sam-vit-b", "sam:load", "ec2df627", "segment", "sam_vit_b_01ec64.pth")
 _model("sam-vit-l", "sam:load", "3adcc431", "segment", "sam_vit_l_0b3195.pth")
