@@ -59,7 +59,7 @@ def test_a_codec_of_ones_own_stands_beside_the_books(tmp_path):
     assert len(beside.curves("box_ap", "m")["mine"].bpp) == 3
     assert "mine" in compared.points(beside).index
     other = written(tmp_path / "other.json", record(1, 0.2))
-    with pytest.raises(ValueError, match="other.json was measured on 4 other pictures than those of this page"):
+    with pytest.raises(ValueError, match=r"other\.json was measured on 4 other pictures than those of this page"):
         compared.with_own(chapter, [other])
     with pytest.raises(ValueError, match="a method is called 'mse' already"):
         compared.with_own(chapter, [written(tmp_path / "mse.json", record(1, 0.2, ids))])
