@@ -72,7 +72,9 @@ def test_runs_beside_it_are_trained_and_measured_alike(study):
         for twin in twins:
             assert conditions(recipe, *judging) == conditions(twin, *judging)
             heard, wanted = recipe.measured.detectors, twin.measured.detectors
-            fewer = study.chapter == "compare" and {*heard} < {*wanted}  # not all of its papers' codecs are heard by all
+            fewer = study.chapter == "compare" and {*heard} < {
+                *wanted
+            }  # not all of its papers' codecs are heard by all
             assert heard == wanted or fewer or recipe.seed != study.seeds[0]
 
 

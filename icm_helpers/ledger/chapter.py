@@ -61,6 +61,15 @@ class Short:
 
 
 @dataclass(frozen=True)
+class Advice:
+    """A question of somebody who must choose, and an answer for each `verdicts.leaning` of the findings of a claim."""
+
+    question: str
+    claim: str
+    texts: Mapping[str, str]  # for, against, both, open
+
+
+@dataclass(frozen=True)
 class Chapter:
     """A paper's part of the book: its title, what it claims and how that is tested, its studies by preset, a summary, and gaps."""
 
