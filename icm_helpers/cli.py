@@ -348,10 +348,14 @@ class Judge(Command):
     images: int = 200  # how many of its evaluation pictures, at most
     # who judges, by name, or KIND=FILE with weights of your own; where left out, the one that knows the data set
     detector: maybe(tuple[str, ...]) = None
+    roi: maybe(str) = (
+        None  # which detector tells an encoder that takes a region of interest where it is; `truth`: true masks
+    )
     out: maybe(Path) = None  # JSON file for all that is measured; what it holds already is not measured again
 
     def __call__(self) -> None:
-        made = [Coding(**how, codec=self.codec, device=self.device) for how in judged.rates(self.quality, self.weights)]
+        shared = {"codec": self.codec, "roi": self.roi, "device": self.device}
+        made = [Coding(**how, **shared) for how in judged.rates(self.quality, self.weights)]
         detectors = self.detector or (datasets.DATASETS[self.data].detector,)
         judged.judge(
             made, pictures_of(self.data, self.images, self.size), detectors, self.out, self.device, self.map or ()

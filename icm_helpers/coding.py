@@ -13,10 +13,11 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from icm_helpers import evaluate, overfit
+from icm_helpers import evaluate, overfit, regions
 from icm_helpers.codecs import container, zoo
 from icm_helpers.data import pictures, video
 from icm_helpers.files import atomically, claim
+from icm_helpers.ledger.recipe import require_roi
 from icm_helpers.options import Coding
 
 
@@ -29,11 +30,14 @@ def code(asked: Coding, paths: Sequence[Path], out: Path) -> None:
         ValueError: two outputs have one name, or a file is no whole image; the message names it.
         OSError: an output cannot be written. Both are found before any work, where they can be.
     """
-    suffix, coder = zoo.find(asked.codec)[0].suffix, cache(Coding.coder)
+    suffix, coder, finder = zoo.find(asked.codec)[0].suffix, cache(Coding.coder), cache(regions.finder)
     writers = {path: _writer(path) for path in paths}
     _claim_all({path: _outputs(path, out, suffix, writers[path] is not None) for path in paths}, len(paths))
     if None in writers.values():
         coder(asked)  # what is wrong with it is no picture's fault
+        if asked.roi is not None:
+            require_roi(asked.codec, asked.roi)
+            finder(asked.roi)
     for path, writer in writers.items():
         with _named(path):
             back = _outputs(path, out, suffix, writer is not None)[-1]
@@ -42,7 +46,8 @@ def code(asked: Coding, paths: Sequence[Path], out: Path) -> None:
                 print(f"{path}: decoded to {back}")
                 continue
             x = pictures.load_picture(path)
-            coded = container.encode(coder(asked), x)
+            region = () if asked.roi is None else (finder(asked.roi)(x),)
+            coded = container.encode(coder(asked), x, *region)
             x_hat = container.decode(coder(asked), coded).cpu()
         # `coded` in the name: in the folder of the pictures, photo.jpg must not overwrite photo.jpg.
         with atomically(out / f"{path.stem}.coded.{suffix}") as temporary:

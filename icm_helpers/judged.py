@@ -52,7 +52,7 @@ def judge(
     same = {"pictures": files.fingerprint(dataset.annotations), "ids": dataset.ids}
     for k, codec in enumerate(codecs):
         model = codec.coder()
-        recipe = Recipe("mine", pictures, _part(codec.codec, codec.quality, model), judges)
+        recipe = Recipe("mine", pictures, _part(codec, model), judges)
         asked = json.loads(json.dumps(flat(recipe))) | same
         record = next((record for record in kept if record["asked"] == asked), None)
         if record is None:
@@ -160,11 +160,12 @@ def named(text: str) -> str:
     return models.fingerprinted(text)
 
 
-def _part(codec: str, quality: int | None, model: Any) -> Given | Classical:
+def _part(asked: Coding, model: Any) -> Given | Classical:
+    roi = asked.roi if asked.roi in (None, "truth") else named(asked.roi)
     if isinstance(model, torch.nn.Module):
-        return Given(zoo.named(codec, quality), networks.fingerprint(model).hex())
-    setting = zoo.find(codec)[0].setting
-    return Classical(codec, **({setting: quality} if setting else {}))
+        return Given(zoo.named(asked.codec, asked.quality), networks.fingerprint(model).hex(), roi or "none")
+    setting = zoo.find(asked.codec)[0].setting
+    return Classical(asked.codec, **({setting: asked.quality} if setting else {}), roi=roi or "none")
 
 
 def _kept(out: Path | None) -> list[dict[str, Any]]:

@@ -139,6 +139,9 @@ class Coding(Command):
     codec: coder("a codec of the zoo") = "mean-scale-small"
     quality: maybe(int) = None  # a CompressAI model's size, 1 to 8; a classical codec's quality or QP
     weights: maybe(Path) = None  # weights file; the shipped ones where left out
+    roi: maybe(str) = (
+        None  # which detector tells an encoder that takes a region of interest where it is; left out: all is of interest
+    )
 
     def coder(self) -> Any:
         """The codec."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,32 +28,36 @@ def boxes_mask(boxes: Tensor, height: int, width: int) -> Tensor:
     return (rows[:, :, None] & columns[:, None, :]).any(0, keepdim=True).float()
 
 
+def finder(name: str, device: torch.device | None = None) -> Callable[[Tensor], Tensor]:
+    """What gives the region of interest of a picture (3, H, W) as (1, H, W) in {0, 1}: a detector's boxes of score 0.3 or more."""
+    detector = models.load(name).to(device or torch.device("cpu"))
+
+    def region(image: Tensor) -> Tensor:
+        (found,) = detector.detect([image])
+        return boxes_mask(found["boxes"][found["scores"] >= CONFIDENT], *image.shape[1:])
+
+    return region
+
+
 class Encoder:
     """An encoder that is told where a sample matters, and counts what finding that costs; an `encode` of `evaluate.evaluate`.
 
-    `finder` is `truth`, or a detector with its fingerprint, of which boxes of score 0.3 or more count.
+    `name` is `truth`, or that of a detector with its fingerprint.
     """
 
-    def __init__(self, finder: str, device: torch.device) -> None:
-        self.finder = None if finder == "truth" else models.load(finder).to(device)
+    def __init__(self, name: str, device: torch.device) -> None:
+        self.find = None if name == "truth" else finder(name, device)
         self.finding = self.coding = 0.0  # seconds
 
     def __call__(self, codec: Any, sample: Sample) -> bytes:
         begun = time.perf_counter()
-        roi = self.region(sample)
+        roi = (sample.object_mask > 0).float() if self.find is None else self.find(sample.image)
         found = time.perf_counter()
         data = container.encode(codec, sample.image, roi)
         self.finding += found - begun
         self.coding += time.perf_counter() - found
         return data
 
-    def region(self, sample: Sample) -> Tensor:
-        """Where a sample matters, (1, H, W) in {0, 1}."""
-        if self.finder is None:
-            return (sample.object_mask > 0).float()
-        (found,) = self.finder.detect([sample.image])
-        return boxes_mask(found["boxes"][found["scores"] >= CONFIDENT], *sample.image.shape[1:])
-
     def told(self) -> dict[str, float]:
         """`encoder_time`: how many times as long the encoder takes as without its detector; nothing for true masks."""
-        return {} if self.finder is None else {"encoder_time": 1 + self.finding / self.coding}
+        return {} if self.find is None else {"encoder_time": 1 + self.finding / self.coding}

@@ -116,14 +116,14 @@ def test_every_recipe_of_the_book_has_the_name_that_it_had_when_names_were_flat(
 
     Whoever adds studies sees first that every name that was there is still there, and then writes the new digest.
     """
-    studies = [s for name in chapters.NAMES for p in chapters.named(name).presets.values() for s in p]
+    studies = [s for name in chapters.NAMES for p in chapters.named(name).presets.values() for s in p if not s.growing]
     unstated = {
         name for name, model in models.MODELS.items() if not model.fingerprint
     }  # named by the file that lies here
     static = [s for s in studies if not unstated & {judge.partition("@")[0] for judge in s.measured.detectors}]
     names = sorted({(r.run_id, r.codec_id) for study in static for r in study.recipes()})
     digest = hashlib.sha256("\n".join(" ".join(pair) for pair in names).encode()).hexdigest()
-    assert (len(names), digest[:16]) == (935, "22a4a168c9397c92")
+    assert (len(names), digest[:16]) == (1046, "0c1c524841588a55")
 
 
 def test_every_committed_record_is_read_and_belongs_to_its_name():

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from compressai.models import MeanScaleHyperprior
+from PIL import Image
 
-from icm_helpers import evaluate, regions, run
+from icm_helpers import cli, evaluate, regions, run
 from icm_helpers.chapters import compare
 from icm_helpers.codecs import container, ffmpeg, networks, regional, zoo
 from icm_helpers.data import scenes
 from icm_helpers.objectives import MSE, Objective, Regional
+from icm_helpers.tasks import models
 
 IMAGE = torch.from_numpy(scenes.scene(7, 192).image).permute(2, 0, 1).float() / 255
 LEFT = torch.zeros(1, 192, 192)
@@ -152,12 +154,12 @@ def test_a_training_starts_the_same_twice_and_is_told_the_masks():
 # --- who finds it --------------------------------------------------------------------------------------------------------
 
 
-def test_an_encoder_asks_its_detector_and_tells_what_that_costs():
-    encoder = regions.Encoder("truth", torch.device("cpu"))
+def test_an_encoder_asks_its_detector_and_tells_what_that_costs(monkeypatch):
     boxes, scores = torch.tensor([[0.0, 0, 96, 192], [100, 100, 150, 150]]), torch.tensor([0.9, 0.1])
-    encoder.finder = SimpleNamespace(detect=lambda images: [{"boxes": boxes, "scores": scores}])
-    sample = SimpleNamespace(image=IMAGE)
-    assert torch.equal(encoder.region(sample), LEFT)  # an unsure box does not count
+    detector = SimpleNamespace(detect=lambda images: [{"boxes": boxes, "scores": scores}], to=lambda device: detector)
+    monkeypatch.setattr(models, "load", lambda name: detector)
+    encoder, sample = regions.Encoder("any", torch.device("cpu")), SimpleNamespace(image=IMAGE)
+    assert torch.equal(encoder.find(IMAGE), LEFT)  # an unsure box does not count
     assert encoder(zoo.load("jpeg-lowpass", 30), sample) == zoo.load("jpeg-lowpass", 30).encode(IMAGE, LEFT)
     assert encoder.told()["encoder_time"] > 1
     assert regions.Encoder("truth", torch.device("cpu")).told() == {}
@@ -177,3 +179,16 @@ def test_objects_are_divided_into_those_that_a_detector_finds_and_the_others():
     samples = np.array([[0, 1]])
     assert evaluate.average_precision(found, seen, samples=samples)[0]["ap50"] == pytest.approx(1)
     assert evaluate.average_precision(missed, seen, samples=samples)[0]["ap50"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_photo_is_coded_by_the_region_that_a_detector_finds_and_other_codecs_refuse_one(tmp_path):
+    picture = tmp_path / "scene.png"
+    Image.fromarray(scenes.scene(7, 192).image).save(picture)
+    told = ["code", str(picture), "--quality", "30", "--roi", "yolov5n-scenes", "--out"]
+    cli.main([*told, str(tmp_path / "roi"), "--codec", "jpeg-lowpass"])
+    image = container.decode(zoo.load("png"), picture.read_bytes())
+    roi = regions.finder("yolov5n-scenes")(image)
+    written = (tmp_path / "roi" / "scene.coded.jpg").read_bytes()
+    assert 0 < roi.mean() < 1 and written == container.encode(zoo.load("jpeg-lowpass", 30), image, roi)
+    with pytest.raises(SystemExit, match="jpeg takes no region of interest"):
+        cli.main([*told, str(tmp_path), "--codec", "jpeg"])

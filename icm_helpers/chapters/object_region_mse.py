@@ -88,7 +88,6 @@ PAPER_VISDRONE = elsewhere(replace(PAPER, losses=PAPER.losses[:2]), "visdrone", 
 GAPS = (
     "YOLOv5 and Mask R-CNN are not fine-tuned on coded COCO: neither can be trained here yet (claims 1b and 1c)",
     "no detector knows VisDrone's classes, so VisDrone is measured by rate and PSNR alone",
-    "the rivals of Feng et al. (omnipotent features) and Li et al. (regions of interest) are missing",
 )
 
 SMOKE = replace(

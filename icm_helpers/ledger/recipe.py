@@ -45,7 +45,8 @@ class Clip:
 # --- what codes it -------------------------------------------------------------------------------------------------------
 
 
-def _require_roi(codec: str, roi: str) -> None:
+def require_roi(codec: str, roi: str) -> None:
+    """Raise ValueError where a codec's encoder takes no region of interest and is given one, or the other way round."""
     if zoo.find(codec)[0].roi != (roi != "none"):
         told = "needs a region of interest: say whose" if roi == "none" else "takes no region of interest"
         raise ValueError(f"{codec} {told}")
@@ -61,7 +62,7 @@ class Classical:
     roi: str = "none"  # who tells its encoder where bits go: a detector with its fingerprint, or `truth`
 
     def __post_init__(self) -> None:
-        _require_roi(self.codec, self.roi)
+        require_roi(self.codec, self.roi)
         given = [name for name in ("quality", "qp") if getattr(self, name) is not None]
         wanted = zoo.find(self.codec)[0].setting
         if given != [wanted] * (wanted is not None):
@@ -102,7 +103,7 @@ class Trained:
 
     def __post_init__(self) -> None:
         if self.roi != "none" or self.loss.tells:
-            _require_roi(self.codec, "training")
+            require_roi(self.codec, "training")
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class Given:
 
     codec: str  # with its quality, if it has one: mbt2018-mean-q5
     weights: str  # their fingerprint
+    roi: str = "none"  # as of a classical codec
 
 
 @dataclass(frozen=True)
