@@ -80,8 +80,11 @@ def test_the_registry_imports_no_network():
 def test_a_model_can_what_its_entry_says(name):
     kind, can = models.MODELS[name].kind(), models.MODELS[name].can
     methods = {"detect": "detect", "panoptic": "panoptic", "teach": "features_and_objectness", "task-loss": "task_loss"}
+    methods |= {"stages": "stages"}
     assert all(hasattr(kind, method) == (ability in can) for ability, method in methods.items())
-    assert hasattr(kind, "save") == ("train" in can) and hasattr(kind, "from_weights") == ("segment" not in can)
+    assert hasattr(kind, "save") == bool({"train", "stages"} & can) and hasattr(kind, "from_weights") == (
+        "segment" not in can
+    )
 
 
 @pytest.mark.parametrize("name", models.MODELS)
