@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
+from pytorch_msssim import ms_ssim
+from torch import Tensor
 
-from icm_helpers import chapters, files, plots
+from icm_helpers import chapters, complexity, evaluate, files, plots, run
+from icm_helpers.codecs import zoo
 from icm_helpers.intervals import Interval
 from icm_helpers.ledger import queries, report, verdicts
 from icm_helpers.ledger.chapter import Advice
@@ -77,6 +80,89 @@ def _labels(loss: Any) -> str:
     if isinstance(loss, ObjectRegion) or loss.tells:
         return "object masks"
     return "objects" if loss.needs_objects else "no labels"
+
+
+def spends(part: report.Part) -> pd.DataFrame:
+    """What a method's codec costs: the steps of one training, its weights, and the time for a crop of 256 x 256 pixels.
+
+    Time is processor time on one thread, of classical codecs at their middle setting, and without
+    the detector that tells an encoder where to look.
+    """
+    rows, known = {}, complexity.read()
+    for method in methods(part, "trained", "classical"):
+        codec = next(r.recipe.codec for r in part.records if r.recipe.method == method)
+        base = codec.codec.removesuffix("-roi").removesuffix("-lowpass") if not hasattr(codec, "loss") else codec.codec
+        cost = next((row for key, row in known.items() if row["codec"] == base and _middle(key, row)), None)
+        training = getattr(codec, "training", None)
+        rows[report.label(method)] = {
+            "training": f"{training.steps} steps of {training.batch} crops" if training else "",
+            "weights": f"{cost['parameters']:,}" if cost and "parameters" in cost else "",
+            **{f"{side} [ms]": f"{1000 * cost['seconds'][side]:.0f}" if cost else "" for side in ("encode", "decode")},
+        }
+    return pd.DataFrame(rows).T
+
+
+def _middle(key: str, row: complexity.Row) -> bool:
+    return "parameters" in row or key in complexity.MIDDLE
+
+
+def textures(preset: str) -> pd.DataFrame:
+    """How well a probe reads unneeded textures from decoded pictures, at each method's lowest and highest rate: the records
+    of the chapter on SA-ICM."""
+    rows = {}
+    for part in report.open("sa_icm", preset).having("probed") if preset == "book" else ():
+        for name, some in queries.methods(part.records).items():
+            some = sorted((r for r in some if r.recipe.seed == 0), key=lambda r: r.result["bpp"])
+            told = {"lowest rate": some[0], "highest rate": some[-1]}
+            rows[report.label(name)] = {
+                where: f"{r.result['texture_auc']:.2f} at {r.result['bpp']:.2f} bpp" for where, r in told.items()
+            }
+    return pd.DataFrame(rows).T
+
+
+# --- decoded pictures ----------------------------------------------------------------------------------------------------
+
+
+def seen(
+    chapter: report.Chapter, standards: Sequence[str], count: int, shown: int
+) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+    """Some evaluation pictures as decoded by the codecs at hand, one of each method, at the nearest rates.
+
+    Args:
+        standards: methods of classical codecs.
+        count: how many pictures the means are of.
+        shown: which of them to return, by method and rate.
+
+    Returns:
+        rate, PSNR and MS-SSIM of each method, means over the pictures; and the decoded pictures (3, H, W).
+    """
+    part = chapter.main[0]
+    told = {r.recipe.method for r in part.records if zoo.find(r.recipe.codec.codec)[0].roi}
+    chosen = chapter.nearest([m for m in methods(part, "trained") if m not in told])
+    pairs = list(zip(part.study.recipes(), part.records, strict=True)) if standards else []
+    rates = [r.result["bpp"] for recipe, r in pairs if recipe in chosen.values()]
+    for name in standards:
+        own = [(recipe, r.result["bpp"]) for recipe, r in pairs if recipe.method == name]
+        if own:
+            chosen[name] = min(own, key=lambda pair: abs(pair[1] - np.mean(rates)))[0]
+    examples = chapter.pictures("val", count)
+    images = [examples[i].image for i in range(len(examples))]
+    rows, pictures = {}, {"original": images[shown]}
+    for name, recipe in chosen.items():
+        codec = run.start(recipe) if recipe.kind == "classical" else chapter.codec(recipe)
+        decoded = [report.coded(codec, x) for x in images]
+        values = [
+            (bpp, evaluate.psnr((x - x_hat).square().mean().item()), _ms_ssim(x, x_hat))
+            for x, (x_hat, bpp) in zip(images, decoded, strict=True)
+        ]
+        rows[report.label(name)] = dict(zip(("bpp", "PSNR [dB]", "MS-SSIM"), np.mean(values, axis=0), strict=True))
+        pictures[f"{report.label(name)}, {decoded[shown][1]:.2f} bpp"] = decoded[shown][0]
+    return pd.DataFrame(rows).T.round({"bpp": 3, "PSNR [dB]": 1, "MS-SSIM": 3}), pictures
+
+
+def _ms_ssim(x: Tensor, x_hat: Tensor) -> float:
+    """Of pictures (3, H, W) in [0, 1]; NaN below 161 pixels, which are too few for its five scales."""
+    return ms_ssim(x[None], x_hat[None], data_range=1.0).item() if min(x.shape[1:]) > 160 else float("nan")
 
 
 # --- advice --------------------------------------------------------------------------------------------------------------
