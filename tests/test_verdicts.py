@@ -385,6 +385,16 @@ def test_two_runs_measured_together_are_paired():
     assert sum((x - sum(a) / 200) * (y - sum(b) / 200) for x, y in zip(a, b, strict=True)) > 0
 
 
+def test_a_study_that_a_claim_names_tests_this_claim_and_no_other():
+    chapter = chapters.named("compare")
+    claim = next(claim for claim in chapter.claims if claim.study)
+    main = chapter.studies()[0]
+    records = results.load_or_run(r for r in main.recipes() if r.method in (claim.anchor, claim.method))
+    found = verdicts.of_studies(chapter.claims, [(replace(main, name=claim.study), records)])
+    assert {f.claim for f in found} == {claim}
+    assert claim not in {f.claim for f in verdicts.of_studies(chapter.claims, [(main, records)])}
+
+
 def test_every_papers_summary_names_claims_of_its_own_and_has_advice_for_what_came_out(board):
     """Advice is written for a verdict; where that changes, somebody must think again."""
     for chapter in map(chapters.named, chapters.NAMES):
