@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help book test fuzz rehearsal bench lab notebooks env lint format pins clean distclean
+.PHONY: help book test fuzz rehearsal bench lab notebooks student instructor slides env lint format pins clean distclean
 
 # Threads that wait do not spin: beside another busy process, spinning slows torch many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -27,8 +27,9 @@ fuzz: $(STAMP)  ## the tests on random inputs, on 10,000 each (some minutes)
 rehearsal: $(STAMP)  ## preset paper with small counts: every ingredient and all four chapters, and a table (16 minutes on two cores)
 	@$(BIN)/python -m icm_helpers.rehearsal
 
-bench: $(STAMP)  ## measure how fast the codecs are, as ratios to plain versions of them (on an idle machine; some minutes)
-	@env -u OMP_WAIT_POLICY $(BIN)/python -m pytest tests/benchmarks -s --durations=0
+bench: $(STAMP)  ## how fast the codecs are, as ratios to plain versions; OFFICIAL=folder of clones: to the authors' code too
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt timm pycocotools
+	@env -u OMP_WAIT_POLICY OFFICIAL=$(OFFICIAL) $(BIN)/python -m pytest tests/benchmarks -s
 
 lab: $(STAMP)  ## open the chapters as notebooks in JupyterLab
 	@$(BIN)/jupytext-config --settings-file .venv/share/jupyter/lab/settings/overrides.json set-default-viewer markdown myst
@@ -36,6 +37,15 @@ lab: $(STAMP)  ## open the chapters as notebooks in JupyterLab
 
 notebooks: $(STAMP)  ## write the chapters as .ipynb into _build/notebooks, for papermill and other tools
 	@$(BIN)/python book/build.py --notebooks
+
+student: $(STAMP)  ## the course's notebooks with stubs in place of solutions, in _build/student and one zip
+	@$(BIN)/python -m icm_helpers.editions student _build/student
+
+instructor: $(STAMP)  ## the same with solutions, in _build/instructor
+	@$(BIN)/python -m icm_helpers.editions instructor _build/instructor
+
+slides: $(STAMP)  ## a talk from each chapter that make book has executed, in _build/slides
+	@$(BIN)/python -m icm_helpers.editions slides _build/slides
 
 env: $(STAMP)  ## make the private environment in .venv
 	@echo "environment ready: $(CURDIR)/.venv"

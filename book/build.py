@@ -32,13 +32,9 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from icm_helpers import notebooks
+from icm_helpers import editions, notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
-TO_RUN = """**To run this notebook** you need a clone of the book's repository. In it, `make env` makes the environment `.venv`,
-with `icm_helpers` in it, and `make lab` opens every chapter. A notebook that lies elsewhere runs with
-`.venv/bin/python -m icm_helpers.notebooks THIS.ipynb OUT.ipynb -p preset smoke`, or in any Jupyter whose kernel is that
-environment; its parameters are in the first cell of code, and may be changed there."""
 
 
 def digest(root: Path, files: Iterable[Path], *facts: str) -> str:
@@ -171,10 +167,8 @@ def with_outputs(text: NotebookNode, executed: NotebookNode) -> NotebookNode:
 
 def alone(text: NotebookNode) -> NotebookNode:
     """A chapter that can be downloaded: it says first, which pages do not show, how to run it."""
-    text.cells.insert(0, nbformat.v4.new_markdown_cell(TO_RUN, metadata={"tags": ["remove-cell"]}))
-    for k, cell in enumerate(text.cells):
-        cell["id"] = f"cell-{k}"  # else a new one at each reading, and the pages would never be up to date
-    return text
+    text.cells = [*editions.preparing(editions.address(ROOT)), *text.cells]
+    return editions.numbered(text)  # else new ids at each reading, and the pages would never be up to date
 
 
 def write_notebooks(root: Path) -> Path:
@@ -228,6 +222,8 @@ def render(root: Path, source: Path) -> Path:
     shutil.copyfile(
         resources.files("plotly") / "package_data" / "plotly.min.js", index.parent / "_static" / "plotly.min.js"
     )
+    for page in (build / "html" / "_sources").rglob("*.ipynb"):  # what a page offers to download has no solutions
+        nbformat.write(editions.student(nbformat.read(page, as_version=4)), page)
     stamp.write_text(key)
     return index
 

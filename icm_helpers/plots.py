@@ -162,6 +162,10 @@ def training_curve(curve: Sequence[Mapping[str, float]], title: str = "") -> Fig
         ax.plot(steps, [point[name] for point in curve], color=METHODS["mse"][0])
         ax.set_xlabel("step")
         ax.set_ylabel(units.get(name, name))
+        if (
+            name == "loss" and curve[0][name] > 10 * curve[-1][name] > 0
+        ):  # what falls so far hides all but its beginning
+            ax.set_yscale("log")
     figure.suptitle(title, color=INK)
     figure.tight_layout()
     return figure
@@ -238,6 +242,22 @@ def price_maps(image: Tensor, boxes: Tensor, found: Tensor, prices: Sequence[Ten
             look = ("#e69f00", "-") if known else ("#56b4e9", "--")
             look = {"edgecolor": look[0], "linestyle": look[1], "fill": False, "linewidth": 1.5}
             ax.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, **look))
+    figure.tight_layout()
+    return figure
+
+
+def stacked(bars: Mapping[str, tuple[Mapping[str, float], float]], xlabel: str) -> Figure:
+    """A horizontal bar for each name, of parts that add up, and a vertical mark at a value of its own."""
+    figure, ax = plt.subplots(figsize=(7.6, 0.9 + 0.55 * len(bars)))
+    for place, (parts, mark) in enumerate(bars.values()):
+        left = 0.0
+        for (part, length), (colour, _) in zip(parts.items(), LOOKS, strict=False):
+            ax.barh(place, length, left=left, color=colour, height=0.55, label=part if place == 0 else None)
+            left += length
+        ax.plot([mark] * 2, [place - 0.36, place + 0.36], color=INK, linewidth=3)
+    ax.set_yticks(range(len(bars)), list(bars))
+    ax.set_xlabel(xlabel)
+    ax.legend(loc="lower right", fontsize=9)
     figure.tight_layout()
     return figure
 

@@ -11,9 +11,9 @@ import matplotlib
 import pytest
 import torch
 
-from icm_helpers import chapters
+from icm_helpers import chapters, train
 from icm_helpers.intervals import Interval
-from icm_helpers.ledger import film, forest, slider
+from icm_helpers.ledger import film, forest, live, slider
 from icm_helpers.ledger.verdicts import Finding
 
 matplotlib.use("Agg")
@@ -73,3 +73,42 @@ def test_a_film_plays_every_frame_of_every_version():
     assert "poster=" in told and "original, NeRV" in told
     with pytest.raises(ValueError, match=r"as many frames each, not \[2, 3\]"):
         film.play(versions | {"HEVC": torch.rand(2, 3, 32, 48)}, Nothing())
+
+
+class Weight(torch.nn.Module):
+    """One number, which a training moves to that of its batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.zeros(1))
+
+    def update(self, force):
+        return force
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Pictures of one pixel, in batches as crops make them."""
+
+    def __len__(self):
+        return 200
+
+    def __getitem__(self, i):
+        return torch.full((3, 1, 1), 1.0 + 0.01 * (i % 3)), torch.ones(1, 1, 1)
+
+
+def distance(model, batch):
+    return {"loss": (model.w - batch[0]).square().mean()}
+
+
+def test_a_training_to_watch_shows_the_loss_of_held_out_crops_from_before_the_first_step(capsys):
+    schedule = train.Schedule(steps=100, batch=2, lr=0.05, warmup=1)
+    _, curve = live.fit(Weight(), Numbers(), Numbers(), distance, schedule, title="x", device="cpu", progress=False)
+    assert curve[0]["step"] == 0 and curve[-1]["step"] == 100 and curve[-1]["loss"] < 0.1 * curve[0]["loss"]
+    assert "down by 1.0" in capsys.readouterr().out
+
+
+def test_a_training_that_learns_nothing_is_an_error():
+    schedule = train.Schedule(steps=50, batch=2, lr=0.05)
+    others = [(-x, mask) for x, mask in (Numbers()[i] for i in range(4))]  # the held-out crops ask for the opposite
+    with pytest.raises(RuntimeError, match="did not fall in 50 steps"):
+        live.fit(Weight(), Numbers(), others, distance, schedule, title="x", device="cpu", progress=False)

@@ -18,7 +18,6 @@ Records are chosen by :func:`select` (`kind="refined"`, `method="task"`, `lmbda=
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -34,10 +33,11 @@ from torch import nn
 
 from icm_helpers import bd, chapters, evaluate, plots, run, train
 from icm_helpers.bd import Curve
+from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
 from icm_helpers.data.coco import CocoDataset
 from icm_helpers.intervals import Interval, of_pictures
-from icm_helpers.ledger import forest, queries, results, summary, verdicts
+from icm_helpers.ledger import forest, live, queries, results, summary, verdicts
 from icm_helpers.ledger.chapter import Chapter as Paper
 from icm_helpers.ledger.chapter import Claim
 from icm_helpers.ledger.figures import coded, detections, panels, psnr_parts, pulls, with_tuned  # noqa: F401 (pages)
@@ -251,8 +251,10 @@ class Chapter:
     def _measured(self) -> list[tuple[Any, list[Record]]]:
         return [(part.study, part.records) for part in self.parts]
 
-    def cards(self) -> Markdown:
-        """The claims with their verdicts."""
+    def cards(self, whole: bool = True) -> Markdown:
+        """The claims with their verdicts, and, if `whole`, with every finding."""
+        if not whole:
+            return Markdown(verdicts.brief(self.claims, self.findings))
         return Markdown(verdicts.cards(self.claims, self.findings, verdicts.before(self.claims, self._measured)))
 
     def forest(self) -> Figure:
@@ -312,6 +314,10 @@ class Chapter:
         where = "{doc}`../reference/paper_scale` says how it is rehearsed, and what it lacks of the paper"
         return Markdown(f"Preset `paper`: *{told}*. {where}.")
 
+    def origin(self, doing: str) -> tuple[Markdown, Markdown, pd.DataFrame]:
+        """Where all records come from: :func:`at_paper_scale`, :func:`cost`, in hours of `doing` something, :func:`provenance`."""
+        return self.at_paper_scale(), self.cost(f"{{measured:.1f}} hours of {doing}"), self.provenance()
+
     # What the live demonstrations begin with: all of the first study.
 
     @property
@@ -369,15 +375,13 @@ class Chapter:
         return max(rungs.values(), key=len)
 
     def train_live(
-        self, start: nn.Module, crops: Any, objective: Objective, *, steps: int, seed: int, title: str
+        self, crops: Any, held: Any, objective: Objective, *, steps: int, seed: int, title: str
     ) -> tuple[nn.Module, list[dict[str, float]]]:
-        """A copy of a codec, trained for a few steps of two crops, and its :func:`plots.training_curve`'s points."""
-        live = copy.deepcopy(start)
-        schedule = train.Schedule(steps=steps, batch=2, lr=self.study.training.lr, warmup=20, aux_steps=200)
-        told = {"seed": seed, "device": self.device, "collate": run.collate, "describe": f"{title}, live"}
-        curve = train.fit(live, crops, objective, schedule, **told)
-        live.update(force=True)
-        return live.to(self.place).eval(), curve
+        """The study's codec, trained from random weights for a few steps, and the points of its curve, see `live.fit`."""
+        torch.manual_seed(seed)
+        fresh = zoo.load(self.study.codec, weights=None)
+        schedule = train.Schedule(steps=steps, batch=2, lr=2e-3, warmup=20, aux_steps=200)
+        return live.fit(fresh, crops, held, objective, schedule, seed=seed, device=self.device, title=title)
 
 
 # --- tables --------------------------------------------------------------------------------------------------------------
@@ -458,6 +462,16 @@ def tested(delta: Interval, otherwise: str = "-") -> str:
 
 def _judged(delta: Interval) -> bool:
     return delta.defined >= verdicts.DEFINED and bool(np.isfinite(delta.low))
+
+
+def gains(part: Part, pairs: Mapping[str, Pair]) -> pd.DataFrame:
+    """What pairs differ in by box AP, a row each: BD-rate, and points of AP at equal rate, by every detector; :func:`starred`."""
+    kinds = (("BD-rate [%]", bd.bd_rate, decimal), ("AP points", bd.bd_metric, points))
+    told = [
+        table(deltas(part, pairs, measured=measured), "what", "judge", told=lambda d, by=by: starred(d, by))
+        for _, measured, by in kinds
+    ]
+    return pd.concat([t.add_suffix(f", {name}") for t, (name, *_) in zip(told, kinds, strict=True)], axis=1)
 
 
 def decimal(delta: Interval, scale: float = 1.0) -> str:

@@ -244,6 +244,15 @@ def cards(claims: Sequence[Claim], measured: Sequence[Finding], before: Sequence
     return "\n".join(line + ("  " if line.startswith("> *") else "") for line in lines)
 
 
+def brief(claims: Sequence[Claim], measured: Sequence[Finding]) -> str:
+    """Claims as a table in Markdown: the quotation, the test, and the word for all findings; then how many survive a correction."""
+    lines = ["| claim | in the paper's words | tested as | here |", "| --- | --- | --- | --- |"]
+    for claim, mine in by_claim(claims, measured).items():
+        words, test = (text.replace("|", "\\|") for text in (f"“{claim.quote}” ({claim.where})", claim.test))
+        lines.append(f"| {claim.id.partition('/')[2]} | {words} | {test} | **{symbol(of_claim(claim, mine))}** |")
+    return "\n".join([*lines, "", surviving(measured)])
+
+
 def of_claim(claim: Claim, mine: Sequence[Finding]) -> str:
     """The word for all findings of a claim, see :func:`overall`."""
     return overall([finding.verdict for finding in mine], claim.universal)

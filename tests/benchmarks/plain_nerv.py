@@ -1,22 +1,15 @@
-"""NeRV as one would write it from the paper, with the weights of ours: what `test_nerv_speed.py` compares with.
-
-`python plain_nerv.py sfu 4 2` prints the seconds of an epoch of four frames on two threads.
-"""
+"""NeRV as one would write it from the paper, with the weights of ours: what `test_nerv_speed.py` compares with."""
 
 from __future__ import annotations
 
 import math
-import sys
-import time
 
 import torch
 from pytorch_msssim import ssim
 from torch import Tensor, nn
 from torch.nn import functional
 
-from icm_helpers.codecs.nerv import NeRV, sized
-
-ROUNDS = 5
+from icm_helpers.codecs.nerv import NeRV
 
 
 class PlainNeRV(nn.Module):
@@ -38,34 +31,12 @@ class PlainNeRV(nn.Module):
             x = functional.silu(functional.pixel_shuffle(block["conv"]["conv"](x), stride))
         return (torch.tanh(network.head_layers[-1](x)) + 1) * 0.5
 
-
-def plain_loss(x: Tensor, x_hat: Tensor, beta: float = 0.7) -> Tensor:
-    """Eq. 4, with both terms for every frame of the batch by itself, as its mean over frames reads."""
-    terms = [
-        beta * functional.l1_loss(mine[None], theirs[None])
-        + (1 - beta) * (1 - ssim(mine[None], theirs[None], data_range=1))
-        for mine, theirs in zip(x_hat, x, strict=True)
-    ]
-    return sum(terms) / len(terms)
-
-
-def epoch_seconds(name: str, count: int) -> float:
-    """The least time of several epochs: frames in float32, one a step, in an order of chance."""
-    plain = PlainNeRV(sized(name, lambda: 240))
-    frames = torch.rand(count, 3, *plain.network.size)
-    optimiser = torch.optim.Adam(plain.parameters(), 5e-4, (0.5, 0.999))
-    times = []
-    for _ in range(ROUNDS + 1):
-        start = time.perf_counter()
-        for k in torch.randperm(count):
-            loss = plain_loss(frames[k : k + 1], plain(k[None] / count))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[3]))
-    print(epoch_seconds(sys.argv[1], int(sys.argv[2])))
+    @staticmethod
+    def loss(x: Tensor, x_hat: Tensor, beta: float = 0.7) -> Tensor:
+        """Eq. 4, with both terms for every frame of the batch by itself, as its mean over frames reads."""
+        terms = [
+            beta * functional.l1_loss(mine[None], theirs[None])
+            + (1 - beta) * (1 - ssim(mine[None], theirs[None], data_range=1))
+            for mine, theirs in zip(x_hat, x, strict=True)
+        ]
+        return sum(terms) / len(terms)

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 from faster_coco_eval.core import mask as rle
-from test_speed import ratio
 
-from icm_helpers import masks, train
+from icm_helpers import masks
 from icm_helpers.data import coco, datasets
 from icm_helpers.data.crops import Crops
 from icm_helpers.tasks import sam
@@ -18,8 +17,7 @@ from icm_helpers.tasks import sam
 ALPHAS = (0.98, 0.93, 0.48)
 
 
-def test_one_pass_for_all_alphas_against_a_pass_for_each(benchmark):
-    train.keep_freed_memory()  # as a pass over many pictures does
+def test_one_pass_for_all_alphas_against_a_pass_for_each(versus):
     model, (sample,) = sam.load(), datasets.load("scenes", "val", limit=1)
 
     def one_pass() -> list[masks.MaskSet]:
@@ -31,16 +29,15 @@ def test_one_pass_for_all_alphas_against_a_pass_for_each(benchmark):
 
     for ours, theirs in zip(one_pass(), a_pass_each(), strict=True):
         assert len(ours) and ours.counts == theirs.counts
-    assert ratio(benchmark, one_pass, a_pass_each, 4) < 0.4
+    assert versus(one_pass, a_pass_each, 4, "segment-anything 1.0, a pass an alpha") < 0.4
 
 
-def test_a_crop_with_edges_costs_the_loader_hardly_more_than_one_with_objects(benchmark, tmp_path):
+def test_a_crop_with_edges_costs_the_loader_hardly_more_than_one_with_objects(versus, tmp_path):
     """On photographs, read anew for each crop, as where a data set does not fit into memory; sixty masks a picture."""
     try:
         dataset = datasets.load("coco-mini", "train", limit=16)
     except coco.DataError as error:
         pytest.skip(str(error))
-    train.keep_freed_memory()  # as a training does
     rng = np.random.default_rng(0)
     for sample in (dataset[i] for i in range(len(dataset))):
         size = sample.image.shape[1:]
@@ -60,4 +57,4 @@ def test_a_crop_with_edges_costs_the_loader_hardly_more_than_one_with_objects(be
 
     how = {"order": "largest-first", "low": 50.0, "high": 100.0, "dilate": 0}
     on_edges = crops(lambda sample: masks.stored_edges(tmp_path, sample.image_id, 0.93, **how))
-    assert ratio(benchmark, on_edges, crops(None), 3) < 1.1
+    assert versus(on_edges, crops(None), 3, "crops without edges") < 1.1

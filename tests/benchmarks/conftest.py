@@ -1,0 +1,74 @@
+"""Two ways to do one thing, timed in turn, and the table of all such pairs (`make bench`, on a machine that does nothing else)."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+
+import pytest
+import torch
+
+from icm_helpers import files, train
+from icm_helpers.ledger import results
+
+ROWS: list[dict[str, object]] = []
+
+
+@pytest.fixture
+def versus(request: pytest.FixtureRequest) -> Callable[..., float]:
+    """`versus(ours, theirs, rounds, against)`: the median of our seconds over theirs, and a row of the table.
+
+    A round times three: ours and theirs where freed memory is kept, as in every training and grid of the book; and theirs by the
+    C library's defaults, where much of the time goes into clearing fresh pages. The last gives `as_run`.
+    """
+
+    def measured(ours: Callable[[], object], theirs: Callable[[], object], rounds: int, against: str) -> float:
+        theirs(), ours()  # what only a first time costs
+        times = [
+            (
+                _seconds(ours, train.keep_freed_memory),
+                _seconds(theirs, train.keep_freed_memory),
+                _seconds(theirs, defaults),
+            )
+            for _ in range(rounds)
+        ]
+        kept, as_run = (sorted(t[0] / t[k] for t in times) for k in (1, 2))
+        row = {"what": request.node.name.removeprefix("test_"), "against": against, "rounds": rounds}
+        row |= {"ratio": median(kept), "least": kept[0], "most": kept[-1], "as_run": median(as_run)}
+        row |= {"seconds": median(t[0] for t in times), "theirs": median(t[1] for t in times)}
+        ROWS.append(row)
+        print(
+            f"\n{row['what']}: {row['ratio']:.2f} [{kept[0]:.2f}, {kept[-1]:.2f}], as run {row['as_run']:.2f}, of {against}"
+        )
+        return row["as_run"]
+
+    return measured
+
+
+def defaults() -> None:
+    """What glibc's thresholds grow to by themselves: tensors above 32 MiB come fresh from the system each time."""
+    library = ctypes.CDLL(None)
+    library.mallopt(-3, 2**25)
+    library.mallopt(-1, 2**26)
+
+
+def _seconds(work: Callable[[], object], memory: Callable[[], None]) -> float:
+    memory()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+@pytest.fixture(autouse=True, scope="session")
+def table() -> Iterator[None]:
+    """When all is measured, the rows go to `_build/bench.json`."""
+    yield
+    if ROWS:
+        path = files.ROOT / "_build" / "bench.json"
+        path.parent.mkdir(exist_ok=True)
+        told = {"provenance": results.provenance("cpu"), "threads": torch.get_num_threads(), "rows": ROWS}
+        path.write_text(json.dumps(results.rounded(told), indent=1) + "\n")
+        print(f"\nthe table is in {path}")
