@@ -64,16 +64,15 @@ def encode(codec: Any, image: Tensor, roi: Tensor | None = None) -> bytes:
     """
     check_image(image)
     regions = () if roi is None else (roi,)
-    if any(region.shape != (1, *image.shape[1:]) for region in regions):
+    if roi is not None and roi.shape != (1, *image.shape[1:]):
         raise ValueError(
             f"a region of interest of {tuple(roi.shape)} for a picture of {tuple(image.shape[1:])}: (1, H, W)."
         )
     if not isinstance(codec, nn.Module):
         return codec.encode(image, *regions)
     device = _check_codec(codec)
-    padded = [
-        pad(part[None].to(device), codec.downsampling_factor) for part in (image, *regions)
-    ]  # (1, 3 or 1, H', W')
+    parts = (part[None].to(device) for part in (image, *regions))
+    padded = [pad(part, codec.downsampling_factor) for part in parts]  # (1, 3, H', W'), (1, 1, H', W')
     coded, indexes_crc = _exactly(codec, lambda: codec.compress(*padded))
     if tuple(coded["shape"]) != _latent_shape(codec, *image.shape[1:]):
         raise ValueError(f"{codec.name} has a latent of {tuple(coded['shape'])}: not H, W / downsampling_factor.")

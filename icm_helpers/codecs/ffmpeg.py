@@ -160,7 +160,7 @@ def rectangles(blocks: Tensor) -> list[tuple[int, int, int, int]]:
     """
     found: dict[
         tuple[int, int], tuple[int, int]
-    ] = {}  # x and width -> y and height, of those that the last row went on with
+    ] = {}  # x and width of the last row's runs -> where they begin, y, and height
     done = []
     for y, row in enumerate([*blocks.int().tolist(), [0] * blocks.shape[1]]):
         edges = np.flatnonzero(np.diff([0, *row, 0])).reshape(-1, 2).tolist()

@@ -20,7 +20,8 @@ from torch.nn.functional import avg_pool2d
 from icm_helpers.codecs import zoo
 
 SIGMA = 4.0
-"""Of the Gaussian that the background is low-passed with, in pixels: finer details than about 13 pixels a period are halved."""
+"""Of the Gaussian that the background is low-passed with, in pixels: what repeats within 21 pixels loses half of its contrast or
+more."""
 
 
 @dataclass(frozen=True)

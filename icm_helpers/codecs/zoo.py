@@ -39,7 +39,7 @@ class Codec:
     video: bool = False  # whether it codes frames together, by `encode_video` and `decode_video`
     network: bool = False
     roi: bool = (
-        False  # whether its encoder also takes a region of interest, (1, H, W) in {0, 1}; None: the whole picture
+        False  # whether its encoder takes a region of interest too, (1, H, W) in {0, 1}; None: all of the picture
     )
     extends: str = ""  # another network whose weights it can start from: what is `added` to it changes nothing at first
     sizes: Mapping[int, tuple[int, ...]] | None = (
@@ -196,18 +196,8 @@ for _codec in (
     Codec("vvc", _FFMPEG + "Vvc", "qp", "VVC intra", "#8a63b0", ">", magic=b"VVC\x01"),
     Codec("hevc-roi", _FFMPEG + "RegionalHevc", "qp", "HEVC, ROI", "#cc79a7", "D", roi=True),
     *(
-        Codec(
-            f"{name}-lowpass",
-            _LOWPASS,
-            setting,
-            f"{label}, background low-passed",
-            colour,
-            marker,
-            suffix,
-            roi=True,
-            options={"codec": name},
-        )
-        for name, setting, label, colour, marker, suffix in (
+        Codec(f"{name}-lowpass", _LOWPASS, setting, f"{label}, low-passed", *looks, roi=True, options={"codec": name})
+        for name, setting, label, *looks in (
             ("jpeg", "quality", "JPEG", "#999999", "2", "jpg"),
             ("avif", "quality", "AVIF", "#7f8f3a", "3", "avif"),
             ("hevc", "qp", "HEVC", "#cc79a7", "4", "icm"),

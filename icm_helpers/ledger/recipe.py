@@ -156,9 +156,7 @@ class Accuracy:
     detectors: tuple[str, ...]  # each with the fingerprint of its weights
     finetuned: str = "none"
     finetune_steps: int = 0
-    divided: str = (
-        "none"  # by a detector: AP also of the objects that it finds in uncompressed pictures, and of the others
-    )
+    divided: str = "none"  # by a detector: AP also of the objects that it finds in uncompressed pictures, and of others
 
 
 @dataclass(frozen=True)
