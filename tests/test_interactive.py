@@ -1,12 +1,17 @@
 """Interactive figures: every point of the picture is there with its numbers, and one legend serves all panels."""
 
+import base64
+import hashlib
+import importlib
 import json
 import re
 
 import numpy as np
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from icm_helpers import chapters, plots
 from icm_helpers.bd import Curve
+from icm_helpers.files import ROOT
 from icm_helpers.ledger import interactive, queries, results
 
 
@@ -31,6 +36,16 @@ def test_a_point_says_its_method_lambda_seed_rate_and_accuracy_with_its_interval
     assert {t["hovertext"][0].split("<br>")[0] for t in traces if t["mode"] == "markers"} == {
         f"MSE, seed {seed}" for seed in (0, 1, 2)
     }
+
+
+def test_a_page_has_its_charts_at_its_end_each_named_by_its_picture(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book"))
+    build = importlib.import_module("build")
+    picture, chart = base64.b64encode(b"pixels").decode(), interactive.chart([], "t").data
+    shown = [new_output("display_data", {kind: data}) for kind, data in (("image/png", picture), ("text/html", chart))]
+    *_, cell, last = build.explored(new_notebook(cells=[new_code_cell("panels()", outputs=shown)])).cells
+    assert [list(output.data) for output in cell.outputs] == [["image/png"]]
+    assert f'data-picture="{hashlib.sha256(b"pixels").hexdigest()}"' in last.outputs[0].data["text/html"]
 
 
 def test_a_click_on_the_one_entry_of_a_method_hides_it_in_all_panels():

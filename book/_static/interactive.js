@@ -30,12 +30,12 @@ window.addEventListener("load", () => {
   }
 
   function draw(script) {
-    const before = XPathResult.FIRST_ORDERED_NODE_TYPE;
-    const picture = document.evaluate("preceding::img[1]", script, null, before).singleNodeValue;
+    const picture = document.querySelector(`img[src*="${script.dataset.picture}"]`);
+    if (!picture) return;
     const { data, layout } = JSON.parse(script.textContent);
     const place = document.createElement("div");
     place.className = "interactive";
-    script.before(place);
+    (picture.closest("a") || picture).before(place);
     const methods = data.filter((trace) => trace.showlegend).length;
     const width = () => place.clientWidth;
     const fitted = () => arranged(layout, width(), methods);

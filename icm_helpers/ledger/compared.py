@@ -67,14 +67,13 @@ def asks(part: report.Part) -> pd.DataFrame:
             "at the encoder": {"none": "", "truth": "true masks (a bound)"}.get(roi, f"runs {roi}"),
             "at the decoder": "its own network" if loss else "",
             "trainings": len({r.seed for r in some}) if loss else "",
-            "λ, quality or QP": ", ".join(f"{s:g}" for s in sorted({r.setting for r in some})),
         }
     return pd.DataFrame(rows).T
 
 
 def _labels(loss: Any) -> str:
     if loss is None:
-        return "nothing: no training"
+        return "none: no training"
     if isinstance(loss, SAICM):
         return "masks by Segment Anything"
     if isinstance(loss, ObjectRegion) or loss.tells:
@@ -293,4 +292,4 @@ def points(part: report.Part, metric: str = "box_ap") -> pd.DataFrame:
         row = {"method": report.label(recipe.method), "λ, quality or QP": f"{recipe.setting:g}", "seed": recipe.seed}
         row |= {"bpp": result["bpp"], "PSNR [dB]": result["psnr"]}
         rows.append(row | {j: result[metric].get(j) for j in queries.judges(part.records, metric, finetuned=False)})
-    return pd.DataFrame(rows).set_index("method").sort_values("bpp").round(3)
+    return pd.DataFrame(rows).set_index("method").sort_values("bpp").round(3).fillna("")
