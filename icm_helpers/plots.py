@@ -55,6 +55,8 @@ LOOKS = tuple(zip(("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4
 def setting(method: str) -> str:
     """What decides the rate of a method's points: λ, channels (of a video's network), quality or QP."""
     name = method.removesuffix("-truth")
+    if name == "sa-icm":  # the curve through its alphas, see `queries.curves`
+        return "alpha"
     trained = [loss for loss in LOSSES.values() if name == loss.name or name.startswith((f"{loss.name}-", "refined-"))]
     if trained:
         return "channels" if trained[0].video else "λ"
