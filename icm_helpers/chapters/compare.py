@@ -182,8 +182,8 @@ IN_SHORT = Short(
     claim=_ADDROI.id,
     idea="Tell the encoder where objects are, and let it spend its bits there: here HEVC, inside the boxes of a detector.",
     against="HEVC without a region of interest",
-    caveat="The encoder must run a detector first. SA-ICM compared with the task loss: {compare/5a}. Object region compared with "
-    "MSE, by every task: {compare/7}.",
+    caveat="The encoder must run a detector first. A learned codec with a region, compared with MSE: {compare/1a}. Omnipotent "
+    "features, compared with MSE: {compare/4a}.",
     advice={"for":
         "If your encoder can afford a detector, a region of interest is the first thing to try: with a standard codec, the decoder "
         "stays as it is."})
