@@ -16,6 +16,7 @@ lands in _build:
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import os
 import platform
@@ -26,6 +27,7 @@ import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from importlib import resources
 from pathlib import Path
 
 import nbformat
@@ -40,6 +42,7 @@ launch_buttons:
   colab_url: https://colab.research.google.com
   binderhub_url: https://mybinder.org
 """
+CHART = 'class="rate-accuracy"'  # of what `icm_helpers.ledger.interactive` leaves beside a figure
 
 
 def digest(root: Path, files: Iterable[Path], *facts: str) -> str:
@@ -167,7 +170,29 @@ def with_outputs(text: NotebookNode, executed: NotebookNode) -> NotebookNode:
     for cell, done in zip((c for c in text.cells if c.cell_type == "code"), ran, strict=True):
         cell.outputs, cell.execution_count = done.outputs, done.execution_count
     text.metadata = executed.metadata
-    return alone(text)
+    return alone(explored(text))
+
+
+def explored(nb: NotebookNode) -> NotebookNode:
+    """A chapter with what interactive figures draw in one cell at its end, each named by the picture that it replaces: where it was
+    shown, the page would give it a caption and a number of its own."""
+    charts = []
+    for cell in (cell for cell in nb.cells if cell.cell_type == "code"):
+        kept, picture = [], ""
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if "image/png" in data:  # as MyST-NB names its file
+                picture = hashlib.sha256(base64.b64decode(data["image/png"])).hexdigest()
+            if CHART in (html := "".join(data.get("text/html", ""))):
+                charts.append(html.replace(CHART, f'{CHART} data-picture="{picture}"', 1))
+            else:
+                kept.append(output)
+        cell.outputs = kept
+    if charts:
+        output = nbformat.v4.new_output("display_data", {"text/html": "\n".join(charts)})
+        told = "# What a page's script draws over its figures. MyST-NB would leave out a cell without text."
+        nb.cells.append(nbformat.v4.new_code_cell(told, outputs=[output], metadata={"tags": ["remove-input"]}))
+    return nb
 
 
 def alone(text: NotebookNode) -> NotebookNode:
@@ -232,6 +257,11 @@ def render(root: Path, source: Path) -> Path:
     command.append(str(with_buttons(config, build)))
     if subprocess.run([*command, "--path-output", str(root), "-W", "-n", "--keep-going"], cwd=root).returncode:
         raise RuntimeError("the pages have warnings (listed above), which count as errors")
+    # What draws interactive figures, once for all pages, which load it only where there are some. Beside the others of `_static`
+    # before, Jupyter Book would load it on every page.
+    shutil.copyfile(
+        resources.files("plotly") / "package_data" / "plotly.min.js", index.parent / "_static" / "plotly.min.js"
+    )
     for page in (build / "html" / "_sources").rglob("*.ipynb"):  # what a page offers to download has no solutions
         nbformat.write(editions.student(nbformat.read(page, as_version=4)), page)
     stamp.write_text(key)

@@ -28,6 +28,7 @@ class Curve:
     metric_replicates: np.ndarray
     trainings: Mapping[int, Curve] = field(default_factory=dict)  # at the settings that all of them have
     clips: Mapping[str, Curve] = field(default_factory=dict)
+    settings: tuple[float, ...] = ()  # lambda, quality, ... of each point, where records tell
 
 
 OF_OUTLINES = frozenset({"mask_ap", "psnr_inside", "psnr_outside", "miou"})
@@ -42,7 +43,7 @@ def curve(records: Sequence[Any], metric: str, detector: str | None = None, name
     """
     if not records:
         raise ValueError(f"no records for the curve {name or metric}")
-    whole = Curve(name or metric, *_points(records, metric, detector))
+    whole = _whole(name or metric, records, metric, detector)
     seeds = sorted({r.recipe.codec.seed for r in records if hasattr(r.recipe.codec, "seed")})
     runs = {seed: [r for r in records if r.recipe.seed == seed] for seed in seeds}
     shared = set.intersection(*({r.recipe.setting for r in run} for run in runs.values())) if runs else set()
@@ -52,11 +53,11 @@ def curve(records: Sequence[Any], metric: str, detector: str | None = None, name
         runs = {seed: [r for r in run if r.recipe.setting in shared] for seed, run in runs.items()}
     else:  # of several that share too little, the first
         runs = dict(list(runs.items())[:1])
-    each = {seed: Curve(whole.name, *_points(run, metric, detector)) for seed, run in runs.items()}
+    each = {seed: _whole(whole.name, run, metric, detector) for seed, run in runs.items()}
     return replace(whole, trainings=each)
 
 
-def _points(records: Sequence[Any], metric: str, detector: str | None) -> list[np.ndarray]:
+def _whole(name: str, records: Sequence[Any], metric: str, detector: str | None) -> Curve:
     def pick(part: dict[str, Any], key: str) -> Any:
         by_detector = detector is not None and not key.startswith("bpp")
         if key not in part or (by_detector and detector not in part[key]):
@@ -65,14 +66,15 @@ def _points(records: Sequence[Any], metric: str, detector: str | None) -> list[n
             )
         return part[key][detector] if by_detector else part[key]
 
-    points = []
-    for setting in sorted({r.recipe.setting for r in records}):
+    points, settings = [], sorted({r.recipe.setting for r in records})
+    for setting in settings:
         same = [r for r in records if r.recipe.setting == setting]
         parts = [r.result for r in same], [r.bootstrap for r in same]
         rate = "bpp_outlined" if metric in OF_OUTLINES and "bpp_outlined" in same[0].result else "bpp"
         points.append([np.mean([pick(p, key) for p in part], axis=0) for part in parts for key in (rate, metric)])
-    points.sort(key=lambda p: p[0])
-    return [np.stack(v, axis=-1) for v in zip(*points, strict=True)]
+    order = sorted(range(len(points)), key=lambda k: points[k][0])
+    stacked = [np.stack(v, axis=-1) for v in zip(*(points[k] for k in order), strict=True)]
+    return Curve(name, *stacked, settings=tuple(settings[k] for k in order))
 
 
 def bd_rate(anchor: Curve | Sequence[tuple[float, float]], test: Curve | Sequence[tuple[float, float]]) -> Interval:

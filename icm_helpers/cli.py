@@ -359,7 +359,8 @@ class Judge(Command):
     roi: maybe(str) = (
         None  # which detector tells an encoder that takes a region of interest where it is; `truth`: true masks
     )
-    out: maybe(Path) = None  # JSON file for all that is measured; what it holds already is not measured again
+    # JSON file for all that is measured, a record that the chapter `compare` takes; what it holds already is not measured again
+    out: maybe(Path, also="--record") = None
 
     def __call__(self) -> None:
         shared = {"codec": self.codec, "roi": self.roi, "device": self.device}

@@ -28,11 +28,12 @@ def one_of(names: Iterable[str]) -> Any:
     return Literal[tuple(names)]
 
 
-def maybe(kind: Any, help: str | None = None) -> Any:
-    """The type of an option that may be left out, and is None then."""
+def maybe(kind: Any, help: str | None = None, also: str | None = None) -> Any:
+    """The type of an option that may be left out, and is None then; `also` is another name of it."""
     name = getattr(kind, "__args__", [kind])[0].__name__.upper()
     many = f"{name} [{name} ...]" if kind.__name__ == "tuple" else name
-    return Annotated[kind | None, tyro.conf.arg(metavar=many, help=help, help_behavior_hint="")]
+    how = {"metavar": many, "help": help, "help_behavior_hint": "", "aliases": [also] if also else None}
+    return Annotated[kind | None, tyro.conf.arg(**how)]
 
 
 def positional(kind: Any) -> Any:

@@ -51,6 +51,22 @@ METHODS = _Methods()
 LOOKS = tuple(zip(("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"), "osD^vP", strict=True))
 """Colours and markers of curves that have none of their own."""
 
+
+def setting(method: str) -> str:
+    """What decides the rate of a method's points: λ, channels (of a video's network), quality or QP."""
+    name = method.removesuffix("-truth")
+    if name == "sa-icm":  # the curve through its alphas, see `queries.curves`
+        return "alpha"
+    trained = [loss for loss in LOSSES.values() if name == loss.name or name.startswith((f"{loss.name}-", "refined-"))]
+    if trained:
+        return "channels" if trained[0].video else "λ"
+    try:
+        kind = zoo.find(name)[0].setting
+    except ValueError:
+        kind = None
+    return {"quality": "quality", "qp": "QP"}.get(kind, "rate")
+
+
 STYLE = {
     **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "text.color", "grid.color"), INK),

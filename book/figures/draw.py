@@ -169,6 +169,19 @@ def drawings() -> dict[str, str]:
             arrow((376, 182), (400, 160)),
             note(372, 174, "edges", "end"),
         ),
+        "compare": svg(
+            222,
+            "A detector at the encoder says where objects are, and the encoder spends its bits there. Only bits are sent; the "
+            "decoder and the models that look at the decoded picture stay as they are.",
+            *codec(),
+            arrow((56, 66), (56, 104)),
+            box(10, 106, 92, 50, "detector", "frozen"),
+            arrow((102, 131), (176, 131), (176, 70)),
+            note(186, 124, "where objects are", "start"),
+            arrow((504, 66), (504, 104)),
+            box(458, 106, 92, 50, "any model", "frozen"),
+            note(280, 182, "No region is sent: the decoder needs nothing but the bits."),
+        ),
     }
 
 

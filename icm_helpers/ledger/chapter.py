@@ -41,6 +41,7 @@ class Claim:
     anchor: str
     method: str
     judged: str = "as they are"
+    study: str = ""  # the name of the only one that tests it, and that tests nothing else; empty: the other main ones
     universal: bool = False
     stated: str = ""  # date and commit at which the test was written down
     changed: Change | None = None
@@ -61,6 +62,15 @@ class Short:
 
 
 @dataclass(frozen=True)
+class Advice:
+    """A question of somebody who must choose, and an answer for each `verdicts.leaning` of the findings of a claim."""
+
+    question: str
+    claim: str
+    texts: Mapping[str, str]  # for, against, both, open
+
+
+@dataclass(frozen=True)
 class Chapter:
     """A paper's part of the book: its title, what it claims and how that is tested, its studies by preset, a summary, and gaps."""
 
@@ -74,10 +84,11 @@ class Chapter:
     awaiting: tuple[Claim, ...] = ()
 
     def studies(self, preset: str = "book") -> tuple[Study | VideoStudy, ...]:
-        """The studies of a preset, of which `rehearsal` follows from `paper`; a ValueError if there is none of this name."""
+        """The studies of a preset, of which `rehearsal` follows from `paper`, without those that grow and have no run yet; a
+        ValueError if there is none of this name."""
         if preset == "rehearsal":
             return tuple(map(rehearsed, self.presets["paper"]))
         if preset not in self.presets:
             known = [*self.presets, "rehearsal"]
             raise ValueError(f"a preset of {self.name} is one of {', '.join(known)}, not {preset!r}")
-        return self.presets[preset]
+        return tuple(study for study in self.presets[preset] if not study.growing or study.recipes())

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from IPython.display import display
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from icm_helpers import bit_allocation, evaluate, plots
 from icm_helpers.bd import Curve
 from icm_helpers.codecs import container
-from icm_helpers.ledger import queries
+from icm_helpers.ledger import interactive, queries
 from icm_helpers.ledger.queries import FINETUNED
 from icm_helpers.objectives import Objective
 
@@ -29,7 +30,8 @@ def panels(
     *,
     by: Sequence[str | None] | None = None,
 ) -> None:
-    """Rate against accuracy, a panel for each metric and each of its judges (those named, or all as they are)."""
+    """Rate against accuracy, a panel for each metric and each of its judges (those named, or all as they are): a picture, and what
+    a page's script draws over it."""
     chosen = [(m, j) for m in metrics for j in part.judges(m) if by is None or j in by]
     drawn = [queries.panel(part.records, m, j, methods) for m, j in chosen]
     if not drawn:
@@ -37,6 +39,7 @@ def panels(
         return
     plots.rate_accuracy_panels(drawn, title)
     plt.show()
+    display(interactive.chart(drawn, title))
 
 
 def with_tuned(

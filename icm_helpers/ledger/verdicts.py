@@ -120,9 +120,12 @@ def findings(claims: Sequence[Claim], data: str, records: Sequence[Record]) -> l
 
 def of_studies(claims: Sequence[Claim], measured: Sequence[tuple[Study | VideoStudy, list[Record]]]) -> list[Finding]:
     """Every claim of a chapter, judged main study by main study."""
-    return lent(
-        [f for study, records in measured if study.role == "main" for f in findings(claims, study.data, records)]
-    )
+    alone = {claim.study for claim in claims}
+    found = []
+    for study, records in (pair for pair in measured if pair[0].role == "main"):
+        asked = study.name if study.name in alone else ""
+        found += findings([claim for claim in claims if claim.study == asked], study.data, records)
+    return lent(found)
 
 
 def before(claims: Sequence[Claim], measured: Sequence[tuple[Study | VideoStudy, list[Record]]]) -> list[Finding]:
