@@ -13,7 +13,7 @@ from icm_helpers import editions, notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = notebooks.chapters(ROOT / "book")
-MOST = 3220  # lines of code in all chapters, empty ones not counted
+MOST = 3230  # lines of code in all chapters, empty ones not counted
 SECONDS = 120  # of computing: at most 60 s on two cores, however busy the machine is with other work
 
 every_chapter = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
