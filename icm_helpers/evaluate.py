@@ -181,7 +181,7 @@ def evaluate(
     for name, detector in detectors.items():
         require_categories(dataset, detector.categories, name)
     rows, bits = [], []
-    results: dict[str, list] = {n: [] for n, d in detectors.items() if hasattr(d, "detect")}
+    results: dict[str, list] = {n: [] for n, d in detectors.items() if hasattr(d, "detect") or hasattr(d, "panoptic")}
     outlining: set[str] = set()
     tallies: dict[str, list] = {n: [] for n, d in detectors.items() if dataset.panoptic and hasattr(d, "panoptic")}
     maps: dict[str, list] = {name: [] for name, detector in detectors.items() if hasattr(detector, "semantic")}

@@ -295,7 +295,7 @@ def test_what_cannot_be_coded_is_refused(network, frames):
 def test_every_listed_size_fits_its_frames():
     wanted = {"720p": [(720, 1280)], "davis": [(480, 854)]}
     wanted |= {name: [(480, 832), (240, 416)] for name in ("sfu", "sfu-s")}
-    wanted |= {f"davis-half-{size}": [(240, 427)] for size in "sm"}
+    wanted |= {f"davis-half-{size}": [(240, 427)] for size in ("s", "m", "l", "xl")}
     listed = [(name, size) for name in nerv.SIZES for size in wanted.get(name, [(192, 192)])]
     for name, (height, width) in listed:
         with torch.device("meta"):

@@ -47,23 +47,23 @@ def photos(tmp_path):
 
 
 def test_a_folder_or_its_file_is_a_data_set_that_is_named_by_its_annotations(photos):
-    name = own.named("photos")
+    name = own.named("./photos")
     assert name == f"photos-{files.fingerprint(photos / 'labels.json')}" == own.named(str(photos))
     assert [s.image.shape[1:] for s in datasets.load(name, "val")] == [(h, w) for w, h in SIZES]
     assert own.named("photos/labels.json").startswith("labels-") and own.named("scenes") == "scenes"
     (photos / "labels.json").write_text((photos / "labels.json").read_text().replace("kite", "kites"))
-    assert own.named("photos") not in (name, "photos")
+    assert own.named("./photos") not in (name, "./photos")
 
 
 def test_a_folder_with_two_files_has_training_pictures_of_its_own(photos, caplog):
-    datasets.load(own.named("photos"), "train")
+    datasets.load(own.named("./photos"), "train")
     assert "has no held-out pictures" in caplog.text
     for split in ("train", "valid"):
         shutil.copytree(photos / "images", photos / split)
         shutil.move(shutil.copy(photos / "labels.json", photos / "x.json"), photos / split / "_annotations.coco.json")
     (photos / "labels.json").unlink()
     caplog.clear()
-    name = own.named("photos")
+    name = own.named("./photos")
     assert [datasets.load(name, split).images.name for split in ("train", "val")] == [
         "train",
         "valid",
@@ -75,7 +75,7 @@ def test_a_folder_with_two_files_has_training_pictures_of_its_own(photos, caplog
     [
         ("nowhere", "no data set 'nowhere': take scenes, .*, or the path of a folder"),
         ("photos/images", r"has no file of annotations in COCO's format \(.json\): name the file"),
-        ("photos", r"has 2 files of annotations \(labels.json, more.json\): name the file that is meant"),
+        ("./photos", r"has 2 files of annotations \(labels.json, more.json\): name the file that is meant"),
     ],
 )
 def test_a_path_that_is_no_data_set_is_one_clear_line(text, message, photos):
@@ -88,7 +88,7 @@ COCO = {1: "person", 38: "kite"}
 
 
 def test_categories_are_called_as_the_judge_calls_them_and_what_is_left_out_is_said(photos, caplog):
-    name = own.named("photos")
+    name = own.named("./photos")
     dataset = datasets.load(name, "val")
     found = datasets.load(own.mapped(name, dataset, ["walker=person"], "yolov5n", COCO), "val")
     assert found.categories == COCO and [s.labels.tolist() for s in found] == [[1]] * 3
@@ -110,7 +110,7 @@ def test_categories_are_called_as_the_judge_calls_them_and_what_is_left_out_is_s
 )
 def test_a_name_that_nobody_knows_is_refused(pairs, message, photos):
     with pytest.raises(DataError, match=message):
-        own.mapped(own.named("photos"), datasets.load(own.named("photos"), "val"), pairs, "yolov5n", COCO)
+        own.mapped(own.named("./photos"), datasets.load(own.named("./photos"), "val"), pairs, "yolov5n", COCO)
 
 
 def test_own_pictures_are_judged_by_an_own_detector_and_two_codecs_compared(photos, capsys):
@@ -118,7 +118,7 @@ def test_own_pictures_are_judged_by_an_own_detector_and_two_codecs_compared(phot
     SmallMaskRCNN({1: "walker", 2: "tree"}, size=64).save("judge.safetensors")
     detector = "mask-rcnn-small=judge.safetensors"
     for codec in ("jpeg", "webp"):
-        words = ["--codec", codec, "--quality", "10", "50", "90", "--data", "photos", "--detector", detector]
+        words = ["--codec", codec, "--quality", "10", "50", "90", "--data", "./photos", "--detector", detector]
         cli.main(["judge", *words, "--out", f"{codec}.json"])
     assert "3 pictures of photos-" in capsys.readouterr().out
     cli.main(["compare", "jpeg.json", "webp.json", "--out", "figure.svg"])
@@ -143,7 +143,7 @@ def test_own_pictures_are_judged_by_an_own_detector_and_two_codecs_compared(phot
 def test_a_detector_of_ones_own_can_teach(photos):
     SmallMaskRCNN({7: "walker", 9: "tree"}, size=64).save("judge.safetensors")
     words = ["--loss", "distill", "--teacher", "mask-rcnn-small=judge.safetensors"]
-    command = cli.ready(cli.parsed(["codec", "--out", "a", "--data", "photos", *words]))
+    command = cli.ready(cli.parsed(["codec", "--out", "a", "--data", "./photos", *words]))
     loss = cli.loss_of(command.loss, command.options, command.data)
     assert loss.teacher == f"mask-rcnn-small=judge.safetensors@{files.fingerprint('judge.safetensors')}"
     assert loss.bind(torch.device("cpu")).network.categories == {7: "walker", 9: "tree"}

@@ -31,9 +31,11 @@ def named(text: str) -> str:
     Raises:
         DataError: it is none of these.
     """
-    if text in datasets.DATASETS:
-        return text
     path = Path(text)
+    if text in datasets.DATASETS:
+        if path.exists():
+            _log.warning("%s is the book's data set; the folder of this name here is ./%s", text, text)
+        return text
     if not path.exists():
         known = ", ".join(datasets.names())
         told = f"no data set {text!r}: take {known}, or the path of"
