@@ -218,8 +218,11 @@ class CocoDataset(Dataset):
         `map` (of things and stuff)."""
         boxed = any(not item["segmentation"] for item in self._objects[image_id])
         unmapped = self.panoptic is not None and image_id not in self.panoptic
-        some = any(item["segmentation"] for objects in self._objects.values() for item in objects)
-        return ("outlines",) * (boxed and some) + ("map",) * unmapped
+        return ("outlines",) * (boxed and self._some_outlined) + ("map",) * unmapped
+
+    @cached_property
+    def _some_outlined(self) -> bool:
+        return any(item["segmentation"] for objects in self._objects.values() for item in objects)
 
     @property
     def emptiness(self) -> str:

@@ -34,9 +34,7 @@ def methods(part: report.Part, *kinds: str) -> list[str]:
 
 def marked(delta: Interval) -> str:
     """A change of the rate with the symbol of its verdict, for a claim that it lies below zero."""
-    word = verdicts.verdict(delta, -1, verdicts.MARGINS["% rate"])
-    if delta.pictures_alone and word != "not testable":
-        word = "not decided"
+    word = verdicts.earned(delta, -1, "% rate")
     told = verdicts.symbol(word).partition(" ")[0]
     return told if word == "not testable" else f"{told} {delta.value:+.0f} [{delta.low:+.0f}, {delta.high:+.0f}]"
 

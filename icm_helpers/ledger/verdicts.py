@@ -46,8 +46,13 @@ class Finding:
     @property
     def verdict(self) -> str:
         """What the interval says, in one word or two."""
-        word = verdict(self.interval, self.claim.sign, MARGINS[self.unit])
-        return "not decided" if self.interval.pictures_alone and word != "not testable" else word
+        return earned(self.interval, self.claim.sign, self.unit)
+
+
+def earned(interval: Interval, sign: int, unit: str) -> str:
+    """The word of :func:`verdict` by the unit's margin; one training, of whose chance nothing is known, decides nothing."""
+    word = verdict(interval, sign, MARGINS[unit])
+    return "not decided" if interval.pictures_alone and word != "not testable" else word
 
 
 def verdict(interval: Interval, sign: int, margin: float = 0.0) -> str:
