@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from statistics import median
@@ -64,10 +65,10 @@ def _seconds(work: Callable[[], object], memory: Callable[[], None]) -> float:
 
 @pytest.fixture(autouse=True, scope="session")
 def table() -> Iterator[None]:
-    """When all is measured, the rows go to `_build/bench.json`."""
+    """When all is measured, the rows go to `data/bench.json`, or `_build/bench.json` without the authors' code."""
     yield
     if ROWS:
-        path = files.ROOT / "_build" / "bench.json"
+        path = (files.SHIPPED if os.environ.get("OFFICIAL") else files.ROOT / "_build") / "bench.json"
         path.parent.mkdir(exist_ok=True)
         told = {"provenance": results.provenance("cpu"), "threads": torch.get_num_threads(), "rows": ROWS}
         path.write_text(json.dumps(results.rounded(told), indent=1) + "\n")
