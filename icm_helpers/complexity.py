@@ -378,24 +378,6 @@ def quoted(curves: Mapping[str, dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis("published")
 
 
-def benchmark() -> pd.DataFrame:
-    """What `make bench OFFICIAL=folder` measured and `data/bench.json` holds: our time over that of others, for the same work."""
-    told = json.loads((files.SHIPPED / "bench.json").read_text(encoding="utf-8"))
-    table = [
-        {
-            "what": row["what"].partition("[")[0].replace("_", " "),
-            "case": row["what"].partition("[")[2].rstrip("]"),
-            "against": row["against"],
-            "ratio": f"{row['ratio']:.2f} [{row['least']:.2f}, {row['most']:.2f}]",
-            "as run": f"{row['as_run']:.2f}",
-            "theirs [s]": f"{row['theirs']:.3g}",
-        }
-        for row in told["rows"]
-    ]
-    measured = f"float32 on {told['threads']} threads of a CPU, {told['provenance']['date']}"
-    return pd.DataFrame(table).set_index("what").rename_axis(measured)
-
-
 def measured_on(rows: Mapping[str, Row]) -> str:
     """On which machines, at which commits and with which packages the rows were measured."""
     kept = {json.dumps({k: v for k, v in row["provenance"].items() if k != "date"}) for row in rows.values()}

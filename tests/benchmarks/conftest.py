@@ -1,12 +1,16 @@
-"""Two ways to do one thing, timed in turn, and the table of all such pairs (`make bench`, on a machine that does nothing else)."""
+"""What `make bench` measures, on a machine that does nothing else: two ways to do one thing, timed in turn; how cost grows with the
+work; what a start costs. All of it is one table."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -16,6 +20,8 @@ from icm_helpers import files, train
 from icm_helpers.ledger import results
 
 ROWS: list[dict[str, object]] = []
+GROWTH: list[dict[str, object]] = []
+STARTS: list[dict[str, object]] = []
 
 
 @pytest.fixture
@@ -49,6 +55,55 @@ def versus(request: pytest.FixtureRequest) -> Callable[..., float]:
     return measured
 
 
+@pytest.fixture
+def grows(request: pytest.FixtureRequest) -> Callable[..., tuple[float, float]]:
+    """`grows(unit, sizes, prepared)`: what `prepared(size)()` takes at each size, and a row of the table.
+
+    Returns the power of the last step of sizes in which seconds grow (one is linear), and by how many megabytes the peak of memory
+    grows in it. The first size runs once unmeasured.
+    """
+
+    def measured(
+        unit: str, sizes: Sequence[float], prepared: Callable[[float], Callable[[], object]]
+    ) -> tuple[float, float]:
+        defaults()
+        prepared(sizes[0])()
+        seconds, megabytes = [], []
+        for size in sizes:
+            work = prepared(size)
+            before = _fresh_peak()
+            seconds.append(_seconds(work, lambda: None))
+            megabytes.append(_memory("VmHWM") - before)
+        what, _, by = request.node.name.removeprefix("test_").rpartition("_with_")
+        GROWTH.append(
+            {"what": what, "with": by, "unit": unit, "sizes": sizes, "seconds": seconds, "megabytes": megabytes}
+        )
+        told = ", ".join(f"{n:g}: {t:.3g} s {m:.0f} MB" for n, t, m in zip(sizes, seconds, megabytes, strict=True))
+        print(f"\n{what} by {unit}: {told}")
+        return math.log(seconds[-1] / seconds[-2]) / math.log(sizes[-1] / sizes[-2]), megabytes[-1] - megabytes[-2]
+
+    return measured
+
+
+@pytest.fixture
+def starts() -> list[dict[str, object]]:
+    """The rows of what a new process costs."""
+    return STARTS
+
+
+def _fresh_peak() -> float:
+    """The megabytes that the process holds, once what it freed is back at the system and its peak is forgotten."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return _memory("VmRSS")
+
+
+def _memory(key: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) / 1000
+
+
 def defaults() -> None:
     """What glibc's thresholds grow to by themselves: tensors above 32 MiB come fresh from the system each time."""
     library = ctypes.CDLL(None)
@@ -67,9 +122,10 @@ def _seconds(work: Callable[[], object], memory: Callable[[], None]) -> float:
 def table() -> Iterator[None]:
     """When all is measured, the rows go to `data/bench.json`, or `_build/bench.json` without the authors' code."""
     yield
-    if ROWS:
+    if ROWS or GROWTH or STARTS:
         path = (files.SHIPPED if os.environ.get("OFFICIAL") else files.ROOT / "_build") / "bench.json"
         path.parent.mkdir(exist_ok=True)
         told = {"provenance": results.provenance("cpu"), "threads": torch.get_num_threads(), "rows": ROWS}
+        told |= {"growth": GROWTH, "starts": STARTS}
         path.write_text(json.dumps(results.rounded(told), indent=1) + "\n")
         print(f"\nthe table is in {path}")
