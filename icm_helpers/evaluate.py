@@ -186,13 +186,12 @@ def evaluate(
     tallies: dict[str, list] = {n: [] for n, d in detectors.items() if dataset.panoptic and hasattr(d, "panoptic")}
     maps: dict[str, list] = {name: [] for name, detector in detectors.items() if hasattr(detector, "semantic")}
     outlined = np.array(["outlines" not in dataset.lacks(i) for i in dataset.ids])  # (n,)
-    pictures = coded(codec, dataset, encode)
+    pictures = coded(codec, dataset, encode, bits)
     hidden = None if progress else True
     for k, (sample, data, x_hat) in enumerate(tqdm(pictures, "coding and detecting", len(dataset), disable=hidden)):
         x, mask = sample.image, sample.object_mask
-        # Bytes made otherwise than by the codec's own encoder have other latents than its likelihoods speak of.
-        if encode is None and (estimate := likelihood_bits(codec, x)) is not None:
-            bits.append(estimate)
+        if encode is None and bits[k] is None:  # the coder could not say, as with CompressAI's variable rates
+            bits[k] = likelihood_bits(codec, x)
         error = (x - x_hat).square().mean(dim=0, keepdim=True)
         sums = (part.sum().item() for part in (error * mask, error * (1 - mask), mask))
         rows.append([len(data), x[0].numel(), *sums])
@@ -217,7 +216,7 @@ def evaluate(
     told = {"id": list(dataset.ids), "bytes": [row[0] for row in rows], "pixels": [row[1] for row in rows]}
     result: dict[str, Any] = {"images": len(dataset), "bpp": 8 * size.sum() / count.sum()}
     result |= {"object_share": covered.sum() / seen.sum(), "per_image": told}
-    if bits:
+    if bits and None not in bits:
         result["bpp_likelihood"] = float(np.sum(bits) / count.sum())
     bootstrap: dict[str, Any] = {"bpp": (8 * _pooled(size, count, samples)).tolist()}
     some = [np.cumsum(outlined)[s[outlined[s]]] - 1 for s in samples]  # the same draws, of the outlined pictures alone
@@ -299,9 +298,13 @@ def _by_cover(
 
 
 def coded(
-    codec: Any, dataset: Sequence[Sample], encode: Callable[[Any, Sample], bytes] | None = None
+    codec: Any,
+    dataset: Sequence[Sample],
+    encode: Callable[[Any, Sample], bytes] | None = None,
+    bits: list[float | None] | None = None,
 ) -> Iterator[tuple[Sample, bytes, Tensor]]:
-    """Every sample with its bytes and the picture decoded from them; the next ones are coded while this one is looked at."""
+    """Every sample with its bytes and the picture decoded from them; the next ones are coded while this one is looked at. `bits` as
+    in :func:`icm_helpers.codecs.container.encode_many`: bytes that `encode` makes may have other latents than likelihoods know."""
     samples, stored = deque(), deque()  # those that are on their way; `itertools.tee` would keep a hundred
 
     def sources() -> Iterator[Sample]:
@@ -317,9 +320,14 @@ def coded(
     if encode:
         data = (encode(codec, sample) for sample in sources())
     else:
-        data = container.encode_many(codec, (sample.image for sample in sources()))
-    for x_hat in container.decode_many(codec, kept(data)):
-        yield samples.popleft(), stored.popleft(), x_hat.cpu()
+        data = container.encode_many(codec, (sample.image for sample in sources()), bits=bits)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - container.WORKERS))  # for who looks at them: two on one processor wait for each other
+    try:
+        for x_hat in container.decode_many(codec, kept(data)):
+            yield samples.popleft(), stored.popleft(), x_hat.cpu()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def division(truth: dict[str, Any], detections: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:

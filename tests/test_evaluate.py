@@ -10,7 +10,7 @@ from faster_coco_eval.core import mask as rle
 from icm_helpers import semantic
 from icm_helpers.bd import Curve, bd_metric, bd_rate, bd_rate_gap, curve
 from icm_helpers.bit_allocation import rate_map, spending
-from icm_helpers.codecs import zoo
+from icm_helpers.codecs import container, zoo
 from icm_helpers.codecs.classical import Jpeg, Png
 from icm_helpers.data import coco, datasets, formats
 from icm_helpers.evaluate import (
@@ -284,6 +284,20 @@ def test_a_rate_map_holds_every_bit_that_the_likelihoods_promise(name, weights, 
     codec, x = zoo.load(name, weights=weights).eval(), torch.rand(3, *size)
     assert rate_map(codec, x).sum().item() == pytest.approx(likelihood_bits(codec, x), rel=1e-5)
     assert rate_map(codec, x[:, :50, :70]).shape == (1, 50, 70)
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("mean-scale-small", {}), ("bmshj2018-hyperprior", {"quality": 1, "weights": None})]
+    + [(name, {"weights": None}) for name in ("tcm-tiny", "elic-small")],
+)
+def test_coding_tells_the_bits_that_the_likelihoods_promise(name, how):
+    torch.manual_seed(0)
+    codec, bits = zoo.load(name, **how).eval(), []
+    codec.update(force=True)
+    images = [torch.rand(3, 128, 192), torch.rand(3, 70, 100)]
+    list(container.encode_many(codec, images, bits=bits))
+    assert bits == pytest.approx([likelihood_bits(codec, x) for x in images], rel=1e-4)
 
 
 class Halves(torch.nn.Module):

@@ -31,11 +31,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
 import torch
-from compressai.entropy_models import EntropyModel
+from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
 from compressai.entropy_models.entropy_models_vbr import EntropyModelVbr
 from compressai.models import CompressionModel
 from torch import Tensor, nn
@@ -47,6 +48,7 @@ from icm_helpers.codecs.networks import fingerprint
 
 MAGIC, VERSION = b"ICM", 1
 MAX_SYMBOL = 2.0**24  # what rANS's 32 bits hold with room to spare; beyond, its coder would not come back
+WORKERS = 4  # pictures at once, where nothing else is said and there are so many processors
 MAX_PIXELS = 2**26  # 8192 x 8192: what a header may make the decoder allocate
 
 
@@ -62,6 +64,11 @@ def encode(codec: Any, image: Tensor, roi: Tensor | None = None) -> bytes:
     whose encoder takes a region of interest; None: all of the picture. ValueError where it is not ready to code, or the image has
     another shape, type or range, or the region another shape.
     """
+    return _encode(codec, image, roi)[0]
+
+
+def _encode(codec: Any, image: Tensor, roi: Tensor | None = None) -> tuple[bytes, float | None]:
+    """As :func:`encode`, and the bits that the likelihoods promise for the symbols; None for a codec without likelihoods."""
     check_image(image)
     regions = () if roi is None else (roi,)
     if roi is not None and roi.shape != (1, *image.shape[1:]):
@@ -69,18 +76,20 @@ def encode(codec: Any, image: Tensor, roi: Tensor | None = None) -> bytes:
             f"a region of interest of {tuple(roi.shape)} for a picture of {tuple(image.shape[1:])}: (1, H, W)."
         )
     if not isinstance(codec, nn.Module):
-        return codec.encode(image, *regions)
+        return codec.encode(image, *regions), None
     device = _check_codec(codec)
     parts = (part[None].to(device) for part in (image, *regions))
     padded = [pad(part, codec.downsampling_factor) for part in parts]  # (1, 3, H', W'), (1, 1, H', W')
-    coded, indexes_crc = _exactly(codec, lambda: codec.compress(*padded))
+    seen: dict[str, Seen] = {}
+    coded, indexes_crc = _exactly(codec, lambda: codec.compress(*padded), seen)
     if tuple(coded["shape"]) != _latent_shape(codec, *image.shape[1:]):
         raise ValueError(f"{codec.name} has a latent of {tuple(coded['shape'])}: not H, W / downsampling_factor.")
     strings = [batch[0] for batch in coded["strings"]]
     name = _named(codec).encode("ascii")
     head = (MAGIC, VERSION, len(name), name, _fingerprint(codec), *image.shape[1:], indexes_crc)
     layout = f"<3sBB{len(name)}s8sHHIB{len(strings) - 1}I"
-    return sealed(struct.pack(layout, *head, len(strings), *map(len, strings[:-1])) + b"".join(strings))
+    data = sealed(struct.pack(layout, *head, len(strings), *map(len, strings[:-1])) + b"".join(strings))
+    return data, _promised(codec, seen)
 
 
 def decode(codec: Any, data: bytes) -> Tensor:
@@ -115,13 +124,19 @@ def decode(codec: Any, data: bytes) -> Tensor:
     return x_hat.clamp(0, 1)
 
 
-def encode_many(codec: Any, images: Iterable[Tensor], workers: int | None = None) -> Iterator[bytes]:
+def encode_many(
+    codec: Any, images: Iterable[Tensor], workers: int | None = None, bits: list[float | None] | None = None
+) -> Iterator[bytes]:
     """As :func:`encode` for each of many pictures, some at once: the same bytes, in the same order, sooner.
 
     Pictures are asked for as they are needed, a few ahead; meanwhile the codec's weights must stay as they are. Errors come when
-    it is their picture's turn. `workers` are threads, each with one picture; None: one a processor, but at most four.
+    it is their picture's turn. `workers` are threads, each with one picture; None: one a processor, but at most four. `bits` gets
+    for each picture what the likelihoods promise, which costs nothing while it is coded; None for a codec without likelihoods.
     """
-    return _many(encode, codec, images, workers)
+    for data, promised in _many(_encode, codec, images, workers):
+        if bits is not None:
+            bits.append(promised)
+        yield data
 
 
 def decode_many(codec: Any, data: Iterable[bytes], workers: int | None = None) -> Iterator[Tensor]:
@@ -162,7 +177,7 @@ def opened(data: bytes, magic: bytes, least: int) -> bytes:
 
 
 def _many(work: Callable[[Any, Any], Any], codec: Any, items: Iterable[Any], workers: int | None) -> Iterator[Any]:
-    workers = workers or min(os.cpu_count() or 1, 4)
+    workers = workers or min(os.cpu_count() or 1, WORKERS)
     free: SimpleQueue[Any] = SimpleQueue()
     known = fingerprint(codec) if isinstance(codec, nn.Module) else None  # taken once
     if known:
@@ -254,9 +269,41 @@ def _check_codec(codec: CompressionModel) -> torch.device:
     return next(codec.parameters()).device
 
 
-def _exactly(codec: CompressionModel, call: Callable[[], Any]) -> tuple[Any, int]:
-    """What `call` gives with all switched off that makes two runs of one network differ, and the CRC-32 of all scale indexes. In a
-    thread of its own: only a thread itself can put back its number of OpenMP threads."""
+@dataclass
+class Seen:
+    """What one entropy model was asked to code: symbols with their means, and scales, in order."""
+
+    symbols: list[Tensor] = field(default_factory=list)
+    means: list[Tensor | None] = field(default_factory=list)
+    scales: list[Tensor] = field(default_factory=list)
+
+
+@torch.inference_mode()
+def _promised(codec: CompressionModel, seen: dict[str, Seen]) -> float | None:
+    """The bits of what was coded, by the likelihoods of its entropy models; None where one of them counts otherwise."""
+    bits = 0.0
+    for name, it in seen.items():
+        model = codec.get_submodule(name)
+        how = type(model)._likelihood
+        if how is EntropyBottleneck._likelihood:
+            values = torch.cat([x + mean for x, mean in zip(it.symbols, it.means, strict=True)])  # (N, C, h, w)
+            likelihood, *_ = model._likelihood(values.transpose(0, 1).reshape(values.shape[1], 1, -1))
+        elif how is GaussianConditional._likelihood and sum(map(Tensor.numel, it.symbols)) == sum(
+            map(Tensor.numel, it.scales)
+        ):
+            values, scales = (torch.cat([x.flatten() for x in part]) for part in (it.symbols, it.scales))
+            likelihood = model._likelihood(values, scales)
+        else:
+            return None
+        bits -= model.likelihood_lower_bound(likelihood).log2().sum().item()
+    return bits
+
+
+def _exactly(codec: CompressionModel, call: Callable[[], Any], seen: dict[str, Seen] | None = None) -> tuple[Any, int]:
+    """What `call` gives with all switched off that makes two runs of one network differ, and the CRC-32 of all scale indexes; in
+    `seen`, what each entropy model is asked to code. In a thread of its own: only a thread itself can put back its number of OpenMP
+    threads."""
+    seen = {} if seen is None else seen
     if not hasattr(codec, "known_fingerprint"):
         files.require_finite(codec.state_dict(), codec.name)
     crc, device = 0, next(codec.parameters()).device.type
@@ -269,6 +316,7 @@ def _exactly(codec: CompressionModel, call: Callable[[], Any]) -> tuple[Any, int
             nonlocal crc
             if not bool(scales.isfinite().all()):
                 raise ValueError(f"{codec.name} gives its {name} scales that are not finite: {_BROKEN}")
+            seen.setdefault(name, Seen()).scales.append(scales)
             indexes = build_indexes(scales)
             crc = zlib.crc32(indexes.cpu().numpy().tobytes(), crc)
             return indexes
@@ -284,6 +332,9 @@ def _exactly(codec: CompressionModel, call: Callable[[], Any]) -> tuple[Any, int
                 if not (sound and bool((symbols.double().abs() <= MAX_SYMBOL).all())):
                     told = f"{codec.name} gives its {name} latents up to {inputs.abs().max().item():.3g}"
                     raise ValueError(f"{told}, which cannot be coded: {_BROKEN}")
+                it = seen.setdefault(name, Seen())
+                it.symbols.append(symbols)
+                it.means.append(rest[0] if rest else more.get("means"))
             return symbols
 
         return checked

@@ -122,10 +122,12 @@ class ELIC(CompressionModel):
             def write(
                 channels: slice, half: Tensor, scale: Tensor, mean: Tensor, y=y, symbols=symbols, indexes=indexes
             ):
-                found = self.gaussian_conditional.quantize(y[:, channels], "symbols", mean)
-                symbols.extend(found[..., half].flatten().tolist())
+                found = self.gaussian_conditional.quantize(y[:, channels][..., half], "symbols", mean[..., half])
+                symbols.extend(found.flatten().tolist())
                 indexes.extend(self.gaussian_conditional.build_indexes(scale[..., half]).flatten().tolist())
-                return found + mean
+                y_hat = mean.clone()
+                y_hat[..., half] += found
+                return y_hat
 
             self._walk(self.entropy_bottleneck.quantize(z, "dequantize", self._medians()), write)
             strings[0].append(RansEncoder().encode_with_indexes(symbols, indexes, *tables))
