@@ -24,7 +24,7 @@ test: $(STAMP)  ## run every test, side by side: unit, bad input, doctests, chap
 fuzz: $(STAMP)  ## the tests on random inputs, on 10,000 each (some minutes)
 	@HYPOTHESIS_PROFILE=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m hypothesis --numprocesses auto
 
-rehearsal: $(STAMP)  ## preset paper with small counts: every ingredient and all four chapters, and a table (16 minutes on two cores)
+rehearsal: $(STAMP)  ## preset paper with small counts: every ingredient and all four chapters, and a table (20 minutes on two cores)
 	@$(BIN)/python -m icm_helpers.rehearsal
 
 bench: $(STAMP)  ## how fast the codecs are, as ratios to plain versions; OFFICIAL=folder of clones: to the authors' code too

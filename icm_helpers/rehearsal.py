@@ -222,7 +222,7 @@ def main(argv: list[str] | None = None) -> None:
     """The command line; see the top of this file."""
     parser = argparse.ArgumentParser(prog="python -m icm_helpers.rehearsal", description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=files.RUNS / "rehearsal", help="where everything is written")
-    parser.add_argument("--out", type=Path, help="a JSON file for the table")
+    parser.add_argument("--out", type=Path, help="a JSON file for the table (default: table.json in the folder)")
     parser.add_argument("--only", default="", help="only the rows whose ingredient contains this")
     parser.add_argument("--note", default="", help="a sentence on the machine, for that file")
     parser.add_argument("--jobs", type=int, default=2, help="rows at a time, a core each")
@@ -231,15 +231,14 @@ def main(argv: list[str] | None = None) -> None:
     rows = rehearse(args.folder, [row for row in ROWS if args.only in row.ingredient], args.jobs)
     print(table(rows))
     print(f"{(time.monotonic() - begun) / 60:.1f} minutes in all")
-    if args.out:
-        content = {
-            "date": f"{datetime.date.today()}",
-            "cores": args.jobs,
-            "note": args.note,
-            "rows": list(map(asdict, rows)),
-        }
-        with files.atomically(args.out) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    content = {
+        "date": f"{datetime.date.today()}",
+        "cores": args.jobs,
+        "note": args.note,
+        "rows": list(map(asdict, rows)),
+    }
+    with files.atomically(args.out or args.folder / "table.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if failed := [row.ingredient for row in rows if not row.status.startswith(("runs", "not installed"))]:
         sys.exit(f"error: {len(failed)} of {len(rows)} rows fail: {', '.join(failed)}")
 
