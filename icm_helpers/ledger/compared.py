@@ -208,7 +208,7 @@ def read(path: Path | str) -> Own:
             result, spent = record["result"], record["result"]["per_image"]
             bpp = 8 * sum(spent["bytes"]) / sum(spent["pixels"])
             if not np.isclose(bpp, result["bpp"], rtol=1e-4):
-                raise ValueError(f"a rate of {result['bpp']} bpp is told, but its bytes make {bpp:.4f}")
+                raise ValueError(f"it states a rate of {result['bpp']} bpp, but its bytes make {bpp:.4f}")
             if record["asked"]["ids"] != ids or spent["id"] != ids:
                 raise ValueError("its rates were not measured on the same pictures: judge all of them in one call")
             for name, values in record["bootstrap"].items():
