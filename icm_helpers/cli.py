@@ -519,7 +519,7 @@ def parsed(arguments: list[str]) -> Any:
 
 def ready(command: Any) -> Any:
     """The command, once what can be known before any work is found right: its device is there, and the place of what it
-    writes; a path of pictures in the place of a data set's name has become a name.
+    writes; a path of pictures in place of a data set's name has become a name.
 
     Raises:
         ValueError, OSError, RuntimeError: it is not.
@@ -557,6 +557,6 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit("stopped; everything written is kept, and the same command goes on from the last checkpoint or file")
+        sys.exit("stopped; everything written is kept, and the same command continues from the last checkpoint or file")
     except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
         sys.exit(f"error: {error or 'out of memory'}")

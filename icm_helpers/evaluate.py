@@ -29,7 +29,7 @@ class Detector(Protocol):
     """What a recognition model offers: its categories, and what it finds in images (3, H, W) in [0, 1].
 
     One that names every pixel also has `panoptic(images)`, which gives a list of :class:`icm_helpers.panoptic.Panoptic`, whose
-    `detections` are what `detect` finds; or, in the place of `detect`, `semantic(images)`, which gives maps of its `classes`.
+    `detections` are what `detect` finds; or, in place of `detect`, `semantic(images)`, which gives maps of its `classes`.
     """
 
     categories: dict[int, str]
@@ -362,5 +362,5 @@ def likelihood_bits(codec: Any, x: Tensor) -> float | None:
 
 def psnr(mse: Any) -> Any:
     """Peak signal-to-noise ratio [dB] of mean squared errors on [0, 1], a number or an array."""
-    psnr = -10 * np.log10(np.maximum(mse, 1e-12))  # 120 dB where nothing is lost: JSON knows no infinity
+    psnr = -10 * np.log10(np.maximum(mse, 1e-12))  # 120 dB where nothing is lost: JSON has no infinity
     return psnr if np.ndim(mse) else float(psnr)

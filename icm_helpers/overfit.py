@@ -118,8 +118,8 @@ def file_of(
 ) -> bytes:
     """The file of a video: a network trained to its frames, pruned to a `density`, trained on, and encoded in `bits` a weight.
 
-    `epochs` are those before and after pruning; a training that is stopped goes on from `folder`, which :func:`forget` clears; the
-    rest is as in :func:`overfit`.
+    `epochs` are those before and after pruning; a training that is stopped continues from `folder`, which :func:`forget` clears;
+    the rest is as in :func:`overfit`.
     """
     nerv.header(frames.shape, model)  # before hours of work: whether the file can hold it
     for stage, count in zip(STAGES, epochs, strict=True):

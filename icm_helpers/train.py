@@ -240,7 +240,7 @@ def fit(
 
 def save(state: dict, path: Path) -> None:
     """torch.save, so that a reader sees the old file or the new one; an OSError keeps the old one."""
-    hint = "start again: what the file held before is kept, and the same command goes on from there"
+    hint = "start again: what the file held before is kept, and the same command continues from there"
     with files.atomically(path, hint=hint) as temporary, open(temporary, "wb") as file:
         torch.save(state, file)
 

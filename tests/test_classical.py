@@ -209,7 +209,7 @@ def test_a_picture_of_more_bytes_than_libvvenc_may_write_is_named():
 
 @pytest.fixture
 def fake_ffmpeg(tmp_path, monkeypatch):
-    """Puts a shell script in the place of ffmpeg; needs no imageio-ffmpeg."""
+    """Puts a shell script in place of ffmpeg; needs no imageio-ffmpeg."""
 
     def install(script: str) -> None:
         path = tmp_path / "ffmpeg"

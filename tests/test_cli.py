@@ -309,7 +309,7 @@ def test_edges_change_what_a_network_learns(coded_film, tmp_path, monkeypatch):
 def test_a_network_that_could_not_be_written_is_not_trained_again(coded_film, tmp_path, monkeypatch):
     real = Path.write_bytes
     monkeypatch.setattr(Path, "write_bytes", lambda self, data: (_ for _ in ()).throw(OSError("no space left")))
-    with pytest.raises(SystemExit, match=r"no space left.*the same command goes on"):
+    with pytest.raises(SystemExit, match=r"no space left.*the same command continues"):
         coded_film(*SHORT)
     assert list((tmp_path / "runs").rglob("training.ckpt"))
     monkeypatch.setattr(Path, "write_bytes", real)

@@ -164,7 +164,7 @@ def test_wrong_weights_are_refused_with_the_cure(tmp_path):
     with pytest.raises(ValueError, match=r"holds vit_l, not vit_b"):
         sam.load("vit_b", large)
     large.write_bytes(large.read_bytes()[:5000])
-    with pytest.raises(ValueError, match=r"sam_vit_b_01ec64\.pth is no file of weights .* fetch it again"):
+    with pytest.raises(ValueError, match=r"sam_vit_b_01ec64\.pth is not a file of weights .* fetch it again"):
         sam.load("vit_b", large)
     torch.save({"model": torch.zeros(3)}, large)
     with pytest.raises(ValueError, match=r"does not hold a Segment Anything"):

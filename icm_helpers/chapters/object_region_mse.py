@@ -77,7 +77,7 @@ KODAK_SMALL = replace(
     KODAK, name="kodak, small codec", codec=COCO_MINI.codec, lmbdas=COCO_MINI.lmbdas, anchors=(),
     training=replace(COCO_MINI.training, train_data="coco-mini"))
 
-# The same codec on scenes: do verdicts there hang on the codec?
+# The same codec on scenes: do verdicts there depend on the codec?
 SCENES_ELIC = replace(
     SCENES, name="scenes, better codec", role="ablation", codec="elic-small",
     training=replace(PHOTOS.training, train_images=3000, augment="none"), losses=PHOTOS.losses[:2],

@@ -113,7 +113,7 @@ class PanopticTruth:
             if ids.shape != sizes.get(image_id, ids.shape):
                 raise ValueError(f"it has size {ids.shape}, its image {sizes[image_id]}")
             if ids.min() < 0 or ids.max() >= 1 << 24:
-                raise ValueError("its ids are no numbers of 24 bits")
+                raise ValueError("its ids are not numbers of 24 bits")
         shown = np.zeros(ids.max() + 1, bool)  # ten times as fast as sorting the pixels
         shown[ids] = True
         if absent := [s.id for s in segments if s.id >= len(shown) or not shown[s.id]]:

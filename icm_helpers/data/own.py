@@ -1,4 +1,4 @@
-"""Pictures of anybody's: a folder, or a file of annotations in COCO's format, in the place of a data set's name."""
+"""Pictures of anybody's: a folder, or a file of annotations in COCO's format, in place of a data set's name."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def named(text: str) -> str:
     mark = both if len(both) == 8 else hashlib.sha256(both.encode()).hexdigest()[:8]
     name = f"{path.resolve().stem}-{mark}"
     if name not in datasets.DATASETS:
-        datasets.register(datasets.DataSet(name, partial(_opened, splits), f"pictures of yours, {path}", own=True))
+        datasets.register(datasets.DataSet(name, partial(_opened, splits), f"your own pictures, {path}", own=True))
     return name
 
 

@@ -177,7 +177,9 @@ def _shown(frame: Any, path: Path, number: int, height: int | None) -> np.ndarra
     if (turned := frame.side_data.get(Type.DISPLAYMATRIX)) is not None:
         a, b, _, c, d, *_ = struct.unpack("=9i", bytes(turned))  # column x, row y is shown at a x + c y, b x + d y
         if (a, d) != (0, 0) and (b, c) != (0, 0):
-            raise DataError(f"{which} is turned by no multiple of 90 degrees: turn the video itself first")
+            raise DataError(
+                f"{which} is turned by an angle that is not a multiple of 90 degrees: turn the video itself first"
+            )
         if not a:
             picture, a, d = picture.transpose(1, 0, 2), c, b
         picture = picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

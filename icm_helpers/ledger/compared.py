@@ -215,7 +215,7 @@ def read(path: Path | str) -> Own:
                 _require_numbers(name, values)
     except (OSError, LookupError, TypeError, ValueError) as error:
         told = "`icm judge --out FILE` writes one"
-        raise ValueError(f"{path} is no record of a codec ({type(error).__name__}: {error}); {told}") from error
+        raise ValueError(f"{path} is not a record of a codec ({type(error).__name__}: {error}); {told}") from error
     return Own(path.stem, ids, records)
 
 

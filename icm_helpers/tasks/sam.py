@@ -310,7 +310,7 @@ def trained(
 ) -> nn.Module:
     """A nano model trained on so many scenes of each side in `LEGS`, for so many steps on each.
 
-    `folder` is where a training that is stopped goes on from, a checkpoint for each leg; `how` as in
+    `folder` is where a training that is stopped continues from, a checkpoint for each leg; `how` as in
     :func:`icm_helpers.train.fit`.
     """
     torch.manual_seed(seed)
@@ -345,7 +345,7 @@ def prompt_loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> dic
 
     .. math:: \ell(m, t) = \frac{\sum \mathrm{BCE}(m, t)}{|t| + |\sigma(m)| + 16} + \mathrm{Dice}(\sigma(m), t)
 
-    in the place of their focal loss, which leaves the edges of masks soft, and stability scores low. The mask that stands alone
+    in place of their focal loss, which leaves the edges of masks soft, and stability scores low. The mask that stands alone
     is fitted to the whole, and all alternatives a little. The predicted IoU is that with the whole or the part, whichever is
     larger.
 

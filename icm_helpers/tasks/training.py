@@ -98,7 +98,7 @@ class Decoded(Dataset):
     """A data set as a codec gives it back: each picture is coded to bytes and decoded once, into a PNG file in a folder, and read
     from there when it is asked for.
 
-    Files that are there already are kept, so that what was stopped goes on: the folder is for this codec and these pictures alone.
+    Files that exist are kept, so that what was stopped continues: the folder is for this codec and these pictures alone.
     Under torchrun each process codes its share, and waits for the others, unless the pictures are not `shared`.
     """
 
