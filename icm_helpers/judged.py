@@ -159,7 +159,7 @@ def named(text: str) -> str:
     """What a recipe calls a detector, by its name or with weights of one's own, as in `models.fingerprinted`; a ValueError says
     that there is none."""
     if text.partition("=")[0] not in (known := models.names("detect") + models.names("semantic")):
-        raise ValueError(f"no detector is called {text!r}; there is {', '.join(known)}")
+        raise ValueError(f"no detector is called {text!r}; known: {', '.join(known)}")
     return models.fingerprinted(text)
 
 

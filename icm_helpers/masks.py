@@ -113,7 +113,7 @@ def segmentation_map(found: MaskSet, order: str = "largest-first") -> np.ndarray
         ValueError: unknown order.
     """
     if order not in ORDERS:
-        raise ValueError(f"no drawing order is called {order!r}; there is {', '.join(ORDERS)}")
+        raise ValueError(f"no drawing order is called {order!r}; known: {', '.join(ORDERS)}")
     labels = np.zeros(found.size, np.int32)
     if not len(found):
         return labels

@@ -129,5 +129,5 @@ def _memory(recipes: Sequence[Recipe], device: str) -> Iterator[str]:
             if _tuned(recipe):
                 run.finetuned(replace(few, measured=replace(wanted, finetune_steps=1)), model, run.How(**how))
         except torch.OutOfMemoryError as error:
-            cure = "take a GPU with more memory, or a smaller batch in the chapter's study, which is then no longer the paper's"
+            cure = "use a GPU with more memory, or a smaller batch in the chapter's study, which is then no longer the paper's"
             yield f"GPU: {recipe.codec.codec} by {recipe.method}, or a detector fine-tuned on it, does not fit ({error}): {cure}"

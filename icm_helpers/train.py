@@ -149,7 +149,7 @@ def fit(
     if isinstance(data, Sized) and len(data) < needed:
         raise ValueError(f"{schedule.steps} steps of {schedule.batch} need {needed} items, the data has {len(data)}")
     if schedule.batch % world():
-        raise ValueError(f"{world()} processes cannot share a batch of {schedule.batch} evenly: take another batch")
+        raise ValueError(f"{world()} processes cannot share a batch of {schedule.batch} evenly: use another batch")
     keep_freed_memory()
     run = fabric(device, precision)
     run.launch()  # the processes find each other

@@ -203,7 +203,7 @@ def test_what_is_no_video_is_refused(frames):
 
 @WITH_FFMPEG
 def test_a_picture_of_more_bytes_than_libvvenc_may_write_is_named():
-    with pytest.raises(RuntimeError, match=r"More than 8 bits a pixel\? Take a higher QP"):
+    with pytest.raises(RuntimeError, match=r"More than 8 bits a pixel\? Use a higher QP"):
         ffmpeg.Vvc(0).encode(torch.rand(3, 64, 64))
 
 

@@ -373,7 +373,7 @@ def test_judge_compares_with_the_book_on_its_own_pictures(tmp_path, monkeypatch,
             ["--codec", "png", "--detector", "yolox-nano=mine.pt"],
             "yolox-nano=mine.pt: weights of your own may be those of mask-rcnn",
         ),
-        (["--codec", "png", "--detector", "nobody"], "no detector is called 'nobody'; there is mask-rcnn-small"),
+        (["--codec", "png", "--detector", "nobody"], "no detector is called 'nobody'; known: mask-rcnn-small"),
         (["--codec", "png", "--out", __file__], "was not written by `judge`, or is damaged"),
     ],
 )

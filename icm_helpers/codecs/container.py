@@ -246,7 +246,7 @@ def check_image(image: Tensor) -> None:
 
 def _check_codec(codec: CompressionModel) -> torch.device:
     if not hasattr(codec, "name"):
-        raise ValueError(f"{type(codec).__name__} has no name for the header: take zoo.load, or set codec.name.")
+        raise ValueError(f"{type(codec).__name__} has no name for the header: use zoo.load, or set codec.name.")
     if codec.training:
         raise ValueError(f"{codec.name} is in training mode: call codec.eval() before coding.")
     if any(key.endswith("_quantized_cdf") and not table.numel() for key, table in codec.named_buffers()):
@@ -305,14 +305,14 @@ def _exactly(codec: CompressionModel, call: Callable[[], Any]) -> tuple[Any, int
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "memory" not in str(error):
             raise
         told = f"{codec.name} ran out of memory ({str(error).strip().splitlines()[-1]})"
-        raise RuntimeError(f"{told}: cut the picture into tiles, or take a classical codec such as avif") from error
+        raise RuntimeError(f"{told}: cut the picture into tiles, or use a classical codec such as avif") from error
     finally:
         for model in models.values():
             for name in ("quantize", "quantize_variable", "build_indexes"):
                 model.__dict__.pop(name, None)
 
 
-_BROKEN = "weights are broken, or their training diverged; take others"
+_BROKEN = "weights are broken, or their training diverged; use others"
 
 
 class _Steady:

@@ -237,7 +237,7 @@ def _ffmpeg(options: list[str], data: bytes, pixels: int) -> bytes:
         cure = "install imageio-ffmpeg 0.8 or newer, and unset IMAGEIO_FFMPEG_EXE if it names another one"
         raise ImportError(f"this ffmpeg lacks the codec in `{call}`: {cure}. It said: {said[-500:]}")
     if done.returncode:
-        hint = "More than 8 bits a pixel? Take a higher QP. " if "Error submitting video frame" in said else ""
+        hint = "More than 8 bits a pixel? Use a higher QP. " if "Error submitting video frame" in said else ""
         told = f"ffmpeg ended with status {done.returncode}. {hint}It said: {said[-2000:]}"
         raise RuntimeError(f"{told}\nCalled `{call}`.")
     return done.stdout

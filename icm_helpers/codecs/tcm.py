@@ -499,4 +499,4 @@ def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         some = ", ".join(list(state)[:3]) or "none"
         told = f"no state dict of a TCM ({type(error).__name__}: {error}); it has {len(state)} entries, such as {some}"
-        raise ValueError(f"{told}: take LIC-TCM weights, or load this file as what it was saved from") from error
+        raise ValueError(f"{told}: use LIC-TCM weights, or load this file as what it was saved from") from error

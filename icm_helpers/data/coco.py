@@ -101,7 +101,7 @@ class PanopticTruth:
         """The map of an image; DataError where there is none, or its file is missing, damaged, or not what is listed."""
         _, _, entries, sizes = self._content
         if image_id not in entries:
-            raise DataError(f"{self.annotations} has no panoptic map of image {image_id}: take images that have one")
+            raise DataError(f"{self.annotations} has no panoptic map of image {image_id}: use images that have one")
         path, segments = self.maps / entries[image_id].file_name, entries[image_id].segments_info
         undecodable = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
         with blamed(f"panoptic map {path} cannot be read", "fetch it again", *undecodable), Image.open(path) as stored:

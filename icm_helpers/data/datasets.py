@@ -49,7 +49,7 @@ DATASETS: dict[str, DataSet] = {}
 def register(data_set: DataSet) -> DataSet:
     """Make a data set known by its name; ValueError where it is taken."""
     if data_set.name in DATASETS:
-        raise ValueError(f"a data set is called {data_set.name!r} already: take another name")
+        raise ValueError(f"a data set is called {data_set.name!r} already: choose another name")
     return DATASETS.setdefault(data_set.name, data_set)
 
 
@@ -75,7 +75,7 @@ def load(name: str, split: str, *, size: int = 192, limit: int | None = None, ro
     pictures; scenes have 3000 train and 300 val pictures without it. `root` is another folder than the default.
     """
     if split not in ("train", "val"):
-        raise DataError(f"no split {split!r}: take 'train' or 'val'")
+        raise DataError(f"no split {split!r}: use 'train' or 'val'")
     return _named(name, video=False).open(split, size=size, limit=limit, root=root)
 
 
@@ -91,7 +91,7 @@ def clip(name: str, clip: str, frames: int | None = None, size: int = 192) -> Vi
 def _named(name: str, video: bool) -> DataSet:
     if name not in names(video):
         *most, last = map(repr, names(video))
-        raise DataError(f"no {'video data' if video else 'data'} set {name!r}: take {', '.join(most)} or {last}")
+        raise DataError(f"no {'video data' if video else 'data'} set {name!r}: use {', '.join(most)} or {last}")
     return DATASETS[name]
 
 
@@ -203,7 +203,7 @@ def _scene(clip: str, frames: int, size: int) -> Video:
 
 def _davis(clip: str, frames: int | None, size: int) -> Video:
     if clip not in CLIPS:
-        raise ValueError(f"no clip {clip!r} of 'davis': take one of {', '.join(CLIPS)}")
+        raise ValueError(f"no clip {clip!r} of 'davis': use one of {', '.join(CLIPS)}")
     more = "" if clip in ("dog", "car-shadow") else "_more"
     folder = fetched_or_real(home("davis2016") / "DAVIS", f"davis2016{more}")
     return _room("video").halved(_room("video").davis(folder, clip, CLIPS[clip], frames))

@@ -38,7 +38,7 @@ def named(text: str) -> str:
         return text
     if not path.exists():
         known = ", ".join(datasets.names())
-        told = f"no data set {text!r}: take {known}, or the path of"
+        told = f"no data set {text!r}: use {known}, or the path of"
         raise DataError(f"{told} a folder of pictures with annotations in COCO's format, or of such annotations")
     splits = _annotations(path)
     both = "".join(map(files.fingerprint, dict.fromkeys(splits.values())))

@@ -196,7 +196,7 @@ def davis(folder: Path | str, name: str, category: str, limit: int | None = None
     and `Annotations/480p/<name>/*.png`; DataError where they are missing, damaged, or of different numbers or sizes."""
     label = next((i for i, known in CATEGORIES.items() if known == category), None)
     if label is None:
-        raise ValueError(f"COCO has no category {category!r}: take one of {', '.join(CATEGORIES.values())}")
+        raise ValueError(f"COCO has no category {category!r}: use one of {', '.join(CATEGORIES.values())}")
     photographs = sorted(Path(folder, "JPEGImages", "480p", name).glob("*.jpg"))[:limit]
     drawn = sorted(Path(folder, "Annotations", "480p", name).glob("*.png"))[:limit]
     if not photographs or [path.stem for path in photographs] != [path.stem for path in drawn]:

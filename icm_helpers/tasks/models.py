@@ -64,7 +64,7 @@ def register(model: Model) -> Model:
         ValueError: the name is taken.
     """
     if model.name in MODELS:
-        raise ValueError(f"a model is called {model.name!r} already: take another name")
+        raise ValueError(f"a model is called {model.name!r} already: choose another name")
     return MODELS.setdefault(model.name, model)
 
 
@@ -98,7 +98,7 @@ def load(name: str) -> Any:
     name, _, wanted = name.partition("@")
     judging = names("detect") + names("semantic")
     if _own(name) not in (*names("detect"), *names("semantic"), *names("stages")):
-        raise ValueError(f"no detector is called {name!r}; there is {', '.join(judging)}")
+        raise ValueError(f"no detector is called {name!r}; known: {', '.join(judging)}")
     path = MODELS[name].file()
     if MODELS[name].made and not path.is_file():
         raise FileNotFoundError(f"{path} is missing, and nobody publishes it: make it with `{MODELS[name].made}`")
@@ -120,7 +120,7 @@ def segmenter(name: str) -> str:
     """
     name, _, wanted = name.partition("@")
     if name not in names("segment"):
-        raise ValueError(f"no Segment Anything is called {name!r}; there is {', '.join(names('segment'))}")
+        raise ValueError(f"no Segment Anything is called {name!r}; known: {', '.join(names('segment'))}")
     path = MODELS[name].file()
     if path.exists() and (found := files.fingerprint(path)) != wanted:
         raise ValueError(f"{path} has fingerprint {found}, the edges are those of {name}@{wanted}: other weights")
@@ -139,7 +139,7 @@ def fingerprinted(model: str) -> str:
     'yolov5n@ff6f13e9'
     """
     if _own(model) not in MODELS:
-        raise ValueError(f"no model is called {model!r}; there is {', '.join(MODELS)}")
+        raise ValueError(f"no model is called {model!r}; known: {', '.join(MODELS)}")
     if stated := _own_fingerprints(WEIGHTS).get(model, MODELS[model].fingerprint):
         return f"{model}@{stated}"
     path = MODELS[model].file()

@@ -101,7 +101,7 @@ def enlarged(sam: nn.Module, size: int = SIZE) -> nn.Module:
 def present(name: str, path: Path | str | None = None) -> Path:
     """The file of a model's weights, by default where the registry says; a `FileNotFoundError` says how to come by it."""
     if name not in POINTS:
-        raise ValueError(f"no Segment Anything is called {name!r}; there is {', '.join(POINTS)}")
+        raise ValueError(f"no Segment Anything is called {name!r}; known: {', '.join(POINTS)}")
     registered = "nano-sam" if name == "nano" else f"sam-{name.replace('_', '-')}"
     path = models.MODELS[registered].file() if path is None else Path(path)
     if name == "nano" and not path.is_file():
@@ -130,7 +130,7 @@ def load(name: str = "nano", path: Path | str | None = None, *, bf16: bool = Fal
             width = state["image_encoder.patch_embed.proj.weight"].shape[0]
         if width != _WIDTHS[name]:
             other = {v: k for k, v in _WIDTHS.items()}.get(width, "another model")
-            raise ValueError(f"{path} holds {other}, not {name}: take the other name, or file")
+            raise ValueError(f"{path} holds {other}, not {name}: use the other name, or file")
     with weights.fitting(path, f"Segment Anything's {name}"):
         sam.load_state_dict(state)
     if bf16:

@@ -40,15 +40,13 @@ def untrained(name: str, dataset: coco.CocoDataset) -> nn.Module:
         kind, known = model.kind(), dataset.used_categories()
         return kind.adapted(model.file(), known) if hasattr(kind, "adapted") else kind(known)
     if dataset.panoptic is None:
-        raise DataError(f"{name} learns from panoptic maps, which {dataset.annotations} does not bring: take scenes")
+        raise DataError(f"{name} learns from panoptic maps, which {dataset.annotations} does not have: use scenes")
     return model.kind()(dataset.panoptic.categories, dataset.panoptic.things)
 
 
 def _something(dataset: coco.CocoDataset) -> None:
     if dataset.emptiness:
-        raise DataError(
-            f"{dataset.annotations}: {dataset.emptiness}, so a detector learns nothing: take other pictures"
-        )
+        raise DataError(f"{dataset.annotations}: {dataset.emptiness}, so a detector learns nothing: use other pictures")
 
 
 class Pictures(Dataset):
