@@ -1,7 +1,7 @@
 """The command line: `icm --help`. A command is a dataclass; its options are its fields, and those of a recipe's parts.
 
-`--loss module:name` first imports a module of yours, which registers it, and so with a codec, a data set or a model. What is heavy
-is imported when a command runs.
+`--loss module:name` first imports your module, which registers it; likewise for a codec, a data set or a model. Heavy packages
+are imported when a command runs.
 """
 
 from __future__ import annotations
@@ -518,8 +518,8 @@ def parsed(arguments: list[str]) -> Any:
 
 
 def ready(command: Any) -> Any:
-    """The command, once what can be known before any work is found right: its device is there, and the place of what it
-    writes; a path of pictures in place of a data set's name has become a name.
+    """The command, after checks that need no work: its device exists, and its output can be
+    written; a path of pictures in place of a data set's name has become a name.
 
     Raises:
         ValueError, OSError, RuntimeError: it is not.

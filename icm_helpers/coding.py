@@ -1,4 +1,4 @@
-"""Pictures and videos of one's own, coded to real files and back."""
+"""Your own pictures and videos, coded to real files and back."""
 
 from __future__ import annotations
 

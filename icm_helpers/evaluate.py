@@ -158,8 +158,8 @@ def evaluate(
 
     Args:
         codec: anything :func:`icm_helpers.codecs.container.encode` takes.
-        detectors, clean: by name, and their :func:`clean_detections` here; one without these gets no agreement.
-        encode: (codec, sample) -> bytes, where coding needs more than codec and image (refined latents, say).
+        detectors, clean: by name, and their :func:`clean_detections` on these images; a detector without them gets no agreement.
+        encode: (codec, sample) -> bytes, if coding needs more than codec and image (such as refined latents).
         divided: clean detections of one detector, which divide the objects into those that it finds and those that it misses.
 
     Returns:
@@ -176,7 +176,7 @@ def evaluate(
         pq_things, pq_stuff by detector, 200 paired replicates each; by_cover with bpp and box_ap likewise, each third resampled
         by itself.
 
-    A DataError says that a detector does not know an annotated category.
+    A DataError says which annotated category a detector does not know.
     """
     for name, detector in detectors.items():
         require_categories(dataset, detector.categories, name)

@@ -1,4 +1,4 @@
-"""What the exercises ask: each check takes your solution, and says that it is right, or in an AssertionError why it is not."""
+"""Checks of the exercises: each takes your solution, and says that it is right, or in an AssertionError why it is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the foundations show: drawn pictures, a codec that learns before the reader's eyes, and figures of one page alone."""
+"""What the foundations show: drawn pictures, a codec that learns before the reader's eyes, and figures that only one page needs."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ TRAINING = Training("none", 6000, 4, 128, 1e-3, "none", "32-true", None)
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What most commands are told."""
+    """Options of most commands."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where to compute
 
@@ -185,7 +185,7 @@ class Lessons(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Pupil(Lessons):
-    """On what a detector is trained."""
+    """What a detector is trained on."""
 
     data: pictures_named() = "scenes"
     size: int = 192  # side of scenes, pixels

@@ -1,4 +1,4 @@
-"""What would stop long runs after their first hour, found before it: data, weights, packages, disk, and memory of the GPU."""
+"""Find what would stop long runs after their first hour, before they start: data, weights, packages, disk, memory of the GPU."""
 
 from __future__ import annotations
 

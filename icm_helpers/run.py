@@ -114,7 +114,7 @@ def start(recipe: Recipe, video: Video | None = None) -> Any:
 
 
 def start_file(name: str) -> Path:
-    """The weights that a recipe calls so: those shipped, or a file of one's own."""
+    """The weights that a recipe calls so: those shipped, or your own file."""
     shipped = CHECKPOINTS / f"{name}.safetensors"
     return shipped if shipped.is_file() or not Path(name).is_file() else Path(name)
 

@@ -57,10 +57,10 @@ class BitstreamError(ValueError):
 def encode(codec: Any, image: Tensor, roi: Tensor | None = None) -> bytes:
     """Code one picture, (3, H, W) float32 in [0, 1], from 1 x 1 to `MAX_PIXELS`; `8 * len(data) / (H * W)` is its bpp.
 
-    `codec` is a network from `zoo.load`, in eval mode and with CDF tables; or what writes a file format of its own, such as
-    `classical.Jpeg`, by methods `encode` and `decode`, to whose bytes nothing is added. `roi`, (1, H, W) in {0, 1}, is for those
-    whose encoder takes a region of interest; None: all of the picture. ValueError where it is not ready to code, or the image has
-    another shape, type or range, or the region another shape.
+    `codec` is a network from `zoo.load`, in eval mode and with CDF tables; or an object with its own file format, such as
+    `classical.Jpeg`, and methods `encode` and `decode`: nothing is added to its bytes. `roi`, (1, H, W) in {0, 1}, is for codecs
+    whose encoder takes a region of interest; None: the whole picture. ValueError if it is not ready to code, or the image has
+    the wrong shape, type or range, or the region the wrong shape.
     """
     check_image(image)
     regions = () if roi is None else (roi,)
@@ -91,7 +91,7 @@ def decode(codec: Any, data: bytes) -> Tensor:
 
     Raises:
         BitstreamError: any byte is missing, changed or left over; another codec or other weights wrote it; or this processor
-            computes other entropy parameters than the encoder's. ValueError where the codec is not ready to decode.
+            computes other entropy parameters than the encoder's. ValueError if the codec is not ready to decode.
     """
     if not isinstance(codec, nn.Module):
         return codec.decode(bytes(data))

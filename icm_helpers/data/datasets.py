@@ -1,6 +1,6 @@
 """The registry of data sets: open one by name, here, in a recipe and on the command line.
 
-A data set is a function that opens it and an entry that names it; :func:`register` adds one of yours. What reads the files is
+A data set is a function that opens it and an entry that names it; :func:`register` adds your own. What reads the files is
 imported when one is opened, so this module loads neither torch nor OpenCV.
 """
 
@@ -69,10 +69,10 @@ def listing() -> str:
 
 
 def load(name: str, split: str, *, size: int = 192, limit: int | None = None, root: Path | None = None) -> CocoDataset:
-    """Open the split "train" or "val" of a data set of pictures by name; DataError where it or its data are not there.
+    """Open the split "train" or "val" of a data set of pictures by name; DataError if it or its data are missing.
 
-    `size` is the side of the pictures in pixels, where they are drawn: of scenes alone. `limit` is for only the first so many
-    pictures; scenes have 3000 train and 300 val pictures without it. `root` is another folder than the default.
+    `size` is the side of the pictures in pixels if they are drawn (scenes only). `limit` opens only the first
+    pictures; without it scenes have 3000 train and 300 val pictures. `root` is a folder to use instead of the default.
     """
     if split not in ("train", "val"):
         raise DataError(f"no split {split!r}: use 'train' or 'val'")

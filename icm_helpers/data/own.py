@@ -1,4 +1,4 @@
-"""Pictures of anybody's: a folder, or a file of annotations in COCO's format, in place of a data set's name."""
+"""Your own pictures: a folder, or a file of annotations in COCO's format, in place of a data set's name."""
 
 from __future__ import annotations
 

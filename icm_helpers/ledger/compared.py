@@ -1,4 +1,4 @@
-"""All methods on one table: what each asks of its user, who taught whom, what to take, and records of one's own beside."""
+"""All methods in one table: what each needs, which model taught it, which to choose, and your own records beside them."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def told(line: Advice, findings: Sequence[verdicts.Finding]) -> str:
     return f'**{line.question}** {text} (<a href="{name}.html">claim {line.claim}</a>: {word})'
 
 
-# --- records of one's own ------------------------------------------------------------------------------------------------
+# --- records of your own ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ def sent_in() -> list[Path]:
 
 
 def with_own(chapter: report.Chapter, paths: Sequence[Path | str]) -> report.Chapter:
-    """A chapter with records of one's own in the parts that measured the same pictures; each has its file's name as its method.
+    """A chapter with your own records in the parts that measured the same pictures; each has its file's name as its method.
 
     Raises:
         ValueError: as :func:`read`; two files have one name, or that of a method of the book; or no part has these pictures.

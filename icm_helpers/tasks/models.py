@@ -1,4 +1,4 @@
-"""The registry of recognition models by name, here, in a recipe and on the command line; :func:`register` adds one of yours.
+"""The registry of recognition models by name, here, in a recipe and on the command line; :func:`register` adds your own.
 
 What reads a model's weights is imported when it is loaded, so this module needs neither torch nor the models' own packages.
 """
@@ -78,7 +78,7 @@ def names(*abilities: str) -> tuple[str, ...]:
 
 
 def _own(name: str) -> str:
-    """A model's name; `mask-rcnn-small=judge.safetensors`, one of that kind with weights of one's own, is registered now."""
+    """A model's name; `mask-rcnn-small=judge.safetensors`, one of that kind with your own weights, is registered now."""
     kind, is_own, file = name.partition("=")
     if is_own and name not in MODELS:
         if kind not in names("train"):
@@ -88,7 +88,7 @@ def _own(name: str) -> str:
 
 
 def load(name: str) -> Any:
-    """A judge or backbone by `name` or `name@fingerprint`, frozen; `mask-rcnn-small=judge.safetensors` has weights of one's own.
+    """A judge or backbone by `name` or `name@fingerprint`, frozen; `mask-rcnn-small=judge.safetensors` has your own weights.
 
     Raises:
         ValueError: unknown name, or its weights are not the ones the fingerprint says.
@@ -128,12 +128,12 @@ def segmenter(name: str) -> str:
 
 
 def fingerprinted(model: str) -> str:
-    """The name of a model, which may be one with weights of one's own, with the fingerprint of its weights; without, where nobody
+    """The name of a model, which may be one with your own weights, with the fingerprint of its weights; without, where nobody
     has stated it and they are not here.
 
     Raises:
-        ValueError: no such model, or none with weights of one's own.
-        FileNotFoundError: weights of one's own are missing.
+        ValueError: no such model, or none with your own weights.
+        FileNotFoundError: your own weights are missing.
 
     >>> fingerprinted("yolov5n")
     'yolov5n@ff6f13e9'
