@@ -171,7 +171,7 @@ def _by_clip(measure: Any, *pairs: tuple[Curve, Curve]) -> tuple[list[float], in
 
 
 def _by_training(measure: Any, *pairs: tuple[Curve, Curve]) -> list[float]:
-    """The measure of each training that all curves have; a curve that nobody trained goes with any."""
+    """The measure of each training that all curves have; a curve without training matches any."""
     seeds = [set(c.trainings) for pair in pairs for c in pair if c.trainings]
     shared = sorted(set.intersection(*seeds)) if seeds else []
     found = []

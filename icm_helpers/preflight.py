@@ -52,7 +52,7 @@ def faults(recipes: Sequence[Recipe], device: str = "auto") -> Iterator[str]:
 
 
 def _segmenter(name: str) -> str:
-    """Its weights are large, and only looked at: their fingerprint says what they are."""
+    """Its weights are large, and only looked at: their fingerprint identifies them."""
     models.present(models.MODELS[name.partition("@")[0]].file())
     return models.segmenter(name)
 

@@ -116,7 +116,7 @@ def decode(codec: Any, data: bytes) -> Tensor:
 
 
 def encode_many(codec: Any, images: Iterable[Tensor], workers: int | None = None) -> Iterator[bytes]:
-    """As :func:`encode` for each of many pictures, some at once: the same bytes, in the same order, sooner.
+    """:func:`encode` for many pictures, some at once: the same bytes, in the same order, but faster.
 
     Pictures are asked for as they are needed, a few ahead; meanwhile the codec's weights must stay as they are. Errors come when
     it is their picture's turn. `workers` are threads, each with one picture; None: one a processor, but at most four.
@@ -125,7 +125,7 @@ def encode_many(codec: Any, images: Iterable[Tensor], workers: int | None = None
 
 
 def decode_many(codec: Any, data: Iterable[bytes], workers: int | None = None) -> Iterator[Tensor]:
-    """As :func:`decode` for each of many pictures; otherwise as :func:`encode_many`."""
+    """:func:`decode` for many pictures, like :func:`encode_many`."""
     return _many(decode, codec, data, workers)
 
 
@@ -227,7 +227,7 @@ def _parse(codec: CompressionModel, data: bytes) -> tuple[int, int, int, list[by
 
 
 def _latent_shape(codec: CompressionModel, height: int, width: int) -> tuple[int, int]:
-    """Of a picture padded to the sides that the codec takes."""
+    """The latent's shape for a picture padded to the sides that the codec takes."""
     whole = multiple(codec)
     return tuple(-(-side // whole) * whole // codec.downsampling_factor for side in (height, width))
 

@@ -346,7 +346,7 @@ class TCM(CompressionModel):
         return model
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True) -> Any:
-        """As CompressAI's; ValueError where the state dict is of a TCM of other sizes, or of another model."""
+        """Load weights as CompressAI does; ValueError if they are of a TCM of other sizes, or of another model."""
         sizes = arguments(state_dict).items() if strict else ()
         if wrong := [f"{k}={value}, here {getattr(self, k)}" for k, value in sizes if getattr(self, k) != value]:
             raise ValueError(f"the weights are of a TCM with {'; '.join(wrong)}: build it by TCM.from_state_dict")

@@ -119,7 +119,7 @@ class Crops(Dataset):
 
     @property
     def identity(self) -> str:
-        """That of the data set, which tells it from another."""
+        """The data set's identity, which distinguishes it from another."""
         return getattr(self.dataset, "identity", "")
 
     def source(self, index: int) -> str:

@@ -71,8 +71,8 @@ def listing() -> str:
 def load(name: str, split: str, *, size: int = 192, limit: int | None = None, root: Path | None = None) -> CocoDataset:
     """Open the split "train" or "val" of a data set of pictures by name; DataError if it or its data are missing.
 
-    `size` is the side of the pictures in pixels if they are drawn (scenes only). `limit` opens only the first
-    pictures; without it scenes have 3000 train and 300 val pictures. `root` is a folder to use instead of the default.
+    `size` is the side of the pictures in pixels if they are drawn (scenes only). Only the first `limit`
+    pictures are opened; without it scenes have 3000 train and 300 val pictures. `root` is a folder to use instead of the default.
     """
     if split not in ("train", "val"):
         raise DataError(f"no split {split!r}: use 'train' or 'val'")
@@ -161,7 +161,7 @@ def _photos_and_scenes(split: str, *, size: int, limit: int | None, root: Path |
 
 
 def _kodak(split: str, *, size: int, limit: int | None, root: Path | None) -> CocoDataset:
-    """Both splits are the same pictures: there is nothing to learn from them, nor an object annotated."""
+    """Both splits are the same pictures, since they are not for training; no object is annotated."""
     folder = root or fetched_or_real(home("kodak"), "kodak")
     return _room("photos").bare(folder, "kodim*.png", limit)
 

@@ -91,7 +91,7 @@ class Mixture(Dataset):
 
     @property
     def identity(self) -> str:
-        """That of its parts."""
+        """The identities of its parts."""
         return " ".join(part.identity for part in self.parts)
 
     def used_categories(self) -> dict[int, str]:

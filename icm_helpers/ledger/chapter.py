@@ -11,7 +11,7 @@ from icm_helpers.ledger.study import Study, VideoStudy
 
 @dataclass(frozen=True)
 class Change:
-    """That the test of a claim was changed after results had been seen."""
+    """A change of a claim's test after results had been seen."""
 
     when: str  # date and commit
     why: str  # what was changed, and for which reason

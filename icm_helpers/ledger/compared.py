@@ -158,7 +158,7 @@ def seen(
 
 
 def _ms_ssim(x: Tensor, x_hat: Tensor) -> float:
-    """Of pictures (3, H, W) in [0, 1]; NaN below 161 pixels, which are too few for its five scales."""
+    """MS-SSIM of pictures (3, H, W) in [0, 1]; NaN below 161 pixels, which are too few for its five scales."""
     return ms_ssim(x[None], x_hat[None], data_range=1.0).item() if min(x.shape[1:]) > 160 else float("nan")
 
 
@@ -187,7 +187,7 @@ def told(line: Advice, findings: Sequence[verdicts.Finding]) -> str:
 
 @dataclass(frozen=True)
 class Own:
-    """What `icm judge --out name.json` wrote: one codec of somebody's own, on one data set."""
+    """What `icm judge --out name.json` wrote: somebody's own codec, on one data set."""
 
     name: str
     ids: list[int | str]
@@ -255,7 +255,7 @@ def with_own(chapter: report.Chapter, paths: Sequence[Path | str]) -> report.Cha
 
 
 def as_records(own: Own, pictures: Any) -> list[Record]:
-    """Its rates as records, by a recipe that says no more than a curve asks."""
+    """Its rates as records, with a recipe that says only what a curve needs."""
     said = {"method": own.name, "kind": "given", "codec": None, "loss": None, "seed": 0, "pictures": pictures}
     return [
         Record(SimpleNamespace(setting=k, **said), each["result"], each["bootstrap"], {})

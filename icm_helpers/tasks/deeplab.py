@@ -51,7 +51,7 @@ class DeepLab:
         return cls(session)
 
     def to(self, device: Any) -> DeepLab:
-        """Itself, whatever the device: it stays on the CPU."""
+        """Return itself, whatever the device: it stays on the CPU."""
         return self
 
     @torch.no_grad()

@@ -49,7 +49,7 @@ class _Exported:
         )
 
     def to(self, device: Any) -> Any:
-        """Itself, whatever the device: it stays on the CPU."""
+        """Return itself, whatever the device: it stays on the CPU."""
         return self
 
     @torch.no_grad()
@@ -83,7 +83,7 @@ class _Exported:
     def _of_each_class(
         self, boxes: Tensor, scores: Tensor, image: Tensor, conf: float, *limits: Any
     ) -> dict[str, Tensor]:
-        """As :meth:`_reported`, of scores (n, 80): a box counts once for each class that it scores enough in."""
+        """:meth:`_reported` for scores (n, 80): a box counts once for each class that it scores enough in."""
         at, best = (scores >= conf).nonzero(as_tuple=True)
         return self._reported(boxes[at], scores[at, best], best, image, conf, *limits)
 

@@ -79,7 +79,7 @@ class Pictures(Dataset):
 
     @property
     def identity(self) -> str:
-        """That of the data set, which tells it from another."""
+        """The data set's identity, which distinguishes it from another."""
         return getattr(self.dataset, "identity", "")
 
     def source(self, index: int) -> str:

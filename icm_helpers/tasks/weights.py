@@ -121,7 +121,7 @@ def published(path: Path | str, read: Callable[[Path], Any] = _tensors) -> Any:
 
 @contextmanager
 def fitting(path: Path | str, what: str) -> Iterator[None]:
-    """Around what fills a network: a `ValueError` says that a file does not hold `what`, and where they differ."""
+    """Context for filling a network: a `ValueError` says that a file does not hold `what`, and where they differ."""
     try:
         yield
     except (RuntimeError, TypeError, AttributeError, LookupError) as error:
