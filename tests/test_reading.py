@@ -26,7 +26,7 @@ def test_a_papers_page_takes_25_minutes_and_has_its_appendix(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_sentences_are_short(page):
     row = measure.measure(page)
-    assert row["mean"] <= 18 and row["longest"] <= 32
+    assert row["mean"] <= 18 and row["longest"] <= 30
 
 
 def test_a_sentence_ends_at_its_full_stop_and_code_is_no_prose():
