@@ -284,7 +284,7 @@ class Chapter:
         measured = sum(r.provenance.get("seconds", 0) for part in self.parts for r in part.records) / 3600
         told = f"{words.format(measured=measured)}, trainings of codecs not counted"
         return Markdown(
-            f"*Cost of the records shown:* {told} (`icm cost {self.said.name} --preset book` tells that of all)."
+            f"*Cost of the records shown:* {told} (`icm cost {self.said.name} --preset book` gives that of all runs)."
         )
 
     def setup(self, names: str, column: str = "{data}") -> pd.DataFrame:
