@@ -286,7 +286,7 @@ def main() -> None:
             return
         index = render(ROOT, assemble(ROOT))
     except KeyboardInterrupt:
-        sys.exit("stopped; the chapters executed so far are kept, and the same command goes on from there")
+        sys.exit("stopped; the chapters executed so far are kept, and the same command continues from there")
     except (notebooks.ChapterError, ValueError, RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"Done in {time.monotonic() - start:.0f} s. Open {index.as_uri()}")

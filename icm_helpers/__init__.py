@@ -3,11 +3,11 @@
 >>> from icm_helpers import average_precision, bd_rate, coco_results, decode, encode
 >>> from icm_helpers import load_codec, load_data, load_detector
 >>> pictures, detector = load_data("scenes", "val", limit=3), load_detector("mask-rcnn-small")
->>> def point(codec):  # bits per pixel, and what the detector makes of the decoded pictures
+>>> def point(codec):  # bits per pixel, and the detector's AP on the decoded pictures
 ...     bits = pixels = 0
 ...     found = []
 ...     for sample in pictures:
-...         data = encode(codec, sample.image)  # real bytes; `load_picture` gives such an image of a file
+...         data = encode(codec, sample.image)  # real bytes; `load_picture` reads such an image from a file
 ...         bits, pixels = bits + 8 * len(data), pixels + sample.image[0].numel()
 ...         found += coco_results(sample.image_id, detector.detect([decode(codec, data)])[0])
 ...     return bits / pixels, average_precision(pictures.ground_truth(), found)[0]["ap"]
@@ -15,7 +15,7 @@
 >>> bool(bd_rate(curves["jpeg"], curves["webp"]).value < 0)  # WebP needs fewer bits
 True
 
-What is exported here is imported when it is used: `import icm_helpers` itself needs no torch.
+Names exported here are imported when they are used: `import icm_helpers` itself needs no torch.
 """
 
 import warnings

@@ -18,7 +18,7 @@ from icm_helpers.intervals import Interval
 class Curve:
     """Rate against a metric, with bootstrap replicates: `bpp`, `metric` (k,), `bpp_replicates`, `metric_replicates` (r, k).
 
-    A curve of several trainings, or videos, is their mean, and holds one of its own for each seed, or clip.
+    A curve of several trainings, or videos, is their mean; it also holds the curve of each seed, or clip.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Curve:
     metric: np.ndarray
     bpp_replicates: np.ndarray
     metric_replicates: np.ndarray
-    trainings: Mapping[int, Curve] = field(default_factory=dict)  # at the settings that all of them have
+    trainings: Mapping[int, Curve] = field(default_factory=dict)  # at the settings that they share
     clips: Mapping[str, Curve] = field(default_factory=dict)
     settings: tuple[float, ...] = ()  # lambda, quality, ... of each point, where records tell
 
@@ -78,13 +78,13 @@ def _whole(name: str, records: Sequence[Any], metric: str, detector: str | None)
 
 
 def bd_rate(anchor: Curve | Sequence[tuple[float, float]], test: Curve | Sequence[tuple[float, float]]) -> Interval:
-    r"""Bjontegaard delta rate of `test` against `anchor`, in percent: negative where it needs fewer bits for the same metric.
+    r"""Bjontegaard delta rate of `test` against `anchor`, in per cent: negative if it needs fewer bits for the same metric.
 
-    By the `bjontegaard` package with PCHIP interpolation. Where a curve is not increasing (AP is noisy), only the points that rise
-    above all points of lower rate count. Undefined, NaN, where curves do not overlap in the metric. Of several trainings the value
-    is that of their mean curves; how much it varies, `intervals.of_trainings` takes from each compared with that of the same seed.
-    Of videos the value is the mean over them, see `intervals.of_clips`. Plain points (rate, metric) have no interval: its ends are
-    NaN. A ValueError says that they are not finite, or a rate is not above zero.
+    Uses the `bjontegaard` package with PCHIP interpolation. If a curve is not increasing (AP is noisy), only the points that rise
+    above all points of lower rate count. NaN if curves do not overlap in the metric. With several trainings the value
+    is that of their mean curves; `intervals.of_trainings` compares trainings of the same seed to see how much it varies.
+    With videos the value is the mean over them, see `intervals.of_clips`. Plain points (rate, metric) have no interval: its ends
+    are NaN. A ValueError says that they are not finite, or a rate is not above zero.
 
     >>> print(bd_rate([(0.1, 30), (0.2, 33), (0.4, 36)], [(0.05, 30), (0.1, 33), (0.2, 36)]))
     -50
@@ -171,7 +171,7 @@ def _by_clip(measure: Any, *pairs: tuple[Curve, Curve]) -> tuple[list[float], in
 
 
 def _by_training(measure: Any, *pairs: tuple[Curve, Curve]) -> list[float]:
-    """The measure of each training that all curves have; a curve that nobody trained goes with any."""
+    """The measure of each training that all curves have; a curve without training matches any."""
     seeds = [set(c.trainings) for pair in pairs for c in pair if c.trainings]
     shared = sorted(set.intersection(*seeds)) if seeds else []
     found = []

@@ -1,7 +1,7 @@
 """The command line: `icm --help`. A command is a dataclass; its options are its fields, and those of a recipe's parts.
 
-`--loss module:name` first imports a module of yours, which registers it, and so with a codec, a data set or a model. What is heavy
-is imported when a command runs.
+`--loss module:name` first imports your module, which registers it; likewise for a codec, a data set or a model. Heavy packages
+are imported when a command runs.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ contrastive, train, torch, tyro = later(".tasks.contrastive", ".train", "torch",
 class Detector(Pupil):
     """Train a detector on a data set, and state its AP."""
 
-    model: one_of(models.names("train")) = "mask-rcnn-small"  # which detector; published weights are where it begins
+    model: one_of(models.names("train")) = (
+        "mask-rcnn-small"  # which detector; starts from published weights if any exist
+    )
 
     def __call__(self) -> None:
         told, dataset = self.told(), datasets.load(self.data, "train", size=self.size, limit=self.images)
@@ -77,9 +79,9 @@ class Finetune(Pupil, Coding):
     """Train a detector further on what a codec decodes, and state its AP before and after."""
 
     detector: str = "yolov5n-scenes"  # which detector, or KIND=FILE with weights of your own
-    images: maybe(int) = 400  # the first so many training images
-    steps: int = 200  # of the optimiser
-    batch: int = 16  # images a step
+    images: maybe(int) = 400  # how many training images, from the first
+    steps: int = 200  # optimiser steps
+    batch: int = 16  # images per step
     lr: float = 3e-4  # Adam's learning rate after warm-up
 
     def __call__(self) -> None:
@@ -107,8 +109,8 @@ class Contrastive(Lessons):
 
     out: Path = files.CHECKPOINTS / "contrastive-scenes.safetensors"  # where the weights go
     images: int = 3000  # training scenes
-    steps: int = 1500  # of the optimiser
-    batch: int = 64  # pictures a step, two views of each
+    steps: int = 1500  # optimiser steps
+    batch: int = 64  # pictures per step, two views of each
 
     def __call__(self) -> None:
         told, dataset = self.told(), datasets.load("scenes", "train", size=192, limit=self.images)
@@ -125,10 +127,10 @@ class Sam(Lessons):
     """Train the nano Segment Anything on scenes, and state how well it finds their objects."""
 
     out: Path = files.ROOT / "data" / "checkpoints" / "nano-sam.safetensors"  # where the weights go
-    images: int = 5000  # training scenes, none of those that codecs see
-    # of the optimiser on scenes of 128, 192, 256, 256 and 320 pixels
+    images: int = 5000  # training scenes, none of which codecs see
+    # optimiser steps on scenes of 128, 192, 256, 256 and 320 pixels
     steps: tuple[int, int, int, int, int] = (6000, 2400, 1500, 2400, 1200)
-    batch: int = 8  # scenes a step, 12 points on each
+    batch: int = 8  # scenes per step, 12 points on each
     lr: float = 7e-4  # Adam's learning rate after warm-up
     precision: Precision = "bf16-mixed"  # arithmetic
     judged: int = 40  # held-out scenes to judge it on
@@ -154,16 +156,16 @@ class Codec(Command):
     out: Path  # where the weights go (.safetensors)
     codec: coder("architecture", network=True) = "mean-scale-small"
     quality: maybe(int) = None  # a CompressAI model's size, 1 to 8
-    loss: one_of(objectives.names()) = "mse"  # what distortion means
+    loss: one_of(objectives.names()) = "mse"  # what the distortion measures
     options: options_of(objectives.names())
     lmbda: float = 0.01  # weight of the distortion; distillation needs hundreds
-    scale: float = 1.0  # of the distortion, beside lmbda; 0: as large as MSE's at the start
+    scale: float = 1.0  # factor on the distortion, besides lmbda; 0: make it as large as MSE's at the start
     data: pictures_named() = "scenes"
     size: int = 192  # side of scenes, pixels
     training: Training = TRAINING
-    seed: int = 0  # of what is random
+    seed: int = 0  # seed of everything random
     compile: bool = False  # use torch.compile
-    workers: maybe(int) = None  # processes that cut crops; where left out 4 for a GPU, else none
+    workers: maybe(int) = None  # processes that cut crops; default: 4 with a GPU, otherwise none
     # keep a distilling teacher's features of the original crops in runs/teachers (0.6 MB a crop of 128 pixels with
     # mask-rcnn-small), so that other trainings with the same seed need not compute them
     remember: bool = False
@@ -188,19 +190,19 @@ class Codec(Command):
 class Grid(Command):
     """Measure the runs of a chapter that the ledger lacks."""
 
-    chapter: positional(one_of(chapters.NAMES))  # whose runs
-    preset: Literal["book", "pending", "paper"] = "book"  # which of its runs
+    chapter: positional(one_of(chapters.NAMES))  # which chapter
+    preset: Literal["book", "pending", "paper"] = "book"  # which of its presets
     data: maybe(str) = None  # only the runs on this data set
     only: maybe(str) = None  # only runs whose id contains this
     part: str = "1/1"  # K/N: the K-th of N shares, to use several machines
     list: bool = False  # list the runs and measure nothing
     train_only: bool = False  # train the codecs, measure later
-    jobs: maybe(int) = None  # runs at a time: here 1 where left out, on Slurm all
+    jobs: maybe(int) = None  # runs at a time; default: 1 here, all on Slurm
     retries: int = 1  # how often a run that fails is tried again
-    launcher: Literal["local", "slurm"] = "local"  # processes here, or a job a run
-    slurm_partition: maybe(str) = None  # of the jobs; the cluster's own where left out
-    slurm_timeout_min: int = 1440  # time limit of a job; a retry goes on from there
-    gpus_per_job: int = 1  # that a job asks Slurm for
+    launcher: Literal["local", "slurm"] = "local"  # processes here, or one job for each run
+    slurm_partition: maybe(str) = None  # partition of the jobs; default: the cluster's own
+    slurm_timeout_min: int = 1440  # time limit of a job; a retry continues from there
+    gpus_per_job: int = 1  # GPUs that each job asks for
     compile: bool = False  # use torch.compile in training
     workers: maybe(int) = None  # as in `icm codec`
     remember: bool = False  # as in `icm codec`
@@ -214,7 +216,7 @@ class Grid(Command):
             there = ", ".join(dict.fromkeys(study.data for study in studies))
             raise ValueError(f"no run matches {given}: there is data {there}; --list without {given} shows every id")
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise ValueError("grid starts its own processes: leave torchrun out, and take --jobs")
+            raise ValueError("grid starts its own processes: leave torchrun out, and use --jobs")
         missing = [recipe for recipe in wanted if not recipe.path.exists()]
         for recipe in wanted if self.list else []:
             state = "missing " if recipe in missing else "measured"
@@ -223,7 +225,7 @@ class Grid(Command):
         if self.list:
             return
         if missing:
-            print(f"`icm cost {self.chapter} --preset {self.preset}` tells what these cost on this machine")
+            print(f"`icm cost {self.chapter} --preset {self.preset}` estimates what these cost on this machine")
         how = {"device": self.device, "compiled": self.compile, "workers": self.workers, "remember": self.remember}
         job = grid.Job(
             partial(measure, train_only=self.train_only, **how), partial(finished, train_only=self.train_only)
@@ -244,13 +246,13 @@ class Grid(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Cost(Command):
-    """Tell what a chapter's runs will cost on this machine: a few steps of each kind are made, and the rest is in proportion."""
+    """Estimate what a chapter's runs will cost on this machine, from a few steps of each kind."""
 
-    chapter: positional(one_of(chapters.NAMES))  # whose runs
-    preset: Literal["book", "pending", "paper"] = "paper"  # which of its runs
+    chapter: positional(one_of(chapters.NAMES))  # which chapter
+    preset: Literal["book", "pending", "paper"] = "paper"  # which of its presets
     data: maybe(str) = None  # only the runs on this data set
-    steps: int = 4  # of each training
-    images: int = 2  # that are coded and judged
+    steps: int = 4  # steps of each training
+    images: int = 2  # images that are coded and judged
     workers: maybe(int) = None  # as in `icm codec`
 
     def __call__(self) -> None:
@@ -286,9 +288,9 @@ def finished(recipe: Recipe, train_only: bool) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Code(Coding):
-    """Code images of yours to real bytes and back."""
+    """Code your images to real bytes and back."""
 
-    images: positional(tuple[Path, ...])  # image files; coded ones, which say their codec, are decoded
+    images: positional(tuple[Path, ...])  # image files; coded files name their codec, and are decoded
     out: Path = Path("coded")  # folder for the bytes and the decoded pictures
 
     def __call__(self) -> None:
@@ -301,22 +303,22 @@ def _film_losses() -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Video(Command):
-    """Code a video of yours to one real file and back, with a network that is trained to be it."""
+    """Code your video to one real file and back, with a network that is trained to draw it."""
 
-    video: positional(Path)  # video file, or one that this command has coded, to decode it
+    video: positional(Path)  # video file; a file that this command has coded is decoded
     codec: one_of(c.name for c in zoo.CODECS.values() if c.video) = "nerv"  # a network, or a classical codec
     quality: maybe(int) = None  # QP of a classical codec
-    frames: int = 100  # only the first so many
-    height: maybe(int) = None  # scale frames to so many rows; as they are where left out
-    loss: one_of(_film_losses()) = "nerv"  # of the network; sa-nerv counts edges twice
+    frames: int = 100  # how many frames, from the first
+    height: maybe(int) = None  # scale frames to this many rows; default: as they are
+    loss: one_of(_film_losses()) = "nerv"  # loss of the network; sa-nerv counts edges twice
     options: options_of(_film_losses())
     channels: int = 12  # width of the network, which decides the size of the file
     epochs: int = 100  # how often each frame is seen
-    tune_epochs: int = 15  # how often after pruning
-    density: float = 0.6  # part of the weights that pruning leaves
-    bits: int = 6  # of a weight
+    tune_epochs: int = 15  # how often each frame is seen after pruning
+    density: float = 0.6  # share of the weights that pruning keeps
+    bits: int = 6  # bits of each weight
     lr: float = 5e-3  # Adam's learning rate; large networks take 5e-4
-    seed: int = 0  # of what is random
+    seed: int = 0  # seed of everything random
     out: Path = Path("coded")  # folder for the file and the decoded frames
 
     def __call__(self) -> None:
@@ -343,23 +345,23 @@ class Video(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Judge(Command):
-    """Code a data set with a codec, of yours or not, and state rate, PSNR and AP, with intervals."""
+    """Code a data set with a codec, the book's or yours, and state rate, PSNR and AP, with intervals."""
 
     codec: coder("a codec of the zoo") = "mean-scale-small"
-    # a CompressAI model's size, 1 to 8; a classical codec's quality or QP; several are rates of one codec, which make a curve
+    # a CompressAI model's size, 1 to 8; a classical codec's quality or QP; several values make a curve
     quality: maybe(tuple[int, ...]) = None
-    weights: maybe(tuple[Path, ...]) = None  # weights file; the shipped one where left out; several are rates
+    weights: maybe(tuple[Path, ...]) = None  # weights file; default: the shipped one; several files make a curve
     data: pictures_named() = "scenes"
-    # what categories of the data set are to the detector, as in walker=person; others of the same name are kept, the rest left out
+    # the detector's name for a category of the data set, as in walker=person; equal names match, other categories are left out
     map: maybe(tuple[str, ...]) = None
     size: int = 192  # side of scenes, pixels
     images: int = 200  # how many of its evaluation pictures, at most
-    # who judges, by name, or KIND=FILE with weights of your own; where left out, the one that knows the data set
+    # which models judge, by name, or KIND=FILE with your own weights; default: the one that knows the data set
     detector: maybe(tuple[str, ...]) = None
     roi: maybe(str) = (
-        None  # which detector tells an encoder that takes a region of interest where it is; `truth`: true masks
+        None  # which detector finds the region of interest for an encoder that takes one; `truth`: true masks
     )
-    # JSON file for all that is measured, a record that the chapter `compare` takes; what it holds already is not measured again
+    # JSON file for all measurements, which the chapter `compare` can show; what it has already is not measured again
     out: maybe(Path, also="--record") = None
 
     def __call__(self) -> None:
@@ -375,8 +377,10 @@ class Judge(Command):
 class Compare:
     """Compare what `judge --out` has written: a table, BD-rates against the first file by every measure, and a figure."""
 
-    files: positional(tuple[Path, ...])  # one of each codec, all measured on the same pictures; the first is the anchor
-    out: maybe(Path) = None  # the figure, .png, .pdf or .svg; none where left out
+    files: positional(
+        tuple[Path, ...]
+    )  # one file per codec, all measured on the same pictures; the first is the anchor
+    out: maybe(Path) = None  # the figure, .png, .pdf or .svg; default: none
 
     def __call__(self) -> None:
         judged.compare(self.files, self.out)
@@ -387,9 +391,9 @@ class Known(Command):
     """Judge the SA-ICM authors' published weights on COCO 2017, and print the result beside their own table."""
 
     weights: tuple[Path, ...]  # their files of LIC-TCM, such as sa-icm_0.05.pth.tar
-    lmbda: tuple[float, ...]  # what each was trained with
+    lmbda: tuple[float, ...]  # the lambda of each file
     detector: Path  # their YOLOv5m, .pt
-    images: int = 5000  # only the first so many, which are not comparable
+    images: int = 5000  # how many images, from the first; fewer than all are not comparable
 
     def __call__(self) -> None:
         for line in known.answers(self.weights, self.lmbda, self.detector, self.images, self.device):
@@ -409,7 +413,7 @@ class List:
 
 @dataclass(frozen=True, kw_only=True)
 class Fetch:
-    """Download, verify and unpack what is missing; an interrupted download goes on where it stopped."""
+    """Download, verify and unpack what is missing; an interrupted download continues where it stopped."""
 
     names: positional(tuple[str, ...])  # from the list, or NAME/FILE for one file of it
     folder: maybe(Path) = None  # where the files go, instead of data/NAME, data/weights, or what ICM_COCO names
@@ -432,21 +436,21 @@ class Check(Fetch):
 
 @dataclass(frozen=True, kw_only=True)
 class Make(Command):
-    """Segment the pictures of a data set that are not segmented yet. Start it again to go on."""
+    """Segment the pictures of a data set that have no masks yet. Start it again to continue."""
 
     data: pictures_named() = "scenes"
     split: Literal["train", "val"] = "train"  # which pictures
     size: int = 192  # side of scenes, pixels
-    images: maybe(int) = None  # only the first so many
+    images: maybe(int) = None  # how many pictures, from the first; default: all
     model: Literal["nano", "vit_b", "vit_l", "vit_h"] = "nano"  # Segment Anything's size
-    weights: maybe(Path) = None  # weights file; where left out, the model's own
+    weights: maybe(Path) = None  # weights file; default: the model's own
     alpha: float = 0.48  # lowest predicted IoU that is stored
-    points: maybe(int) = None  # points a side; where left out 16 for nano, else 32
-    stability: maybe(float) = None  # least stability score; where left out .15 for nano, else .95
-    points_per_batch: maybe(int) = None  # points decoded at once; where left out 64 on a GPU, 8 on a CPU
-    bf16: bool = False  # the image encoder computes in bfloat16
+    points: maybe(int) = None  # points on each side of the grid; default: 16 for nano, otherwise 32
+    stability: maybe(float) = None  # lowest stability score; default: .15 for nano, otherwise .95
+    points_per_batch: maybe(int) = None  # points decoded at once; default: 64 on a GPU, 8 on a CPU
+    bf16: bool = False  # compute the image encoder in bfloat16
     part: str = "1/1"  # K/N: the K-th of N shares, for several GPUs or machines
-    out: maybe(Path) = None  # folder; where left out, one in data/cache
+    out: maybe(Path) = None  # folder; default: one in data/cache
 
     def __call__(self) -> None:
         how = {k: v for k, v in vars(self).items() if k not in ("data", "images", "part")}
@@ -457,7 +461,7 @@ class Make(Command):
 class Info:
     """Print what a folder of masks holds."""
 
-    folder: positional(Path)  # that `make` filled
+    folder: positional(Path)  # a folder that `make` filled
 
     def __call__(self) -> None:
         print(json.dumps(masks.info(self.folder), indent=1))
@@ -465,15 +469,15 @@ class Info:
 
 @dataclass(frozen=True, kw_only=True)
 class Complexity:
-    """Measure what codecs cost; rows that are there are kept."""
+    """Measure what codecs cost; existing rows are kept."""
 
     list: bool = False  # say what the table has and lacks, and stop
-    only: maybe(tuple[str, ...]) = None  # measure these rows of --list, again where they are there
+    only: maybe(tuple[str, ...]) = None  # measure these rows of --list, even if they exist
     codec: maybe(str) = None  # add a codec with trained weights
     quality: maybe(int) = None  # its quality, where CompressAI has several
-    weights: maybe(Path) = None  # its weights file; the shipped or published ones where left out
-    kodak: maybe(Path) = None  # folder of kodim01.png ...; where left out, data/kodak or ICM_REAL_DATA's
-    out: maybe(Path) = None  # the table; the committed one where left out
+    weights: maybe(Path) = None  # its weights file; default: the shipped or published ones
+    kodak: maybe(Path) = None  # folder of kodim01.png ...; default: data/kodak, or ICM_REAL_DATA's
+    out: maybe(Path) = None  # the table; default: the committed one
 
     def __call__(self) -> None:
         out = self.out or complexity.TABLE
@@ -514,8 +518,8 @@ def parsed(arguments: list[str]) -> Any:
 
 
 def ready(command: Any) -> Any:
-    """The command, once what can be known before any work is found right: its device is there, and the place of what it
-    writes; a path of pictures in the place of a data set's name has become a name.
+    """The command, after checks that need no work: its device exists, and its output can be
+    written; a path of pictures in place of a data set's name has become a name.
 
     Raises:
         ValueError, OSError, RuntimeError: it is not.
@@ -523,7 +527,7 @@ def ready(command: Any) -> Any:
     if isinstance(command, Lessons | Codec | Judge | Complexity | Compare) and command.out:
         files.claim(command.out)
     if getattr(command, "device", "") == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("--device cuda, but this machine shows no CUDA device: take auto or cpu")
+        raise RuntimeError("--device cuda, but this machine shows no CUDA device: use auto or cpu")
     if isinstance(command, Pupil | Codec | Judge | Make):
         return replace(command, data=own.named(command.data))
     return command
@@ -553,6 +557,6 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit("stopped; what is written is kept, and the same command goes on from the last checkpoint or file")
+        sys.exit("stopped; everything written is kept, and the same command continues from the last checkpoint or file")
     except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
         sys.exit(f"error: {error or 'out of memory'}")

@@ -1,4 +1,4 @@
-"""Pictures and videos of one's own, coded to real files and back."""
+"""Your own pictures and videos, coded to real files and back."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _draw(path: Path, x: Tensor) -> None:
 
 
 def _draw_all(folder: Path, frames: Tensor) -> None:
-    """Write frames, (T, 3, H, W) in [0, 1], as PNG into a folder, in the place of those of another run."""
+    """Write frames, (T, 3, H, W) in [0, 1], as PNG into a folder, in place of those of another run."""
     for frame in folder.glob("[0-9]*.png"):
         frame.unlink()
     for k, frame in enumerate(frames):

@@ -1,4 +1,4 @@
-"""What runs cost before they are made: a few steps and pictures of each kind, timed here, and the rest in proportion."""
+"""What runs will cost: a few steps and pictures of each kind are timed here, and the rest is scaled up."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import ast
 import re
 import shutil
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 
 import nbformat
@@ -210,8 +211,20 @@ def _points(text: str) -> list[str]:
     return points[:4]
 
 
+TALK = r"""{% extends "index.html.j2" %}
+{% block html_head_js %}{% endblock %}
+{% block html_head_js_mathjax %}<script>MathJax = {tex: {inlineMath: [["$", "$"], ["\\(", "\\)"]]}}</script>
+<script src="tex-svg-full.js"></script>{% endblock %}
+{% block footer_js %}<script src="reveal/dist/reveal.js"></script>
+<script>Reveal.initialize({hash: true, width: 960, height: 700})</script>{% endblock %}"""
+
+
 def write_slides(folder: Path, root: Path = ROOT) -> list[Path]:
-    """A talk in HTML for each chapter that was executed, which loads RevealJS as it opens; FileNotFoundError where none was."""
+    """A talk in HTML for each chapter that was executed, with copies of RevealJS and MathJax beside them; no network is needed.
+
+    Raises:
+        FileNotFoundError: no chapter was executed.
+    """
     from nbconvert import SlidesExporter  # comes with jupyter-book
     from traitlets.config import Config
 
@@ -223,8 +236,9 @@ def write_slides(folder: Path, root: Path = ROOT) -> list[Path]:
         raise FileNotFoundError(f"nothing is executed in {done}: run `make book` first")
     config = Config({"TagRemovePreprocessor": {"remove_input_tags": ["remove-input"], "enabled": True}})
     config.SlidesExporter.exclude_input_prompt = config.SlidesExporter.exclude_output_prompt = True
-    exporter, written = SlidesExporter(config=config), []
-    folder.mkdir(parents=True, exist_ok=True)
+    exporter, written = SlidesExporter(config=config, raw_template=TALK, reveal_url_prefix="reveal"), []
+    shutil.copytree(files("sphinx_revealjs") / "_static/revealjs", folder / "reveal", dirs_exist_ok=True)
+    shutil.copy(files("sphinx-mathjax-offline") / "static/mathjax/tex-svg-full.js", folder)
     for path in executed:
         html, _ = exporter.from_notebook_node(slides(nbformat.read(path, as_version=4)))
         written.append(folder / f"{path.stem}.html")

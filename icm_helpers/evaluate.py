@@ -29,7 +29,7 @@ class Detector(Protocol):
     """What a recognition model offers: its categories, and what it finds in images (3, H, W) in [0, 1].
 
     One that names every pixel also has `panoptic(images)`, which gives a list of :class:`icm_helpers.panoptic.Panoptic`, whose
-    `detections` are what `detect` finds; or, in the place of `detect`, `semantic(images)`, which gives maps of its `classes`.
+    `detections` are what `detect` finds; or, in place of `detect`, `semantic(images)`, which gives maps of its `classes`.
     """
 
     categories: dict[int, str]
@@ -158,8 +158,8 @@ def evaluate(
 
     Args:
         codec: anything :func:`icm_helpers.codecs.container.encode` takes.
-        detectors, clean: by name, and their :func:`clean_detections` here; one without these gets no agreement.
-        encode: (codec, sample) -> bytes, where coding needs more than codec and image (refined latents, say).
+        detectors, clean: by name, and their :func:`clean_detections` on these images; a detector without them gets no agreement.
+        encode: (codec, sample) -> bytes, if coding needs more than codec and image (such as refined latents).
         divided: clean detections of one detector, which divide the objects into those that it finds and those that it misses.
 
     Returns:
@@ -176,7 +176,7 @@ def evaluate(
         pq_things, pq_stuff by detector, 200 paired replicates each; by_cover with bpp and box_ap likewise, each third resampled
         by itself.
 
-    A DataError says that a detector does not know an annotated category.
+    A DataError says which annotated category a detector does not know.
     """
     for name, detector in detectors.items():
         require_categories(dataset, detector.categories, name)
@@ -372,5 +372,5 @@ def likelihood_bits(codec: Any, x: Tensor) -> float | None:
 
 def psnr(mse: Any) -> Any:
     """Peak signal-to-noise ratio [dB] of mean squared errors on [0, 1], a number or an array."""
-    psnr = -10 * np.log10(np.maximum(mse, 1e-12))  # 120 dB where nothing is lost: JSON knows no infinity
+    psnr = -10 * np.log10(np.maximum(mse, 1e-12))  # 120 dB where nothing is lost: JSON has no infinity
     return psnr if np.ndim(mse) else float(psnr)

@@ -46,7 +46,7 @@ def evaluate(clip: Video, x_hat: Tensor, detectors: dict[str, Detector]) -> tupl
     seen = replace(clip, frames=x_hat)
     for name, detector in detectors.items():
         if unknown := {k: v for k, v in clip.categories.items() if detector.categories.get(k) != v}:
-            raise ValueError(f"{clip.name} shows {unknown}, which {name} does not know: take another detector")
+            raise ValueError(f"{clip.name} shows {unknown}, which {name} does not know: use another detector")
         found = clean_detections(seen, detector, progress=False)
         summary, replicates = average_precision(truth, found, samples=samples)
         for key, value in summary.items():

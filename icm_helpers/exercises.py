@@ -1,4 +1,4 @@
-"""What the exercises ask: each check takes your solution, and says that it is right, or in an AssertionError why it is not."""
+"""Checks of the exercises: each takes your solution, and says that it is right, or in an AssertionError why it is not."""
 
 from __future__ import annotations
 
@@ -201,9 +201,9 @@ def check_find_lmbda(yours: Callable) -> None:
 @_check
 def check_scores(yours: Callable) -> None:
     """Scores of attention in whole windows."""
-    assert yours(8, 8, 8) == 64 * 64, "one window: each of 64 cells asks 64"
-    assert yours(16, 8, 8) == 2 * yours(8, 8, 8), "two windows do not ask each other"
-    assert yours(8, 8, 4) == 4 * 16 * 16, "four small windows: each of 16 cells asks 16"
+    assert yours(8, 8, 8) == 64 * 64, "one window: each of 64 cells attends to 64"
+    assert yours(16, 8, 8) == 2 * yours(8, 8, 8), "two windows do not attend to each other"
+    assert yours(8, 8, 4) == 4 * 16 * 16, "four small windows: each of 16 cells attends to 16"
     for height, width in ((32, 48), (128, 64)):
         *_, shapes = tcm.window_order((1, height, width), 8, False, torch.device("cpu"))
         computed = sum(n * (h * w) ** 2 for n, h, w in shapes)

@@ -116,4 +116,4 @@ def require_finite(tensors: Mapping[str, Any], what: Path | str) -> None:
     floats = {name: value for name, value in tensors.items() if getattr(value, "is_floating_point", bool)()}
     if wrong := [name for name, value in floats.items() if not bool(value.isfinite().all())]:
         told = f"{what} has NaN or infinity in {', '.join(wrong[:4])}{' and more' * (len(wrong) > 4)}"
-        raise ValueError(f"{told}: it is damaged, or its training diverged; take other weights")
+        raise ValueError(f"{told}: it is damaged, or its training diverged; use other weights")

@@ -15,19 +15,19 @@ _TWO_SIDED = special.ndtri(0.975)
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % interval, and what that rests on."""
+    """A value with its 95 % interval, and what the interval rests on."""
 
     value: float
     low: float
     high: float
     defined: float = 1.0  # share of the bootstrap replicates in which the value exists
-    trainings: int = 0  # that its mean is taken over; 0: nothing was trained
+    trainings: int = 0  # how many trainings the mean is over; 0: nothing was trained
     spread: float = _NAN  # standard deviation from training to training, or from clip to clip
     p: float = _NAN  # how often chance alone would bring a value as far from zero
 
     @property
     def pictures_alone(self) -> bool:
-        """Whether it rests on one training, and holds nothing of the chance of that."""
+        """Whether it rests on one training, and does not cover the chance of training."""
         return self.trainings == 1 and not np.isfinite(self.spread)
 
     def __str__(self) -> str:

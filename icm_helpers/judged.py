@@ -1,4 +1,4 @@
-"""A codec of anybody's, measured as the book measures its own, and compared with the book on the same pictures."""
+"""Anybody's codec, measured as the book measures its own, and compared with the book on the same pictures."""
 
 from __future__ import annotations
 
@@ -156,10 +156,10 @@ def rates(quality: Sequence[int] | None, weights: Sequence[Path] | None) -> list
 
 
 def named(text: str) -> str:
-    """What a recipe calls a detector, by its name or with weights of one's own, as in `models.fingerprinted`; a ValueError says
+    """What a recipe calls a detector, by its name or with your own weights, as in `models.fingerprinted`; a ValueError says
     that there is none."""
     if text.partition("=")[0] not in (known := models.names("detect") + models.names("semantic")):
-        raise ValueError(f"no detector is called {text!r}; there is {', '.join(known)}")
+        raise ValueError(f"no detector is called {text!r}; known: {', '.join(known)}")
     return models.fingerprinted(text)
 
 

@@ -1,4 +1,4 @@
-"""Modules that are imported when something of them is used: what only configures or lists does not wait for torch."""
+"""Modules that are imported at first use: what only configures or lists does not wait for torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the foundations show: drawn pictures, a codec that learns before the reader's eyes, and figures of one page alone."""
+"""What the foundations show: drawn pictures, a codec that learns before the reader's eyes, and figures that only one page needs."""
 
 from __future__ import annotations
 
@@ -418,7 +418,7 @@ def prices(rates: Mapping[str, float], notes: Sequence[str]) -> Figure:
 
 
 SIDES = {"A": ("#3b8ea5", "o"), "B": ("#c2577a", "s")}
-"""Two codecs of nobody: colour and marker."""
+"""Two invented codecs: colour and marker."""
 
 
 def codecs(ax: Axes, points: Sequence[plots.Points], title: str, *, line: bool = True, area: bool = False) -> None:

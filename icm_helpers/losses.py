@@ -121,7 +121,7 @@ def objectness_weights(
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
     if missing := sizes.keys() - logits.keys():
-        raise ValueError(f"no objectness for {', '.join(sorted(missing))}; there is {', '.join(logits) or 'none'}")
+        raise ValueError(f"no objectness for {', '.join(sorted(missing))}; known: {', '.join(logits) or 'none'}")
     weights = {}
     for level, size in sizes.items():
         probability = (logits[level].detach() / temperature).sigmoid()
@@ -171,7 +171,7 @@ def nerv_loss(x: Tensor, x_hat: Tensor, beta: float = 0.7) -> Tensor:
     """
     _same_shape(x, x_hat)
     if min(x.shape[2:]) < 11:
-        raise ValueError(f"SSIM's window has 11 x 11 pixels, the frames have {tuple(x.shape[2:])}: take larger ones")
+        raise ValueError(f"SSIM's window has 11 x 11 pixels, the frames have {tuple(x.shape[2:])}: use larger ones")
     if not 0 <= beta <= 1:
         raise ValueError(f"beta must lie in [0, 1], not {beta}")
     x_hat = x_hat.float()  # SSIM is a ratio of small differences: bfloat16 would spoil it

@@ -113,7 +113,7 @@ def segmentation_map(found: MaskSet, order: str = "largest-first") -> np.ndarray
         ValueError: unknown order.
     """
     if order not in ORDERS:
-        raise ValueError(f"no drawing order is called {order!r}; there is {', '.join(ORDERS)}")
+        raise ValueError(f"no drawing order is called {order!r}; known: {', '.join(ORDERS)}")
     labels = np.zeros(found.size, np.int32)
     if not len(found):
         return labels
@@ -398,7 +398,7 @@ def info(folder: Path | str, alphas: Iterable[float] = (0.98, 0.93, 0.48)) -> di
     try:
         recipe = json.loads((folder / "masks.json").read_text())
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder} is no folder of masks ({error}): correct the path") from error
+        raise DataError(f"{folder} is not a folder of masks ({error}): correct the path") from error
     paths = sorted(folder.glob(f"[0-9]*{_SUFFIX}"))
     sets = [read(folder, int(path.name.removesuffix(_SUFFIX))) for path in paths]
 

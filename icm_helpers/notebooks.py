@@ -151,7 +151,7 @@ def _fits(value: object, kind: typing.Any) -> bool:
 
 
 def _with_values(nb: NotebookNode, given: Mapping[str, object]) -> NotebookNode:
-    """The notebook with these values in its parameters cell itself: whoever edits that cell later is obeyed."""
+    """The notebook with these values written into its parameters cell, so that later edits of that cell take effect."""
     for cell in _tagged(nb, "parameters", "injected-parameters"):  # papermill's own, in its outputs, has the last word
         lines = cell.source.encode().splitlines(keepends=True)  # places in a line count bytes
         for parameter, at in reversed(_assignments(cell)):

@@ -50,7 +50,7 @@ def names(video: bool = False) -> tuple[str, ...]:
 def named(name: str) -> type[Loss]:
     """The class of a loss; a ValueError if there is none of this name."""
     if name not in LOSSES:
-        raise ValueError(f"no loss is called {name!r}; there is {', '.join(LOSSES)}")
+        raise ValueError(f"no loss is called {name!r}; known: {', '.join(LOSSES)}")
     return LOSSES[name]
 
 
@@ -238,7 +238,7 @@ class TrueEdges(ObjectRegion):
         from icm_helpers.data import DataError
 
         if images.panoptic is None and self.of != "outlines":
-            raise DataError(f"{images.annotations} brings no panoptic maps, whose edges these are: fetch them too")
+            raise DataError(f"{images.annotations} has no panoptic maps, from which these edges come: fetch them too")
 
         def drawn(sample: Sample) -> Tensor:
             if self.of == "outlines" or (self.of != "maps" and sample.image_id not in images.panoptic):
@@ -284,7 +284,7 @@ class Taught(Loss):
         """The loss with its teacher at hand; a ValueError if this detector cannot teach it."""
         if not hasattr(network, self.asks):
             who = f"{self.teacher.partition('@')[0]} cannot teach --loss {self.name}"
-            raise ValueError(f"{who}: take mask-rcnn-small, or on photographs yolov5n")
+            raise ValueError(f"{who}: use mask-rcnn-small, or on photographs yolov5n")
         bound = copy.copy(self)
         object.__setattr__(bound, "network", network)
         return bound

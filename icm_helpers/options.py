@@ -74,11 +74,11 @@ def loss_of(name: str, options: Any, data: str) -> objectives.Loss:
     loss, given = objectives.named(name), {k: v for k, v in vars(options).items() if v is not None}
     known, source = {f.name: f for f in fields(loss)}, datasets.DATASETS.get(data)
     if wrong := ", ".join(flag(option) for option in given if option not in known):
-        raise ValueError(f"--loss {name} knows no {wrong}; it takes {', '.join(map(flag, known)) or 'no options'}")
+        raise ValueError(f"--loss {name} has no {wrong}; it takes {', '.join(map(flag, known)) or 'no options'}")
     usual = {"teacher": source and source.detector, "segmenter": source and source.segmenter}
     values = {k: v for k, v in (usual | {"alpha": 0.93, "task_weight": 20.0}).items() if k in known} | given
     if "segmenter" in known and values["segmenter"] is None:
-        raise ValueError(f"--loss {name} on {data} needs --segmenter, such as sam-vit-b: nano-sam has seen scenes only")
+        raise ValueError(f"--loss {name} on {data} needs --segmenter, such as sam-vit-b: nano-sam has seen only scenes")
     if wrong := ", ".join(flag(k) for k, f in known.items() if k not in values and f.default is MISSING):
         raise ValueError(f"--loss {name} needs {wrong}")
     if "alpha" in known:
@@ -88,12 +88,12 @@ def loss_of(name: str, options: Any, data: str) -> objectives.Loss:
 
 _WHOLE = ("steps", "batch", "patch", "images", "train_images", "frames", "size", "height", "channels", "epochs", "jobs")
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(_WHOLE, (lambda v: v > 0, "whole number above zero")),
-    **dict.fromkeys(("lr", "lmbda"), (lambda v: v > 0, "number above zero")),
-    **dict.fromkeys(("tune_epochs", "retries", "judged", "workers"), (lambda v: v >= 0, "whole number")),
-    "alpha": (lambda v: 0 < v < 1, "number between 0 and 1"),
-    "density": (lambda v: 0 < v <= 1, "number above 0 and up to 1"),
-    "bits": (lambda v: 2 <= v <= 8, "whole number from 2 to 8"),
+    **dict.fromkeys(_WHOLE, (lambda v: v > 0, "a whole number above zero")),
+    **dict.fromkeys(("lr", "lmbda"), (lambda v: v > 0, "a number above zero")),
+    **dict.fromkeys(("tune_epochs", "retries", "judged", "workers"), (lambda v: v >= 0, "a whole number, 0 or more")),
+    "alpha": (lambda v: 0 < v < 1, "a number between 0 and 1"),
+    "density": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    "bits": (lambda v: 2 <= v <= 8, "a whole number from 2 to 8"),
 }
 
 
@@ -109,14 +109,14 @@ def check(options: Any) -> None:
             check(value)
         for number in value if isinstance(value, tuple) else [value]:
             if name in _RANGES and isinstance(number, int | float) and not _RANGES[name][0](number):
-                raise ValueError(f"{flag(name)} {number}: this is no {_RANGES[name][1]}")
+                raise ValueError(f"{flag(name)} {number}: must be {_RANGES[name][1]}")
 
 
 def share(text: str) -> tuple[int, int]:
     """A share of the work: (1, 2), the first of two, from `1/2`; a ValueError if it names none."""
     k, _, n = text.partition("/")
     if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
-        raise ValueError(f"--part {text!r} is no part: write 1/2 for the first of two")
+        raise ValueError(f"--part {text!r} is not a part: write 1/2 for the first of two")
     return int(k), int(n)
 
 
@@ -128,7 +128,7 @@ TRAINING = Training("none", 6000, 4, 128, 1e-3, "none", "32-true", None)
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What most commands are told."""
+    """Options of most commands."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where to compute
 
@@ -139,9 +139,9 @@ class Coding(Command):
 
     codec: coder("a codec of the zoo") = "mean-scale-small"
     quality: maybe(int) = None  # a CompressAI model's size, 1 to 8; a classical codec's quality or QP
-    weights: maybe(Path) = None  # weights file; the shipped ones where left out
+    weights: maybe(Path) = None  # weights file; default: the shipped one
     roi: maybe(str) = (
-        None  # which detector tells an encoder that takes a region of interest where it is; left out: all is of interest
+        None  # which detector finds the region of interest for an encoder that takes one; default: the whole picture
     )
 
     def coder(self) -> Any:
@@ -155,13 +155,13 @@ class Lessons(Command):
     """How a recognition model is trained."""
 
     out: Path  # where the weights go (.safetensors)
-    images: maybe(int) = None  # the first so many training images; all where left out
-    steps: int = 1600  # of the optimiser
-    batch: int = 8  # images a step
+    images: maybe(int) = None  # how many training images, from the first; default: all
+    steps: int = 1600  # optimiser steps
+    batch: int = 8  # images per step
     lr: float = 1e-3  # Adam's learning rate after warm-up
-    seed: int = 0  # of what is random
+    seed: int = 0  # seed of everything random
     precision: Precision = "32-true"  # arithmetic
-    workers: maybe(int) = None  # processes that load pictures; where left out 4 for a GPU, else none
+    workers: maybe(int) = None  # processes that load pictures; default: 4 with a GPU, otherwise none
 
     def told(self) -> dict[str, Any]:
         """What the training is told: where its checkpoint lies, seed, device, arithmetic, and what it trains."""
@@ -185,7 +185,7 @@ class Lessons(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Pupil(Lessons):
-    """On what a detector is trained."""
+    """What a detector is trained on."""
 
     data: pictures_named() = "scenes"
     size: int = 192  # side of scenes, pixels

@@ -76,7 +76,7 @@ def overfit(
     if masks is not None and masks.shape != (count, 1, height, width):
         raise ValueError(f"masks of these frames have the shape {(count, 1, height, width)}, not {tuple(masks.shape)}")
     if height > network.size[0] or width > network.size[1]:
-        raise ValueError(f"frames of {height} x {width}, but the network draws {network.size}: take another fc_hw_dim")
+        raise ValueError(f"frames of {height} x {width}, but the network draws {network.size}: use another fc_hw_dim")
     steps = math.ceil(epochs * count / batch)
     schedule = NervSchedule(steps, batch=batch, lr=lr, warmup=int(warmup * steps), save_every=max(1, steps // 10))
     target = train.fabric(how.get("device", "auto"), how.get("precision", "32-true")).device
@@ -118,8 +118,8 @@ def file_of(
 ) -> bytes:
     """The file of a video: a network trained to its frames, pruned to a `density`, trained on, and encoded in `bits` a weight.
 
-    `epochs` are those before and after pruning; a training that is stopped goes on from `folder`, which :func:`forget` clears; the
-    rest is as in :func:`overfit`.
+    `epochs` are those before and after pruning; a training that is stopped continues from `folder`, which :func:`forget` clears;
+    the rest is as in :func:`overfit`.
     """
     nerv.header(frames.shape, model)  # before hours of work: whether the file can hold it
     for stage, count in zip(STAGES, epochs, strict=True):

@@ -1,4 +1,4 @@
-"""What would stop long runs after their first hour, found before it: data, weights, packages, disk, and memory of the GPU."""
+"""Find what would stop long runs after their first hour, before they start: data, weights, packages, disk, memory of the GPU."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def faults(recipes: Sequence[Recipe], device: str = "auto") -> Iterator[str]:
 
 
 def _segmenter(name: str) -> str:
-    """Its weights are large, and only looked at: their fingerprint says what they are."""
+    """Its weights are large, and only looked at: their fingerprint identifies them."""
     models.present(models.MODELS[name.partition("@")[0]].file())
     return models.segmenter(name)
 
@@ -129,5 +129,5 @@ def _memory(recipes: Sequence[Recipe], device: str) -> Iterator[str]:
             if _tuned(recipe):
                 run.finetuned(replace(few, measured=replace(wanted, finetune_steps=1)), model, run.How(**how))
         except torch.OutOfMemoryError as error:
-            cure = "take a GPU with more memory, or a smaller batch in the chapter's study, which is then no longer the paper's"
+            cure = "use a GPU with more memory, or a smaller batch in the chapter's study, which is then no longer the paper's"
             yield f"GPU: {recipe.codec.codec} by {recipe.method}, or a detector fine-tuned on it, does not fit ({error}): {cure}"

@@ -150,7 +150,7 @@ def evaluate(
     for objects in (lessons, exam):
         if len(set(zip(objects.kind, objects.pattern, strict=True))) < 2 * len(scenes.PATTERNED):
             told = f"{len(objects.kind)} objects are too few for a probe"
-            raise ValueError(f"{told}: of one kind all, or none, have the pattern. Take more")
+            raise ValueError(f"{told}: of one kind all, or none, have the pattern. Use more")
     probes = [learn(lessons, seed) for seed in range(_PROBES)]
     score, truth, kind = scores(probes, exam), np.array(exam.pattern), np.array(exam.kind)
 

@@ -114,7 +114,7 @@ def start(recipe: Recipe, video: Video | None = None) -> Any:
 
 
 def start_file(name: str) -> Path:
-    """The weights that a recipe calls so: those shipped, or a file of one's own."""
+    """The weights that a recipe calls so: those shipped, or your own file."""
     shipped = CHECKPOINTS / f"{name}.safetensors"
     return shipped if shipped.is_file() or not Path(name).is_file() else Path(name)
 
@@ -258,7 +258,7 @@ def overfitted(recipe: Recipe, video: Video, out: Path | None, **options: Any) -
     told |= {"folder": folder if out else None, "name": recipe.codec_id}
     data = overfit.file_of(network, video.frames, codec.loss.frames_loss(), **told, **how.fitting)
     if out:
-        with files.atomically(out, hint="the training is kept: the same command goes on") as temporary:
+        with files.atomically(out, hint="the training is kept: the same command continues") as temporary:
             temporary.write_bytes(data)
         nerv.decode_video(out.read_bytes(), [0])  # read back before what it cost is deleted
         overfit.forget(folder)

@@ -149,7 +149,7 @@ def fit(
     if isinstance(data, Sized) and len(data) < needed:
         raise ValueError(f"{schedule.steps} steps of {schedule.batch} need {needed} items, the data has {len(data)}")
     if schedule.batch % world():
-        raise ValueError(f"{world()} processes cannot share a batch of {schedule.batch} evenly: take another batch")
+        raise ValueError(f"{world()} processes cannot share a batch of {schedule.batch} evenly: use another batch")
     keep_freed_memory()
     run = fabric(device, precision)
     run.launch()  # the processes find each other
@@ -240,7 +240,7 @@ def fit(
 
 def save(state: dict, path: Path) -> None:
     """torch.save, so that a reader sees the old file or the new one; an OSError keeps the old one."""
-    hint = "start again: what the file held before is kept, and the same command goes on from there"
+    hint = "start again: what the file held before is kept, and the same command continues from there"
     with files.atomically(path, hint=hint) as temporary, open(temporary, "wb") as file:
         torch.save(state, file)
 

@@ -426,7 +426,7 @@ def test_bad_panoptic_files_are_refused(tmp_path):
     for changes, match in (
         ({"annotations": [entry, entry]}, "map of image 1 twice"),
         ({"annotations": [entry | {"segments_info": [SEGMENT, SEGMENT]}]}, "of image 1 segment 1 twice"),
-        ({"annotations": [entry | {"file_name": "../maps/1.png"}]}, "no file in the folder"),
+        ({"annotations": [entry | {"file_name": "../maps/1.png"}]}, "is not in the folder"),
         ({"categories": [car, car]}, "category 3 twice"),
         ({"categories": [car | {"isthing": "maybe"}]}, r"categories\[0\].isthing"),
         ({"categories": [car | {"id": 0}]}, r"categories\[0\].id"),

@@ -203,13 +203,13 @@ def test_what_is_no_video_is_refused(frames):
 
 @WITH_FFMPEG
 def test_a_picture_of_more_bytes_than_libvvenc_may_write_is_named():
-    with pytest.raises(RuntimeError, match=r"More than 8 bits a pixel\? Take a higher QP"):
+    with pytest.raises(RuntimeError, match=r"More than 8 bits a pixel\? Use a higher QP"):
         ffmpeg.Vvc(0).encode(torch.rand(3, 64, 64))
 
 
 @pytest.fixture
 def fake_ffmpeg(tmp_path, monkeypatch):
-    """Puts a shell script in the place of ffmpeg; needs no imageio-ffmpeg."""
+    """Puts a shell script in place of ffmpeg; needs no imageio-ffmpeg."""
 
     def install(script: str) -> None:
         path = tmp_path / "ffmpeg"

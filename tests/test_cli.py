@@ -119,17 +119,17 @@ def test_a_corrupt_picture_is_one_clear_line(damage, picture, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("video a.avi --density 3", "error: --density 3.0: this is no number above 0 and up to 1"),
-        ("video a.avi --bits 20", "error: --bits 20: this is no whole number from 2 to 8"),
-        ("video a.avi --tune-epochs -1", "error: --tune-epochs -1: this is no whole number"),
+        ("video a.avi --density 3", "error: --density 3.0: must be above 0 and at most 1"),
+        ("video a.avi --bits 20", "error: --bits 20: must be a whole number from 2 to 8"),
+        ("video a.avi --tune-epochs -1", "error: --tune-epochs -1: must be a whole number, 0 or more"),
         (
             "video a.avi --loss sa-nerv --segmenter nano-sam --alpha 0.3",
             "error: alpha is 0.3: masks are stored from 0.48",
         ),
-        ("codec --out a --steps 0", "error: --steps 0: this is no whole number above zero"),
-        ("codec --out a --lmbda -1", "error: --lmbda -1.0: this is no number above zero"),
-        ("codec --out a --loss sa-icm --alpha 1", "error: --alpha 1.0: this is no number between 0 and 1"),
-        ("sam --steps 1 1 0 1 1", "error: --steps 0: this is no whole number above zero"),
+        ("codec --out a --steps 0", "error: --steps 0: must be a whole number above zero"),
+        ("codec --out a --lmbda -1", "error: --lmbda -1.0: must be a number above zero"),
+        ("codec --out a --loss sa-icm --alpha 1", "error: --alpha 1.0: must be a number between 0 and 1"),
+        ("sam --steps 1 1 0 1 1", "error: --steps 0: must be a whole number above zero"),
     ],
 )
 def test_a_number_out_of_range_is_refused_before_any_work(words, message, monkeypatch):
@@ -141,10 +141,10 @@ def test_a_number_out_of_range_is_refused_before_any_work(words, message, monkey
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("codec --out a --alpha 0.9", "error: --loss mse knows no --alpha; it takes no options"),
+        ("codec --out a --alpha 0.9", "error: --loss mse has no --alpha; it takes no options"),
         (
             "codec --out a --loss task --levels p2",
-            "error: --loss task knows no --levels; it takes --teacher, --task-weight",
+            "error: --loss task has no --levels; it takes --teacher, --task-weight",
         ),
         (
             "codec --out a --loss sa-icm --data coco2017",
@@ -309,7 +309,7 @@ def test_edges_change_what_a_network_learns(coded_film, tmp_path, monkeypatch):
 def test_a_network_that_could_not_be_written_is_not_trained_again(coded_film, tmp_path, monkeypatch):
     real = Path.write_bytes
     monkeypatch.setattr(Path, "write_bytes", lambda self, data: (_ for _ in ()).throw(OSError("no space left")))
-    with pytest.raises(SystemExit, match=r"no space left.*the same command goes on"):
+    with pytest.raises(SystemExit, match=r"no space left.*the same command continues"):
         coded_film(*SHORT)
     assert list((tmp_path / "runs").rglob("training.ckpt"))
     monkeypatch.setattr(Path, "write_bytes", real)
@@ -373,7 +373,7 @@ def test_judge_compares_with_the_book_on_its_own_pictures(tmp_path, monkeypatch,
             ["--codec", "png", "--detector", "yolox-nano=mine.pt"],
             "yolox-nano=mine.pt: weights of your own may be those of mask-rcnn",
         ),
-        (["--codec", "png", "--detector", "nobody"], "no detector is called 'nobody'; there is mask-rcnn-small"),
+        (["--codec", "png", "--detector", "nobody"], "no detector is called 'nobody'; known: mask-rcnn-small"),
         (["--codec", "png", "--out", __file__], "was not written by `judge`, or is damaged"),
     ],
 )
@@ -395,7 +395,7 @@ def test_grid_lists_the_runs_and_says_which_are_missing(tmp_path, monkeypatch, c
 def test_grid_takes_a_share_of_the_runs():
     assert options.share("2/3") == (2, 3)
     for text in ("3/2", "0/2", "half", "1"):
-        with pytest.raises(SystemExit, match=f"error: --part '{text}' is no part: write 1/2 for the first of two"):
+        with pytest.raises(SystemExit, match=f"error: --part '{text}' is not a part: write 1/2 for the first of two"):
             cli.main(["grid", "object_region_mse", "--part", text])
 
 

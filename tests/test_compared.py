@@ -84,7 +84,7 @@ def _part() -> report.Part:
 def test_a_record_that_is_damaged_or_forged_is_refused(tmp_path, change, says):
     bad = record(1, 0.2)
     change(bad)
-    with pytest.raises(ValueError, match=f"is no record of a codec .*{says}"):
+    with pytest.raises(ValueError, match=f"is not a record of a codec .*{says}"):
         compared.read(written(tmp_path / "bad.json", bad))
 
 

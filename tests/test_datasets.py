@@ -205,7 +205,7 @@ def test_a_data_set_of_ones_own_opens_by_name_and_is_listed(tmp_path, monkeypatc
     with pytest.raises(ValueError, match="a data set is called 'mine' already"):
         datasets.register(mine)
     for wrong, open_it in (("mine", partial(datasets.clip, clip="a")), ("film", partial(load, split="val"))):
-        with pytest.raises(DataError, match=f"set '{wrong}': take 'scenes"):
+        with pytest.raises(DataError, match=f"set '{wrong}': use 'scenes"):
             open_it(wrong)
 
 

@@ -138,7 +138,7 @@ def test_any_codec_can_be_trained_so():
 def test_a_loss_asks_for_a_teacher_that_can_teach_it(batch, codec):
     with pytest.raises(ValueError, match="the loss `distill` needs a teacher: bind it first"):
         Objective(Distill("yolov5n@12345678"), 1.0)(codec, batch)
-    with pytest.raises(ValueError, match="yolov5n cannot teach --loss distill: take mask-rcnn-small"):
+    with pytest.raises(ValueError, match="yolov5n cannot teach --loss distill: use mask-rcnn-small"):
         Distill("yolov5n@12345678").taught_by(nn.Identity())
 
 

@@ -385,7 +385,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(words, photo, m
 
 
 def test_a_network_larger_than_its_file_may_be_is_refused_before_training():
-    with pytest.raises(ValueError, match=r"a network of 34811583 parameters .*Take fewer channels"):
+    with pytest.raises(ValueError, match=r"a network of 34811583 parameters .*Use fewer channels"):
         nerv.fitting(48, 64, 340)
     with pytest.raises(ValueError, match="up to 65535"):
         nerv.header((1, 3, 8, 8), nerv.NeRV((2, 2, 2), (4,), lower_width=2, stem_dim=2, reduction=70000))

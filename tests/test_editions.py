@@ -1,6 +1,7 @@
 """The course's notebooks: students get no solution, every check is left, and nothing of the book's markup."""
 
 import ast
+import re
 from pathlib import Path
 
 import nbformat
@@ -66,3 +67,14 @@ def test_a_talk_has_a_slide_for_each_section_and_nothing_of_the_pages_markup(tmp
     assert {cell.metadata.slideshow.slide_type for cell in nb.cells} >= {"slide", "subslide"}
     with pytest.raises(FileNotFoundError, match="run `make book` first"):
         editions.write_slides(tmp_path / "slides", tmp_path)
+
+
+def test_a_talk_opens_without_a_network(tmp_path):
+    page, executed = tmp_path / "book/papers/a.md", tmp_path / "_build/executed/papers/a.ipynb"
+    page.parent.mkdir(parents=True)
+    executed.parent.mkdir(parents=True)
+    page.write_text((ROOT / "book/papers/sa_nerv.md").read_text())
+    nbformat.write(notebooks.read(page), executed)
+    (talk,) = editions.write_slides(tmp_path / "slides", tmp_path)
+    loaded = re.findall(r'<(?:script|link)[^>]*(?:src|href)="([^"]*)', talk.read_text())
+    assert len(loaded) >= 4 and all((talk.parent / path).is_file() for path in loaded)

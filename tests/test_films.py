@@ -72,7 +72,7 @@ def test_a_film_is_turned_as_its_file_says(how, tmp_path):
 def test_a_film_that_is_turned_askew_is_refused(tmp_path):
     c, s = (round(ONE * f(math.radians(30))) for f in (math.cos, math.sin))
     path = turned(film(tmp_path / "a.mp4", [CORNERS]), (c, s, 0, -s, c, 0, 0, 0, ALL))
-    with pytest.raises(DataError, match=r"a\.mp4 is turned by no multiple of 90 degrees"):
+    with pytest.raises(DataError, match=r"a\.mp4 is turned by an angle that is not a multiple of 90 degrees"):
         video.read(path)
 
 

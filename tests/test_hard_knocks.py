@@ -136,7 +136,7 @@ def stopped(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run.networks, "save", interrupt)
-    with pytest.raises(SystemExit, match="the same command goes on from the last checkpoint"):
+    with pytest.raises(SystemExit, match="the same command continues from the last checkpoint"):
         cli.main(words)
     monkeypatch.setattr(run.networks, "save", save)
     return words

@@ -154,7 +154,7 @@ def test_objectness_of_another_size_is_resized_to_the_features():
     [
         ({"reduction": "sum"}, "reduction must be max or mean, not 'sum'"),
         ({"temperature": 0.0}, "temperature must be positive, not 0.0"),
-        ({"sizes": {"p3": (1, 1)}}, "no objectness for p3; there is p2"),
+        ({"sizes": {"p3": (1, 1)}}, "no objectness for p3; known: p2"),
     ],
 )
 def test_objectness_with_wrong_options_gets_a_clear_error(options, message):

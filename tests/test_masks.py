@@ -116,7 +116,7 @@ def test_small_masks_stay_visible_only_where_large_ones_are_drawn_first():
     first, last, surest = (masks.segmentation_map(of, order) for order in masks.ORDERS)
     assert len(np.unique(first)) == 4 and len(np.unique(last)) == 2 and (surest == first).all()
     assert masks.edges(first).sum() > 1.5 * masks.edges(last).sum()
-    with pytest.raises(ValueError, match=r"no drawing order is called 'random'; there is largest-first, "):
+    with pytest.raises(ValueError, match=r"no drawing order is called 'random'; known: largest-first, "):
         masks.segmentation_map(of, "random")
 
 
@@ -244,7 +244,7 @@ def test_info_states_what_a_folder_holds(tmp_path):
     told = masks.info(tmp_path, alphas=(0.9, 0.5))
     sizes = [masks.file(tmp_path, i).stat().st_size for i in (100, 101, 102)]
     assert told["recipe"] == RECIPE and told["bytes"] == np.mean(sizes) and told["masks"][0.9] < told["masks"][0.5] < 30
-    with pytest.raises(DataError, match="is no folder of masks"):
+    with pytest.raises(DataError, match="is not a folder of masks"):
         masks.info(tmp_path / "elsewhere")
 
 
@@ -279,7 +279,7 @@ def test_the_true_edges_lie_where_things_and_stuff_meet(tmp_path):
     border = torch.from_numpy(cv2.dilate(ids.astype(np.uint8), around) != cv2.erode(ids.astype(np.uint8), around))
     assert 0.02 < drawn.float().mean() < 0.3 and not (drawn & ~border).any()
     scenes.panoptic = None
-    with pytest.raises(DataError, match="brings no panoptic maps"):
+    with pytest.raises(DataError, match="has no panoptic maps"):
         TrueEdges().region(scenes, Pictures("scenes", 1, 64))
 
 

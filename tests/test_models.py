@@ -120,7 +120,7 @@ def test_a_model_of_ones_own_is_loaded_by_name_and_fingerprint(monkeypatch, tmp_
     named = f"blob@{files.fingerprint(path)}"
     assert models.fingerprinted("blob") == named and models.names("detect")[-1] == "blob"
     assert isinstance(models.load(named), Blob) and isinstance(models.load("blob"), Blob)
-    with pytest.raises(ValueError, match="a model is called 'blob' already: take another name"):
+    with pytest.raises(ValueError, match="a model is called 'blob' already: choose another name"):
         models.register(mine)
     with pytest.raises(ValueError, match="blob can fly: abilities are detect, "):
         dataclasses.replace(mine, can=frozenset({"fly"}))
@@ -131,11 +131,11 @@ def test_a_detector_with_other_weights_than_asked_for_is_an_error():
         ValueError, match=r"mask-rcnn-small.safetensors has fingerprint .*, the recipe asks for 12345678"
     ):
         models.load("mask-rcnn-small@12345678")
-    with pytest.raises(ValueError, match=r"no detector is called 'mask-rcnn'; there is mask-rcnn-small, "):
+    with pytest.raises(ValueError, match=r"no detector is called 'mask-rcnn'; known: mask-rcnn-small, "):
         models.load("mask-rcnn")
-    with pytest.raises(ValueError, match=r"no model is called 'mask-rcnn'; there is mask-rcnn-small, .*, sam-vit-h$"):
+    with pytest.raises(ValueError, match=r"no model is called 'mask-rcnn'; known: mask-rcnn-small, .*, sam-vit-h$"):
         models.fingerprinted("mask-rcnn")
-    with pytest.raises(ValueError, match="no Segment Anything is called 'mask-rcnn-small'; there is nano-sam, "):
+    with pytest.raises(ValueError, match="no Segment Anything is called 'mask-rcnn-small'; known: nano-sam, "):
         models.segmenter("mask-rcnn-small@9fd0ed3f")
     with pytest.raises(ValueError, match="the edges are those of nano-sam@12345678: other weights"):
         models.segmenter("nano-sam@12345678")

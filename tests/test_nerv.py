@@ -113,7 +113,7 @@ def test_only_the_part_that_the_frames_cover_is_trained(network, frames):
         device="cpu",
         progress=False,
     )
-    with pytest.raises(ValueError, match="take another fc_hw_dim"):
+    with pytest.raises(ValueError, match="use another fc_hw_dim"):
         overfit(network, torch.rand(3, 3, 13, 16), losses.nerv_loss, device="cpu")
 
 

@@ -99,11 +99,11 @@ def test_missing_damaged_and_other_networks_are_refused_by_name(weights, tmp_pat
         YOLOX.from_weights(tmp_path / "no.onnx")
     for name, content in {"text": b"not a network", "none": b"", "half": weights.read_bytes()[:1_000_000]}.items():
         (tmp_path / f"{name}.onnx").write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{name}\.onnx is no readable ONNX file"):
+        with pytest.raises(ValueError, match=rf"{name}\.onnx is not a readable ONNX file"):
             YOLOX.from_weights(tmp_path / f"{name}.onnx")
     from onnxruntime.datasets import get_example
 
-    with pytest.raises(ValueError, match=r"sigmoid\.onnx takes .*\[3, 4, 5\].*, which is no YOLOX"):
+    with pytest.raises(ValueError, match=r"sigmoid\.onnx takes .*\[3, 4, 5\].*, which is not a YOLOX"):
         YOLOX.from_weights(get_example("sigmoid.onnx"))
 
 

@@ -73,7 +73,7 @@ def test_a_folder_with_two_files_has_training_pictures_of_its_own(photos, caplog
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nowhere", "no data set 'nowhere': take scenes, .*, or the path of a folder"),
+        ("nowhere", "no data set 'nowhere': use scenes, .*, or the path of a folder"),
         ("photos/images", r"has no file of annotations in COCO's format \(.json\): name the file"),
         ("./photos", r"has 2 files of annotations \(labels.json, more.json\): name the file that is meant"),
     ],

@@ -68,7 +68,7 @@ def test_too_little_memory_of_the_gpu_is_found_by_one_step_of_each_kind(smoke, m
     monkeypatch.setattr(run, "train_codec", full)
     monkeypatch.setattr(run, "made", lambda recipe: False)
     (told,) = preflight.faults(smoke)
-    assert "does not fit (tried to allocate 9 GB): take a GPU with more memory" in told
+    assert "does not fit (tried to allocate 9 GB): use a GPU with more memory" in told
 
 
 def test_a_grid_and_a_chapter_of_preset_paper_begin_with_it(tmp_path, monkeypatch):

@@ -120,7 +120,7 @@ def test_a_malicious_pickle_runs_nothing(tmp_path):
     torch.save({"weight": Bomb(target)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Bomb(target), protocol=2))
     for name in ("new", "old", "plain"):
-        with pytest.raises(ValueError, match=rf"{name}\.pth is no file of weights .* Nothing in it was run"):
+        with pytest.raises(ValueError, match=rf"{name}\.pth is not a file of weights .* Nothing in it was run"):
             COCORCNN.from_weights(tmp_path / f"{name}.pth")
     assert not target.exists()
     torch.load(tmp_path / "new.pth", weights_only=False)
@@ -133,7 +133,7 @@ def test_missing_damaged_and_other_files_are_refused_by_name(files, tmp_path):
     for whole in ("mask.pth", "faster.safetensors"):
         with (files / whole).open("rb") as file:
             (tmp_path / whole).write_bytes(file.read(1_000_000))
-        with pytest.raises(ValueError, match=rf"{whole} is no file of weights .*: it is damaged"):
+        with pytest.raises(ValueError, match=rf"{whole} is not a file of weights .*: it is damaged"):
             COCORCNN.from_weights(tmp_path / whole)
     for i, other in enumerate(
         ({"weight": torch.zeros(3)}, {"model": {"weight": torch.zeros(3)}}, [1, 2], torch.zeros(3))

@@ -160,7 +160,7 @@ def test_configuration_loads_without_torch():
 
 def test_losses_are_found_by_name_and_no_name_is_taken_twice():
     assert {"mse", "object-region", "sa-icm"} <= set(objectives.names()) and "nerv" in objectives.names(video=True)
-    with pytest.raises(ValueError, match="no loss is called 'mae'; there is mse, object-region"):
+    with pytest.raises(ValueError, match="no loss is called 'mae'; known: mse, object-region"):
         objectives.named("mae")
     with pytest.raises(ValueError, match="a loss is called 'mse' already"):
         objectives.register(type("Another", (MSE,), {}))

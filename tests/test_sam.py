@@ -157,14 +157,14 @@ def test_wrong_weights_are_refused_with_the_cure(tmp_path):
         sam.load("vit_b", tmp_path / "absent.pth")
     with pytest.raises(ValueError, match=r"holds yolov5n-scenes, not a nano-sam"):
         sam.load("nano", CHECKPOINTS / "yolov5n-scenes.safetensors")
-    with pytest.raises(ValueError, match=r"no Segment Anything is called 'vit_x'; there is nano, vit_b"):
+    with pytest.raises(ValueError, match=r"no Segment Anything is called 'vit_x'; known: nano, vit_b"):
         sam.load("vit_x")
     large = tmp_path / "sam_vit_b_01ec64.pth"
     torch.save({"image_encoder.patch_embed.proj.weight": torch.zeros(1024, 3, 16, 16)}, large)
     with pytest.raises(ValueError, match=r"holds vit_l, not vit_b"):
         sam.load("vit_b", large)
     large.write_bytes(large.read_bytes()[:5000])
-    with pytest.raises(ValueError, match=r"sam_vit_b_01ec64\.pth is no file of weights .* fetch it again"):
+    with pytest.raises(ValueError, match=r"sam_vit_b_01ec64\.pth is not a file of weights .* fetch it again"):
         sam.load("vit_b", large)
     torch.save({"model": torch.zeros(3)}, large)
     with pytest.raises(ValueError, match=r"does not hold a Segment Anything"):

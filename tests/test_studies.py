@@ -173,13 +173,13 @@ def test_a_study_that_grows_holds_just_what_the_ledger_has(monkeypatch, tmp_path
 
 
 def test_a_wrong_name_is_an_error_that_lists_what_there_is():
-    with pytest.raises(ValueError, match="no chapter is called 'no_such'; there is compare, object_region_mse"):
+    with pytest.raises(ValueError, match="no chapter is called 'no_such'; known: compare, object_region_mse"):
         chapters.named("no_such")
     with pytest.raises(
         ValueError, match=r"a preset of object_region_mse is one of smoke, book, .*paper, rehearsal, not 'huge'"
     ):
         chapters.named("object_region_mse").studies("huge")
-    with pytest.raises(ValueError, match="no role of a study is called 'best'; there is main"):
+    with pytest.raises(ValueError, match="no role of a study is called 'best'; known: main"):
         replace(SCENES, role="best")
 
 

@@ -268,7 +268,7 @@ def test_weights_of_another_size_or_model_are_named(tiny, tmp_path):
         zoo.load("tcm", tmp_path / "other.pt")
     with pytest.raises(ValueError, match="no state dict of a TCM"):
         TCM.from_state_dict({})
-    with pytest.raises(ValueError, match=r"N=48 is no multiple of 32"):
+    with pytest.raises(ValueError, match=r"N=48 is not a multiple of 32"):
         TCM(N=48)
 
 

@@ -112,7 +112,7 @@ def test_a_malicious_pickle_runs_nothing(tmp_path):
     file = tmp_path / "evil.pt"
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({"model": Bomb(target), "ema": None}, protocol=2))
-    with pytest.raises(ValueError, match=r"evil\.pt is no file of weights .* Nothing in it was run"):
+    with pytest.raises(ValueError, match=r"evil\.pt is not a file of weights .* Nothing in it was run"):
         YOLOv5.from_weights(file)
     assert not target.exists()
     pickle.loads(pickle.dumps(Bomb(target)))
@@ -128,10 +128,10 @@ def test_wrong_files_are_refused_by_name(tmp_path, weights):
         YOLOv5.from_weights(tmp_path / "no.pt")
     for name in ("text.pt", "text.safetensors"):
         (tmp_path / name).write_text("not weights")
-        refuses(name, rf"{name} is no file of weights")
+        refuses(name, rf"{name} is not a file of weights")
     content = (weights / "yolov5n.pt").read_bytes()
     (tmp_path / "half.pt").write_bytes(content[: len(content) // 2])
-    refuses("half.pt", r"half\.pt is no file of weights")
+    refuses("half.pt", r"half\.pt is not a file of weights")
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     refuses("other.safetensors", "does not hold a YOLOv5")
     state = load_file(weights / "yolov5n.safetensors")

@@ -19,5 +19,5 @@ def named(name: str) -> Chapter:
     ['coco2017', 'visdrone']
     """
     if name not in NAMES:
-        raise ValueError(f"no chapter is called {name!r}; there is {', '.join(NAMES)}")
+        raise ValueError(f"no chapter is called {name!r}; known: {', '.join(NAMES)}")
     return importlib.import_module(f"{__name__}.{name}").CHAPTER

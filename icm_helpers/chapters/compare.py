@@ -83,8 +83,8 @@ PAPER = replace(
     ladders=(), anchors=(*HEVC_ROI[::-1], *LOW_PASSED), roi=fingerprinted(object_region_mse.YOLO),
     measured=judges(object_region_mse.YOLO, "mask-rcnn-r50"))
 GAPS = (
-    "Li et al.'s codec of Swin transformers is not here: a small convolutional one stands for it",
-    "no backbone of preset `paper` is trained without labels, so that omnipotent features are measured on scenes alone",
+    "Li et al.'s codec of Swin transformers is not here: a small convolutional one replaces it",
+    "no backbone of preset `paper` is trained without labels, so that omnipotent features are measured only on scenes",
     "Feng et al. code features and fine-tune each task's network on them; here pictures are coded, and models stay as they are",
 )
 
@@ -191,54 +191,54 @@ IN_SHORT = Short(
 
 _WAIT = "The trainings here do not decide it."
 ADVICE = (
-    Advice("May you train the detector further?", "object-region/1c", {
+    Advice("Can you train the detector further?", "object-region/1c", {
         "for": "Do that first: fine-tune it on what your codec decodes. It needs no new codec.",
         "against": "Leave it as it is: fine-tuning on decoded pictures costs bits here.",
         "both": "Try it on your data: it helps some detectors here and harms others.",
-        "open": f"It is no sure gain. {_WAIT}"}),
-    Advice("Must the detector stay as it is, and have you masks of objects?", "object-region/1a", {
+        "open": f"It is not a sure gain. {_WAIT}"}),
+    Advice("Must the detector stay as it is, and do you have object masks?", "object-region/1a", {
         "for": "Train the codec with object-region MSE: the cheapest loss, without a teacher.",
         "against": "Train with plain MSE: object-region MSE costs bits here.",
         "both": "Test object-region MSE with your own detector: it helps some here and harms others.",
-        "open": f"Object-region MSE is no sure gain. {_WAIT}"}),
+        "open": f"Object-region MSE is not a sure gain. {_WAIT}"}),
     Advice("Does that loss still pay once the detector is fine-tuned?", "object-region/1b", {
         "for": "Yes: do both.", "against": "No: then plain MSE is better.", "both": "It depends on the detector.",
         "open": f"Do not count on it. {_WAIT}"}),
-    Advice("Have you the detector itself, and time for longer trainings?", "compare/5b", {
+    Advice("Do you have the detector itself, and time for longer trainings?", "compare/5b", {
         "for": "Distil its features, weighted by objectness: that saves more bits than object masks.",
         "against": "Object masks are enough: features weighted by objectness save less.",
         "both": "By some models features weighted by objectness are better than object masks, by others worse.",
-        "open": f"Features weighted by objectness are no sure gain over object masks. {_WAIT}"}),
+        "open": f"Features weighted by objectness are not a sure gain over object masks. {_WAIT}"}),
     Advice("Do you know the objects in advance?", "sa-icm/1a", {
-        "for": "If not, code edges: SA-ICM needs fewer bits than object masks do, and no labels.",
-        "against": "If so, take their masks: edges from Segment Anything cost more bits.",
+        "for": "If not, train on edges: SA-ICM needs fewer bits than object masks do, and no labels.",
+        "against": "If so, use their masks: edges from Segment Anything cost more bits.",
         "both": "Edges from Segment Anything are better than object masks for some models, and worse for others.",
-        "open": f"Edges and object masks cannot be told apart. {_WAIT}"}),
-    Advice("Will models look at it that you do not know yet?", "sa-icm/5", {
+        "open": f"Edges and object masks cannot be distinguished. {_WAIT}"}),
+    Advice("Will models that you do not know yet look at the pictures?", "sa-icm/5", {
         "for": "SA-ICM saves bits by every model here.",
-        "against": "Take no edges then: by at least one model here SA-ICM needs more bits than MSE.",
-        "both": "Take MSE, or a standard codec: SA-ICM is better than MSE by some models here, and worse by others.",
+        "against": "Do not use edges then: by at least one model here SA-ICM needs more bits than MSE.",
+        "both": "Use MSE, or a standard codec: SA-ICM is better than MSE by some models here, and worse by others.",
         "open": f"Plain MSE risks least. {_WAIT}"}),
     Advice("Can the encoder run a detector, and must the decoder be a standard one?", "compare/2a", {
-        "for": "Take HEVC with a region of interest: nothing changes at the decoder.",
+        "for": "Use HEVC with a region of interest: nothing changes at the decoder.",
         "against": "Leave HEVC as it is: a region of interest costs bits here.",
         "both": "Test HEVC with a region of interest on your data: here it helps in some cases and harms in others.",
-        "open": f"HEVC with a region of interest is no sure gain. {_WAIT}"}),
+        "open": f"HEVC with a region of interest is not a sure gain. {_WAIT}"}),
     Advice("Can it run a detector, and may the codec be learned?", "compare/1a", {
         "for": "Tell the codec where the objects are: the learned region of interest saves bits against MSE.",
         "against": "Do not tell it: the learned region of interest costs bits against MSE.",
         "both": "A learned region of interest saves bits by some measures here, and costs bits by others.",
-        "open": f"A learned region of interest is no sure gain. {_WAIT}"}),
+        "open": f"A learned region of interest is not a sure gain. {_WAIT}"}),
     Advice("Must nothing be missed?", "compare/2c", {
         "for": "Then use no region of interest: objects that the encoder's detector misses suffer.",
         "against": "A region of interest does no harm here to objects that the encoder's detector misses.",
         "both": "Objects that the encoder's detector misses suffer in some cases.",
         "open": f"Be careful with a region of interest: what the encoder's detector misses may suffer. {_WAIT}"}),
-    Advice("Have you no labels and no teacher?", "compare/4a", {
+    Advice("Do you have neither labels nor a teacher?", "compare/4a", {
         "for": "Train for features that were learned without labels: they save bits by every model here.",
         "against": "Train with MSE: features learned without labels cost bits by at least one model.",
         "both": "Train with MSE: features learned without labels save bits by some models, and cost bits by others.",
-        "open": f"Features learned without labels are no sure gain over MSE. {_WAIT}"}))
+        "open": f"Features learned without labels are not a sure gain over MSE. {_WAIT}"}))
 
 CHAPTER = Chapter(
     NAME, "Compare", CLAIMS, {

@@ -77,7 +77,7 @@ KODAK_SMALL = replace(
     KODAK, name="kodak, small codec", codec=COCO_MINI.codec, lmbdas=COCO_MINI.lmbdas, anchors=(),
     training=replace(COCO_MINI.training, train_data="coco-mini"))
 
-# The same codec on scenes: do verdicts there hang on the codec?
+# The same codec on scenes: do verdicts there depend on the codec?
 SCENES_ELIC = replace(
     SCENES, name="scenes, better codec", role="ablation", codec="elic-small",
     training=replace(PHOTOS.training, train_images=3000, augment="none"), losses=PHOTOS.losses[:2],
@@ -195,7 +195,7 @@ IN_SHORT = Short(
     caveat="One small codec, and only 180 photographs to train on. At equal rate, PSNR inside objects changes by "
     "{object-region/2a none psnr_inside scenes} on scenes, and by {object-region/2a none psnr_inside coco-mini} on photographs.",
     advice={"for":
-        "If you may fine-tune the detector, try that first: it needs no new codec, and by itself it changes the bits by "
+        "If you can fine-tune the detector, do that first: it needs no new codec, and by itself it changes the bits by "
         "{object-region/1c yolov5n-scenes-finetuned box_ap}. If the detector must stay as it is, train with this loss, on "
         "thousands of pictures like yours."})
 

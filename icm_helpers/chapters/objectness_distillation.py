@@ -197,7 +197,7 @@ AWAITING = (
 
 IN_SHORT = Short(
     claim="objectness/1",
-    idea="Train a codec to keep a frozen detector's features, most of all where the detector itself suspects an object.",
+    idea="Train a codec to keep a frozen detector's features, above all where the detector itself suspects an object.",
     against="the same weight everywhere",
     caveat="Compared with weights from true boxes: {objectness/2}. That other detectors gain less: {objectness/4}. "
     "Verdicts depend on the learning rate.",

@@ -213,7 +213,7 @@ IN_SHORT = Short(
     caveat="A tiny Segment Anything, and no photographs with its edges. Compared with MSE, by every model: {sa-icm/5}. Compared "
     "with object region by PQ: {sa-icm/2b}.",
     advice={"against":
-        "For detectors of objects, take object masks instead. If your model must name every pixel, measure both with it first."})
+        "For detectors of objects, use object masks instead. If your model must name every pixel, measure both with it first."})
 
 CHAPTER = Chapter(
     NAME, "SA-ICM", CLAIMS, {

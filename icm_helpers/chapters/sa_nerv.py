@@ -126,7 +126,7 @@ IN_SHORT = Short(
     against="edges counted once (NeRV)",
     caveat="Short clips and tiny networks. A gain as small as the paper's would hardly be seen here.",
     advice={"open":
-        "Take plain NeRV. Try the edges only if you can train many clips several times, and measure."})
+        "Use plain NeRV. Try the edges only if you can train many clips several times, and measure."})
 
 CHAPTER = Chapter(
     NAME, "SA-NeRV", CLAIMS, {

@@ -59,10 +59,10 @@ class BitstreamError(ValueError):
 def encode(codec: Any, image: Tensor, roi: Tensor | None = None) -> bytes:
     """Code one picture, (3, H, W) float32 in [0, 1], from 1 x 1 to `MAX_PIXELS`; `8 * len(data) / (H * W)` is its bpp.
 
-    `codec` is a network from `zoo.load`, in eval mode and with CDF tables; or what writes a file format of its own, such as
-    `classical.Jpeg`, by methods `encode` and `decode`, to whose bytes nothing is added. `roi`, (1, H, W) in {0, 1}, is for those
-    whose encoder takes a region of interest; None: all of the picture. ValueError where it is not ready to code, or the image has
-    another shape, type or range, or the region another shape.
+    `codec` is a network from `zoo.load`, in eval mode and with CDF tables; or an object with its own file format, such as
+    `classical.Jpeg`, and methods `encode` and `decode`: nothing is added to its bytes. `roi`, (1, H, W) in {0, 1}, is for codecs
+    whose encoder takes a region of interest; None: the whole picture. ValueError if it is not ready to code, or the image has
+    the wrong shape, type or range, or the region the wrong shape.
     """
     return _encode(codec, image, roi)[0]
 
@@ -100,7 +100,7 @@ def decode(codec: Any, data: bytes) -> Tensor:
 
     Raises:
         BitstreamError: any byte is missing, changed or left over; another codec or other weights wrote it; or this processor
-            computes other entropy parameters than the encoder's. ValueError where the codec is not ready to decode.
+            computes other entropy parameters than the encoder's. ValueError if the codec is not ready to decode.
     """
     if not isinstance(codec, nn.Module):
         return codec.decode(bytes(data))
@@ -127,7 +127,7 @@ def decode(codec: Any, data: bytes) -> Tensor:
 def encode_many(
     codec: Any, images: Iterable[Tensor], workers: int | None = None, bits: list[float | None] | None = None
 ) -> Iterator[bytes]:
-    """As :func:`encode` for each of many pictures, some at once: the same bytes, in the same order, sooner.
+    """:func:`encode` for many pictures, some at once: the same bytes, in the same order, but faster.
 
     Pictures are asked for as they are needed, a few ahead; meanwhile the codec's weights must stay as they are. Errors come when
     it is their picture's turn. `workers` are threads, each with one picture; None: one a processor, but at most four. `bits` gets
@@ -140,7 +140,7 @@ def encode_many(
 
 
 def decode_many(codec: Any, data: Iterable[bytes], workers: int | None = None) -> Iterator[Tensor]:
-    """As :func:`decode` for each of many pictures; otherwise as :func:`encode_many`."""
+    """:func:`decode` for many pictures, like :func:`encode_many`."""
     return _many(decode, codec, data, workers)
 
 
@@ -242,7 +242,7 @@ def _parse(codec: CompressionModel, data: bytes) -> tuple[int, int, int, list[by
 
 
 def _latent_shape(codec: CompressionModel, height: int, width: int) -> tuple[int, int]:
-    """Of a picture padded to the sides that the codec takes."""
+    """The latent's shape for a picture padded to the sides that the codec takes."""
     whole = multiple(codec)
     return tuple(-(-side // whole) * whole // codec.downsampling_factor for side in (height, width))
 
@@ -261,7 +261,7 @@ def check_image(image: Tensor) -> None:
 
 def _check_codec(codec: CompressionModel) -> torch.device:
     if not hasattr(codec, "name"):
-        raise ValueError(f"{type(codec).__name__} has no name for the header: take zoo.load, or set codec.name.")
+        raise ValueError(f"{type(codec).__name__} has no name for the header: use zoo.load, or set codec.name.")
     if codec.training:
         raise ValueError(f"{codec.name} is in training mode: call codec.eval() before coding.")
     if any(key.endswith("_quantized_cdf") and not table.numel() for key, table in codec.named_buffers()):
@@ -356,14 +356,14 @@ def _exactly(codec: CompressionModel, call: Callable[[], Any], seen: dict[str, S
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "memory" not in str(error):
             raise
         told = f"{codec.name} ran out of memory ({str(error).strip().splitlines()[-1]})"
-        raise RuntimeError(f"{told}: cut the picture into tiles, or take a classical codec such as avif") from error
+        raise RuntimeError(f"{told}: cut the picture into tiles, or use a classical codec such as avif") from error
     finally:
         for model in models.values():
             for name in ("quantize", "quantize_variable", "build_indexes"):
                 model.__dict__.pop(name, None)
 
 
-_BROKEN = "weights are broken, or their training diverged; take others"
+_BROKEN = "weights are broken, or their training diverged; use others"
 
 
 class _Steady:

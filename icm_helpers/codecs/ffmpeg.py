@@ -141,7 +141,7 @@ class RegionalHevc(Hevc):
     `addroi`. The quantiser's step is part of every HEVC stream: no map is sent, and any decoder reads it."""
 
     def encode(self, image: Tensor, roi: Tensor | None = None) -> bytes:
-        """As of the others; `roi`, (1, H, W) in {0, 1}, counts in blocks of 16 x 16 pixels, all that it touches."""
+        """Code a picture; `roi`, (1, H, W) in {0, 1}, counts in blocks of 16 x 16 pixels, all that it touches."""
         blocks = functional.max_pool2d((torch.ones_like(image[:1]) if roi is None else roi).float(), 16, ceil_mode=True)
         marked = ",".join(
             f"addroi={16 * x}:{16 * y}:{16 * w}:{16 * h}:{-OFFSET}/51" for x, y, w, h in rectangles(blocks[0] > 0)
@@ -237,7 +237,7 @@ def _ffmpeg(options: list[str], data: bytes, pixels: int) -> bytes:
         cure = "install imageio-ffmpeg 0.8 or newer, and unset IMAGEIO_FFMPEG_EXE if it names another one"
         raise ImportError(f"this ffmpeg lacks the codec in `{call}`: {cure}. It said: {said[-500:]}")
     if done.returncode:
-        hint = "More than 8 bits a pixel? Take a higher QP. " if "Error submitting video frame" in said else ""
+        hint = "More than 8 bits a pixel? Use a higher QP. " if "Error submitting video frame" in said else ""
         told = f"ffmpeg ended with status {done.returncode}. {hint}It said: {said[-2000:]}"
         raise RuntimeError(f"{told}\nCalled `{call}`.")
     return done.stdout

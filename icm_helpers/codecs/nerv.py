@@ -220,7 +220,7 @@ def header(shape: Sequence[int], network: NeRV) -> bytes:
         raise ValueError(f"a video is a tensor (T, 3, H, W) of 1 to 65535 frames, not {tuple(shape)}.")
     count, _, height, width = shape
     if not (0 < height <= network.size[0] and 0 < width <= network.size[1]):
-        raise ValueError(f"frames of {height} x {width}, but the network draws {network.size}: take another fc_hw_dim.")
+        raise ValueError(f"frames of {height} x {width}, but the network draws {network.size}: use another fc_hw_dim.")
     require_size(network)
     sizes = (*network.fc_hw_dim, network.lower_width, network.stem_dim, network.reduction, network.expansion)
     sizes += (network.pe_base, network.pe_levels, len(network.strides))
@@ -236,7 +236,7 @@ def require_size(network: NeRV) -> None:
     parameters, pixels = sum(value.numel() for value in network.parameters()), math.prod(network.size)
     if parameters > MAX_PARAMETERS or pixels > MAX_PIXELS:
         told = f"a network of {parameters} parameters that draws {pixels} pixels: a file holds {MAX_PARAMETERS}"
-        raise ValueError(f"{told} that draw {MAX_PIXELS}. Take fewer channels, or smaller frames.")
+        raise ValueError(f"{told} that draw {MAX_PIXELS}. Use fewer channels, or smaller frames.")
 
 
 def decode_video(data: bytes, indices: Sequence[int] | None = None, *, device: str = "cpu") -> Tensor:

@@ -57,7 +57,7 @@ def load(codec: Codec, quality: int | None, weights: Path | str | None, metric: 
             else f"{name} has no weights here"
         )
         own = "name a file of your own, train the codec and write it with networks.save"
-        raise FileNotFoundError(f"{lost}, {own}, or, in Python, take weights=None for a random start.")
+        raise FileNotFoundError(f"{lost}, {own}, or, in Python, use weights=None for a random start.")
     try:
         sizes = codec.arguments(state) if codec.arguments else {}
     except ValueError as error:
@@ -165,13 +165,13 @@ def _fetch(name: str, quality: int | None, metric: str) -> tuple[dict[str, Tenso
     urls = (_image.model_urls | _image_vbr.model_urls).get(name, {}).get(metric, {})
     url = urls.get(quality) if isinstance(urls, dict) else urls
     if url is None:
-        raise ValueError(f"CompressAI publishes no {metric!r} weights of {name}, quality {quality}: take weights=None.")
+        raise ValueError(f"CompressAI publishes no {metric!r} weights of {name}, quality {quality}: use weights=None.")
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True), url
     except OSError as error:
         cache = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
         cure = f"place the file at {cache}, name one of your own with weights=..."
-        other = "take weights=None for a random start, or take load('mean-scale-small'), which needs no network"
+        other = "use weights=None for a random start, or use load('mean-scale-small'), which needs no network"
         raise ConnectionError(f"cannot fetch {url} ({error}): {cure}, {other}.") from error
 
 

@@ -296,9 +296,9 @@ class TCM(CompressionModel):
         if len(config) != 6 or len(head_dim) != 6:
             raise ValueError(f"config {config} and head_dim {head_dim}: six stages each, three of g_a and three of g_s")
         if N % 32 or any(N % d for d in head_dim):
-            raise ValueError(f"N={N} is no multiple of 32, the hyperprior's head, and of head_dim {tuple(head_dim)}")
+            raise ValueError(f"N={N} is not a multiple of 32, the hyperprior's head, and of head_dim {tuple(head_dim)}")
         if M % num_slices or width % 16:
-            raise ValueError(f"M={M} is no multiple of num_slices={num_slices}, or width={width} none of 16")
+            raise ValueError(f"M={M} is not a multiple of num_slices={num_slices}, or width={width} none of 16")
         self.config, self.head_dim = tuple(config), tuple(head_dim)
         self.N, self.M, self.num_slices, self.width = N, M, num_slices, width
         hyper = width * 3 // 2  # channels of z
@@ -346,7 +346,7 @@ class TCM(CompressionModel):
         return model
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True) -> Any:
-        """As CompressAI's; ValueError where the state dict is of a TCM of other sizes, or of another model."""
+        """Load weights as CompressAI does; ValueError if they are of a TCM of other sizes, or of another model."""
         sizes = arguments(state_dict).items() if strict else ()
         if wrong := [f"{k}={value}, here {getattr(self, k)}" for k, value in sizes if getattr(self, k) != value]:
             raise ValueError(f"the weights are of a TCM with {'; '.join(wrong)}: build it by TCM.from_state_dict")
@@ -473,7 +473,7 @@ def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
     def numbers(
         pattern: str,
-    ) -> list[int]:  # those that stand in the place of the group in the entries' names, in order
+    ) -> list[int]:  # those that stand in place of the group in the entries' names, in order
         return sorted({int(found[1]) for found in (re.match(pattern, key) for key in state) if found})
 
     def last(transform: str) -> int:
@@ -499,4 +499,4 @@ def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         some = ", ".join(list(state)[:3]) or "none"
         told = f"no state dict of a TCM ({type(error).__name__}: {error}); it has {len(state)} entries, such as {some}"
-        raise ValueError(f"{told}: take LIC-TCM weights, or load this file as what it was saved from") from error
+        raise ValueError(f"{told}: use LIC-TCM weights, or load this file as what it was saved from") from error

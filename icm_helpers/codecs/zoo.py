@@ -62,7 +62,7 @@ CODECS: dict[str, Codec] = {}
 def register(codec: Codec) -> Codec:
     """Make a codec known by its name; ValueError where it is taken."""
     if codec.name in CODECS:
-        raise ValueError(f"a codec is called {codec.name!r} already: take another name")
+        raise ValueError(f"a codec is called {codec.name!r} already: choose another name")
     return CODECS.setdefault(codec.name, codec)
 
 

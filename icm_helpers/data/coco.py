@@ -101,7 +101,7 @@ class PanopticTruth:
         """The map of an image; DataError where there is none, or its file is missing, damaged, or not what is listed."""
         _, _, entries, sizes = self._content
         if image_id not in entries:
-            raise DataError(f"{self.annotations} has no panoptic map of image {image_id}: take images that have one")
+            raise DataError(f"{self.annotations} has no panoptic map of image {image_id}: use images that have one")
         path, segments = self.maps / entries[image_id].file_name, entries[image_id].segments_info
         undecodable = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
         with blamed(f"panoptic map {path} cannot be read", "fetch it again", *undecodable), Image.open(path) as stored:
@@ -113,7 +113,7 @@ class PanopticTruth:
             if ids.shape != sizes.get(image_id, ids.shape):
                 raise ValueError(f"it has size {ids.shape}, its image {sizes[image_id]}")
             if ids.min() < 0 or ids.max() >= 1 << 24:
-                raise ValueError("its ids are no numbers of 24 bits")
+                raise ValueError("its ids are not numbers of 24 bits")
         shown = np.zeros(ids.max() + 1, bool)  # ten times as fast as sorting the pixels
         shown[ids] = True
         if absent := [s.id for s in segments if s.id >= len(shown) or not shown[s.id]]:

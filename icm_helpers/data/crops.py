@@ -61,7 +61,7 @@ class Crops(Dataset):
         objects: bool = False,
     ) -> None:
         if augment not in ("none", "heavy"):
-            raise ValueError(f"augment is {augment!r}: take 'none' or 'heavy'")
+            raise ValueError(f"augment is {augment!r}: use 'none' or 'heavy'")
         if patch < 1 or length < 1 or seed < 0 or not 0 <= object_prob <= 1 or len(dataset) == 0:
             told = f"{patch=}, {length=}, {seed=}, {object_prob=}, {len(dataset)} pictures: patch, length and pictures"
             raise ValueError(f"{told} must be at least 1, seed not negative, object_prob within [0, 1]")
@@ -119,7 +119,7 @@ class Crops(Dataset):
 
     @property
     def identity(self) -> str:
-        """That of the data set, which tells it from another."""
+        """The data set's identity, which distinguishes it from another."""
         return getattr(self.dataset, "identity", "")
 
     def source(self, index: int) -> str:

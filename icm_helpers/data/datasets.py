@@ -1,6 +1,6 @@
 """The registry of data sets: open one by name, here, in a recipe and on the command line.
 
-A data set is a function that opens it and an entry that names it; :func:`register` adds one of yours. What reads the files is
+A data set is a function that opens it and an entry that names it; :func:`register` adds your own. What reads the files is
 imported when one is opened, so this module loads neither torch nor OpenCV.
 """
 
@@ -49,7 +49,7 @@ DATASETS: dict[str, DataSet] = {}
 def register(data_set: DataSet) -> DataSet:
     """Make a data set known by its name; ValueError where it is taken."""
     if data_set.name in DATASETS:
-        raise ValueError(f"a data set is called {data_set.name!r} already: take another name")
+        raise ValueError(f"a data set is called {data_set.name!r} already: choose another name")
     return DATASETS.setdefault(data_set.name, data_set)
 
 
@@ -69,13 +69,13 @@ def listing() -> str:
 
 
 def load(name: str, split: str, *, size: int = 192, limit: int | None = None, root: Path | None = None) -> CocoDataset:
-    """Open the split "train" or "val" of a data set of pictures by name; DataError where it or its data are not there.
+    """Open the split "train" or "val" of a data set of pictures by name; DataError if it or its data are missing.
 
-    `size` is the side of the pictures in pixels, where they are drawn: of scenes alone. `limit` is for only the first so many
-    pictures; scenes have 3000 train and 300 val pictures without it. `root` is another folder than the default.
+    `size` is the side of the pictures in pixels if they are drawn (scenes only). Only the first `limit`
+    pictures are opened; without it scenes have 3000 train and 300 val pictures. `root` is a folder to use instead of the default.
     """
     if split not in ("train", "val"):
-        raise DataError(f"no split {split!r}: take 'train' or 'val'")
+        raise DataError(f"no split {split!r}: use 'train' or 'val'")
     return _named(name, video=False).open(split, size=size, limit=limit, root=root)
 
 
@@ -91,7 +91,7 @@ def clip(name: str, clip: str, frames: int | None = None, size: int = 192) -> Vi
 def _named(name: str, video: bool) -> DataSet:
     if name not in names(video):
         *most, last = map(repr, names(video))
-        raise DataError(f"no {'video data' if video else 'data'} set {name!r}: take {', '.join(most)} or {last}")
+        raise DataError(f"no {'video data' if video else 'data'} set {name!r}: use {', '.join(most)} or {last}")
     return DATASETS[name]
 
 
@@ -161,7 +161,7 @@ def _photos_and_scenes(split: str, *, size: int, limit: int | None, root: Path |
 
 
 def _kodak(split: str, *, size: int, limit: int | None, root: Path | None) -> CocoDataset:
-    """Both splits are the same pictures: there is nothing to learn from them, nor an object annotated."""
+    """Both splits are the same pictures, since they are not for training; no object is annotated."""
     folder = root or fetched_or_real(home("kodak"), "kodak")
     return _room("photos").bare(folder, "kodim*.png", limit)
 
@@ -203,7 +203,7 @@ def _scene(clip: str, frames: int, size: int) -> Video:
 
 def _davis(clip: str, frames: int | None, size: int) -> Video:
     if clip not in CLIPS:
-        raise ValueError(f"no clip {clip!r} of 'davis': take one of {', '.join(CLIPS)}")
+        raise ValueError(f"no clip {clip!r} of 'davis': use one of {', '.join(CLIPS)}")
     more = "" if clip in ("dog", "car-shadow") else "_more"
     folder = fetched_or_real(home("davis2016") / "DAVIS", f"davis2016{more}")
     return _room("video").halved(_room("video").davis(folder, clip, CLIPS[clip], frames))

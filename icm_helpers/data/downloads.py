@@ -119,7 +119,7 @@ def table(rows: list[tuple[str, ...]]) -> str:
 def fetch(name: str, folder: Path | str | None = None, progress: bool = True) -> Path:
     """Download what is not there yet, verify it, unpack it; return the file, or the folder where there are several.
 
-    `name` is of an asset, or of one of its files: "coco2017" or "coco2017/val2017.zip". An interrupted download goes on where it
+    `name` is of an asset, or of one of its files: "coco2017" or "coco2017/val2017.zip". An interrupted download continues where it
     stopped, mirrors are tried in order, and an archive that you put into the folder yourself is used and kept.
 
     Raises:
@@ -335,7 +335,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-_KEPT = "What has arrived is kept, and the same command goes on from there"
+_KEPT = "What has arrived is kept, and the same command continues from there"
 
 
 def _enough_room(folder: Path, needed: int) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of anybody's: a folder, or a file of annotations in COCO's format, in the place of a data set's name."""
+"""Your own pictures: a folder, or a file of annotations in COCO's format, in place of a data set's name."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def named(text: str) -> str:
         return text
     if not path.exists():
         known = ", ".join(datasets.names())
-        told = f"no data set {text!r}: take {known}, or the path of"
+        told = f"no data set {text!r}: use {known}, or the path of"
         raise DataError(f"{told} a folder of pictures with annotations in COCO's format, or of such annotations")
     splits = _annotations(path)
     both = "".join(map(files.fingerprint, dict.fromkeys(splits.values())))
     mark = both if len(both) == 8 else hashlib.sha256(both.encode()).hexdigest()[:8]
     name = f"{path.resolve().stem}-{mark}"
     if name not in datasets.DATASETS:
-        datasets.register(datasets.DataSet(name, partial(_opened, splits), f"pictures of yours, {path}", own=True))
+        datasets.register(datasets.DataSet(name, partial(_opened, splits), f"your own pictures, {path}", own=True))
     return name
 
 

@@ -91,11 +91,11 @@ class Mixture(Dataset):
 
     @property
     def identity(self) -> str:
-        """That of its parts."""
+        """The identities of its parts."""
         return " ".join(part.identity for part in self.parts)
 
     def used_categories(self) -> dict[int, str]:
         """A DataError: a number means one thing in one part, and another in the next."""
         raise DataError(
-            "a mixture of data sets has no common categories: train on one of them, or take a loss such as mse"
+            "a mixture of data sets has no common categories: train on one of them, or use a loss such as mse"
         )

@@ -74,5 +74,5 @@ def _rgb(image: Image.Image, path: Path, file: Image.Image) -> np.ndarray:
 
 
 def load_picture(path: Path | str) -> Tensor:
-    """A picture file as codecs and detectors take it, (3, H, W) float32 in [0, 1]; a DataError as in :func:`read`."""
+    """Read a picture file for codecs and detectors, (3, H, W) float32 in [0, 1]; DataError as in :func:`read`."""
     return torch.from_numpy(read(path)).permute(2, 0, 1).float() / 255  # (H, W, 3) -> (3, H, W)

@@ -154,7 +154,7 @@ def below(path: Path, names: Iterable[str]) -> None:
     for name in names:
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if not parts or parts[0] == "/" or parts[0].endswith(":") or ".." in parts or "\0" in name:
-            told = f"annotation file {path} has file name {name!r}, which is no file in the folder"
+            told = f"annotation file {path} has file name {name!r}, which is not in the folder"
             raise DataError(f"{told}: give its path from there")
 
 

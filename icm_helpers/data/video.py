@@ -177,7 +177,9 @@ def _shown(frame: Any, path: Path, number: int, height: int | None) -> np.ndarra
     if (turned := frame.side_data.get(Type.DISPLAYMATRIX)) is not None:
         a, b, _, c, d, *_ = struct.unpack("=9i", bytes(turned))  # column x, row y is shown at a x + c y, b x + d y
         if (a, d) != (0, 0) and (b, c) != (0, 0):
-            raise DataError(f"{which} is turned by no multiple of 90 degrees: turn the video itself first")
+            raise DataError(
+                f"{which} is turned by an angle that is not a multiple of 90 degrees: turn the video itself first"
+            )
         if not a:
             picture, a, d = picture.transpose(1, 0, 2), c, b
         picture = picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
@@ -194,7 +196,7 @@ def davis(folder: Path | str, name: str, category: str, limit: int | None = None
     and `Annotations/480p/<name>/*.png`; DataError where they are missing, damaged, or of different numbers or sizes."""
     label = next((i for i, known in CATEGORIES.items() if known == category), None)
     if label is None:
-        raise ValueError(f"COCO has no category {category!r}: take one of {', '.join(CATEGORIES.values())}")
+        raise ValueError(f"COCO has no category {category!r}: use one of {', '.join(CATEGORIES.values())}")
     photographs = sorted(Path(folder, "JPEGImages", "480p", name).glob("*.jpg"))[:limit]
     drawn = sorted(Path(folder, "Annotations", "480p", name).glob("*.png"))[:limit]
     if not photographs or [path.stem for path in photographs] != [path.stem for path in drawn]:

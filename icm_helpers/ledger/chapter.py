@@ -11,11 +11,11 @@ from icm_helpers.ledger.study import Study, VideoStudy
 
 @dataclass(frozen=True)
 class Change:
-    """That the test of a claim was changed after results had been seen."""
+    """A change of a claim's test after results had been seen."""
 
     when: str  # date and commit
     why: str  # what was changed, and for which reason
-    studies: tuple[str, ...] = ()  # names of those that hold what was tested before in the place of the main study's
+    studies: tuple[str, ...] = ()  # names of those that hold what was tested before in place of the main study's
     seeds: tuple[int, ...] = ()  # the only ones that were judged before; with neither, nothing is left of it
 
 

@@ -1,4 +1,4 @@
-"""All methods on one table: what each asks of its user, who taught whom, what to take, and records of one's own beside."""
+"""All methods in one table: what each needs, which model taught it, which to choose, and your own records beside them."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def seen(
 
 
 def _ms_ssim(x: Tensor, x_hat: Tensor) -> float:
-    """Of pictures (3, H, W) in [0, 1]; NaN below 161 pixels, which are too few for its five scales."""
+    """MS-SSIM of pictures (3, H, W) in [0, 1]; NaN below 161 pixels, which are too few for its five scales."""
     return ms_ssim(x[None], x_hat[None], data_range=1.0).item() if min(x.shape[1:]) > 160 else float("nan")
 
 
@@ -182,12 +182,12 @@ def told(line: Advice, findings: Sequence[verdicts.Finding]) -> str:
     return f'**{line.question}** {text} (<a href="{name}.html">claim {line.claim}</a>: {word})'
 
 
-# --- records of one's own ------------------------------------------------------------------------------------------------
+# --- records of your own ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Own:
-    """What `icm judge --out name.json` wrote: one codec of somebody's own, on one data set."""
+    """What `icm judge --out name.json` wrote: somebody's own codec, on one data set."""
 
     name: str
     ids: list[int | str]
@@ -208,14 +208,14 @@ def read(path: Path | str) -> Own:
             result, spent = record["result"], record["result"]["per_image"]
             bpp = 8 * sum(spent["bytes"]) / sum(spent["pixels"])
             if not np.isclose(bpp, result["bpp"], rtol=1e-4):
-                raise ValueError(f"a rate of {result['bpp']} bpp is told, but its bytes make {bpp:.4f}")
+                raise ValueError(f"it states a rate of {result['bpp']} bpp, but its bytes make {bpp:.4f}")
             if record["asked"]["ids"] != ids or spent["id"] != ids:
                 raise ValueError("its rates were not measured on the same pictures: judge all of them in one call")
             for name, values in record["bootstrap"].items():
                 _require_numbers(name, values)
     except (OSError, LookupError, TypeError, ValueError) as error:
         told = "`icm judge --out FILE` writes one"
-        raise ValueError(f"{path} is no record of a codec ({type(error).__name__}: {error}); {told}") from error
+        raise ValueError(f"{path} is not a record of a codec ({type(error).__name__}: {error}); {told}") from error
     return Own(path.stem, ids, records)
 
 
@@ -233,7 +233,7 @@ def sent_in() -> list[Path]:
 
 
 def with_own(chapter: report.Chapter, paths: Sequence[Path | str]) -> report.Chapter:
-    """A chapter with records of one's own in the parts that measured the same pictures; each has its file's name as its method.
+    """A chapter with your own records in the parts that measured the same pictures; each has its file's name as its method.
 
     Raises:
         ValueError: as :func:`read`; two files have one name, or that of a method of the book; or no part has these pictures.
@@ -255,7 +255,7 @@ def with_own(chapter: report.Chapter, paths: Sequence[Path | str]) -> report.Cha
 
 
 def as_records(own: Own, pictures: Any) -> list[Record]:
-    """Its rates as records, by a recipe that says no more than a curve asks."""
+    """Its rates as records, with a recipe that says only what a curve needs."""
     said = {"method": own.name, "kind": "given", "codec": None, "loss": None, "seed": 0, "pictures": pictures}
     return [
         Record(SimpleNamespace(setting=k, **said), each["result"], each["bootstrap"], {})

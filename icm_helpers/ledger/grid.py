@@ -52,7 +52,7 @@ def locked(recipe: Recipe, folder: Path) -> Iterator[bool]:
 
 @dataclass(frozen=True)
 class Job:
-    """What is done with each recipe, in a form that travels to other processes: functions of modules, or partials of them."""
+    """What is done with each recipe, in a form that can be sent to other processes: functions of modules, or partials of them."""
 
     work: Callable[[Recipe], None]
     finished: Callable[[Recipe], bool]
@@ -88,7 +88,7 @@ OUTCOMES = ("done", "failed", "found", "busy")  # numbered as exit statuses are
 
 
 class Here:
-    """In this process."""
+    """Runs in this process."""
 
     every = 0.0  # seconds from one question to the next
 

@@ -86,7 +86,7 @@ def _told(curve: Curve, method: str, label: str) -> list[str]:
 
 
 def _known(values: Sequence[float]) -> list[float | None]:
-    """JSON knows no NaN."""
+    """JSON has no NaN."""
     return [value if np.isfinite(value) else None for value in values]
 
 

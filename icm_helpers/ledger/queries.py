@@ -28,7 +28,7 @@ NAMES = {
     "miou": "mean IoU",
 }
 UNITS = {name: "dB" if name.startswith("psnr") else "" for name in NAMES}
-"""Of a metric's mean difference."""
+"""Unit of a metric's mean difference."""
 
 
 def methods(records: Sequence[Record]) -> dict[str, list[Record]]:

@@ -20,7 +20,7 @@ from icm_helpers.objectives import Loss
 
 LEDGER = ROOT / "data" / "results"
 UNTRAINED = "untrained"
-"""Stands for the fingerprint of start weights that are still to be trained: no such recipe can be run."""
+"""Placeholder for the fingerprint of start weights that are still to be trained: such a recipe cannot be run."""
 
 # --- what is coded -------------------------------------------------------------------------------------------------------
 
@@ -201,7 +201,7 @@ class Recipe:
 
     @property
     def seed(self) -> int:
-        """Of its training; 0 where there is none."""
+        """The seed of its training; 0 if there is none."""
         return getattr(self.codec, "seed", 0)
 
     @property

@@ -16,7 +16,7 @@ from icm_helpers.tasks import models
 SMALLER = {"sam-vit-h": "sam-vit-b"}
 """Another size of the same network, for two processor cores."""
 WITHOUT_DETECTRON2 = {"faster-rcnn-d2": "faster-rcnn-r50", "mask-rcnn-d2": "mask-rcnn-r50", "panoptic-deeplab-d2": None}
-"""What stands for a network where its package is not installed: torchvision's of the same design, or nothing."""
+"""What replaces a network whose package is not installed: torchvision's of the same design, or nothing."""
 
 
 def rehearsed(study: Study | VideoStudy) -> Study | VideoStudy:

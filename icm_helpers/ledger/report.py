@@ -125,7 +125,7 @@ class Part:
 
     @property
     def detectors(self) -> tuple[str, ...]:
-        """Who judges."""
+        """The detectors that judge."""
         return self.study.settings()["detectors"]
 
     @property
@@ -152,7 +152,7 @@ class Part:
         return replace(self, records=queries.within(self.records, third))
 
     def judges(self, metric: str, finetuned: bool = False) -> list[str | None]:
-        """Who took a metric: detectors, [None] for a metric of the picture alone, [] where it was not measured."""
+        """Who measured a metric: detectors, [None] for a metric of the picture alone, [] if it was not measured."""
         return queries.judges(self.records, metric, finetuned=finetuned)
 
     def curves(self, metric: str, judge: str | None = None, methods: Sequence[str] | None = None) -> dict[str, Curve]:
@@ -284,7 +284,7 @@ class Chapter:
         measured = sum(r.provenance.get("seconds", 0) for part in self.parts for r in part.records) / 3600
         told = f"{words.format(measured=measured)}, trainings of codecs not counted"
         return Markdown(
-            f"*Cost of the records shown:* {told} (`icm cost {self.said.name} --preset book` tells that of all)."
+            f"*Cost of the records shown:* {told} (`icm cost {self.said.name} --preset book` gives that of all runs)."
         )
 
     def setup(self, names: str, column: str = "{data}") -> pd.DataFrame:
@@ -366,13 +366,13 @@ class Chapter:
         )
 
     def nearest(self, methods: Sequence[str]) -> dict[str, Recipe]:
-        """Of the codecs at hand one of each method, so that their rates are the nearest."""
+        """One available codec of each method, chosen so that their rates are nearest."""
         ready = self.main[0].at_hand(methods)
         chosen = min(itertools.product(*ready.values()), key=lambda some: np.ptp([r.result["bpp"] for _, r in some]))
         return {method: recipe for method, (recipe, _) in zip(ready, chosen, strict=True)}
 
     def same_lambda(self, methods: Sequence[str]) -> dict[str, Recipe]:
-        """Of the codecs at hand one of each method, at the lambda with most of them."""
+        """One available codec of each method, at the lambda that most of them have."""
         rungs: dict[float, dict[str, Recipe]] = {}
         for method, found in self.main[0].at_hand(methods).items():
             for recipe, record in found:
@@ -470,7 +470,7 @@ def _judged(delta: Interval) -> bool:
 
 
 def gains(part: Part, pairs: Mapping[str, Pair]) -> pd.DataFrame:
-    """What pairs differ in by box AP, a row each: BD-rate, and points of AP at equal rate, by every detector; :func:`starred`."""
+    """Pairs compared by box AP, a row each: BD-rate, and points of AP at equal rate, by every detector; :func:`starred`."""
     kinds = (("BD-rate [%]", bd.bd_rate, decimal), ("AP points", bd.bd_metric, points))
     told = [
         table(deltas(part, pairs, measured=measured), "what", "judge", told=lambda d, by=by: starred(d, by))
@@ -514,7 +514,7 @@ def runs(parts: Part | Sequence[Part], metrics: Sequence[str] = (), judge: str |
 
 
 def difference(part: Part, anchor: str, method: str, metric: str, judge: str | None = None) -> Interval:
-    """What the only record of a method measured minus what that of an anchor did, paired, whatever their rates."""
+    """The difference between the only records of a method and of an anchor, paired, whatever their rates."""
     one, other = (select(part.records, method=name)[0] for name in (anchor, method))
     drawn = replicates(other, metric, judge) - replicates(one, metric, judge)
     return of_pictures(value(other, metric, judge) - value(one, metric, judge), drawn)

@@ -82,7 +82,7 @@ def require_pictures(recipe: Recipe, ids: Sequence[int]) -> None:
     """Refuse, with a LedgerError, pictures that are not those of a recipe: another number of them, or other ids than those of the
     records that its chapter has of the same pictures."""
     wanted = recipe.pictures
-    cure = "correct ICM_COCO or the folder that holds them; pictures of yours are `icm judge --data FOLDER`"
+    cure = "correct ICM_COCO or the folder that holds them; judge your own pictures with `icm judge --data FOLDER`"
     if len(ids) != wanted.images:
         raise LedgerError(f"{wanted.data} has {len(ids)} pictures here, the recipe asks for {wanted.images}: {cure}")
     for path in sorted(recipe.path.parent.glob("*.json")):

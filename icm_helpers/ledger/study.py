@@ -46,7 +46,7 @@ class _Runs:
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
-            raise ValueError(f"no role of a study is called {self.role!r}; there is {', '.join(ROLES)}")
+            raise ValueError(f"no role of a study is called {self.role!r}; known: {', '.join(ROLES)}")
 
     def recipes(self) -> list[Recipe]:
         """Every run: trained codecs, where they spend their bits, what they give away, refined latents, classical codecs,

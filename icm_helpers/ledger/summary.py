@@ -1,4 +1,4 @@
-"""A chapter in a few lines: the idea, what came of it on scenes and on photographs, the caveat, the advice."""
+"""A chapter in a few lines: the idea, what came out on scenes and on photographs, the caveat, the advice."""
 
 from __future__ import annotations
 

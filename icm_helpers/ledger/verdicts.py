@@ -29,7 +29,7 @@ SYMBOLS = {
     **{"reproduced": "✓", "contradicted": "✗", "no difference": "=", "not decided": "?"},
     **{"mixed": "±", "not testable": "○", "not measured": "○"},
 }
-"""What stands before a word, for those who cannot tell its colour."""
+"""The symbol before a word, for those who cannot tell its colour."""
 
 
 @dataclass(frozen=True)

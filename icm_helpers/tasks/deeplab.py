@@ -47,11 +47,11 @@ class DeepLab:
         ends = [[end.shape for end in ends] for ends in (session.get_inputs(), session.get_outputs())]
         wanted = [[1, SIDE, SIDE, 3]], [[1, SIDE, SIDE, len(_VOC) + 1]]
         if ends != [*wanted]:
-            raise ValueError(f"{path} takes and gives {ends}, not {[*wanted]}: it is no DeepLab for VOC's classes")
+            raise ValueError(f"{path} takes and gives {ends}, not {[*wanted]}: it is not a DeepLab for VOC's classes")
         return cls(session)
 
     def to(self, device: Any) -> DeepLab:
-        """Itself, whatever the device: it stays on the CPU."""
+        """Return itself, whatever the device: it stays on the CPU."""
         return self
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 
 class Detector(nn.Module):
-    """A frozen network that finds objects in pictures, each by itself, so that what is found in one hangs on no other."""
+    """A frozen network that finds objects in pictures, each by itself, so that what is found in one depends on no other."""
 
     categories: dict[int, str]
 

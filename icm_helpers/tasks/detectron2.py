@@ -70,7 +70,7 @@ class Detectron2(Detector, RCNNTeacher):
         try:
             from detectron2 import model_zoo
         except ImportError as error:
-            raise ImportError(f"{_absent(error)}, or take torchvision's faster-rcnn-r50 and mask-rcnn-r50") from error
+            raise ImportError(f"{_absent(error)}, or use torchvision's faster-rcnn-r50 and mask-rcnn-r50") from error
         settings = model_zoo.get_config(config)
         settings.MODEL.DEVICE = "cpu"  # moved by whoever loads it, as every other detector is
         sizes = settings.INPUT.MIN_SIZE_TEST, settings.INPUT.MAX_SIZE_TEST

@@ -1,4 +1,4 @@
-"""The registry of recognition models by name, here, in a recipe and on the command line; :func:`register` adds one of yours.
+"""The registry of recognition models by name, here, in a recipe and on the command line; :func:`register` adds your own.
 
 What reads a model's weights is imported when it is loaded, so this module needs neither torch nor the models' own packages.
 """
@@ -64,7 +64,7 @@ def register(model: Model) -> Model:
         ValueError: the name is taken.
     """
     if model.name in MODELS:
-        raise ValueError(f"a model is called {model.name!r} already: take another name")
+        raise ValueError(f"a model is called {model.name!r} already: choose another name")
     return MODELS.setdefault(model.name, model)
 
 
@@ -78,7 +78,7 @@ def names(*abilities: str) -> tuple[str, ...]:
 
 
 def _own(name: str) -> str:
-    """A model's name; `mask-rcnn-small=judge.safetensors`, one of that kind with weights of one's own, is registered now."""
+    """A model's name; `mask-rcnn-small=judge.safetensors`, one of that kind with your own weights, is registered now."""
     kind, is_own, file = name.partition("=")
     if is_own and name not in MODELS:
         if kind not in names("train"):
@@ -88,7 +88,7 @@ def _own(name: str) -> str:
 
 
 def load(name: str) -> Any:
-    """A judge or backbone by `name` or `name@fingerprint`, frozen; `mask-rcnn-small=judge.safetensors` has weights of one's own.
+    """A judge or backbone by `name` or `name@fingerprint`, frozen; `mask-rcnn-small=judge.safetensors` has your own weights.
 
     Raises:
         ValueError: unknown name, or its weights are not the ones the fingerprint says.
@@ -98,7 +98,7 @@ def load(name: str) -> Any:
     name, _, wanted = name.partition("@")
     judging = names("detect") + names("semantic")
     if _own(name) not in (*names("detect"), *names("semantic"), *names("stages")):
-        raise ValueError(f"no detector is called {name!r}; there is {', '.join(judging)}")
+        raise ValueError(f"no detector is called {name!r}; known: {', '.join(judging)}")
     path = MODELS[name].file()
     if MODELS[name].made and not path.is_file():
         raise FileNotFoundError(f"{path} is missing, and nobody publishes it: make it with `{MODELS[name].made}`")
@@ -120,7 +120,7 @@ def segmenter(name: str) -> str:
     """
     name, _, wanted = name.partition("@")
     if name not in names("segment"):
-        raise ValueError(f"no Segment Anything is called {name!r}; there is {', '.join(names('segment'))}")
+        raise ValueError(f"no Segment Anything is called {name!r}; known: {', '.join(names('segment'))}")
     path = MODELS[name].file()
     if path.exists() and (found := files.fingerprint(path)) != wanted:
         raise ValueError(f"{path} has fingerprint {found}, the edges are those of {name}@{wanted}: other weights")
@@ -128,18 +128,18 @@ def segmenter(name: str) -> str:
 
 
 def fingerprinted(model: str) -> str:
-    """The name of a model, which may be one with weights of one's own, with the fingerprint of its weights; without, where nobody
+    """The name of a model, which may be one with your own weights, with the fingerprint of its weights; without, where nobody
     has stated it and they are not here.
 
     Raises:
-        ValueError: no such model, or none with weights of one's own.
-        FileNotFoundError: weights of one's own are missing.
+        ValueError: no such model, or none with your own weights.
+        FileNotFoundError: your own weights are missing.
 
     >>> fingerprinted("yolov5n")
     'yolov5n@ff6f13e9'
     """
     if _own(model) not in MODELS:
-        raise ValueError(f"no model is called {model!r}; there is {', '.join(MODELS)}")
+        raise ValueError(f"no model is called {model!r}; known: {', '.join(MODELS)}")
     if stated := _own_fingerprints(WEIGHTS).get(model, MODELS[model].fingerprint):
         return f"{model}@{stated}"
     path = MODELS[model].file()

@@ -25,7 +25,7 @@ STRIDES = (8, 16, 32)
 
 class _Exported:
     """A network for COCO's 80 classes that takes one square of `size` pixels; `session` is an `onnxruntime.InferenceSession`. It
-    runs on one thread of the CPU wherever the caller computes, so that its numbers hang on no device."""
+    runs on one thread of the CPU wherever the caller computes, so that its numbers do not depend on the device."""
 
     def __init__(self, session: Any, size: int) -> None:
         self.categories = dict(CATEGORIES)
@@ -44,12 +44,12 @@ class _Exported:
             ):
                 return cls(session, height)
         raise ValueError(
-            f"{path} takes {takes} and gives {gives}, which is no {cls.__name__} for COCO's 80 classes: that takes floats "
+            f"{path} takes {takes} and gives {gives}, which is not a {cls.__name__} for COCO's 80 classes: that takes floats "
             f"(1, 3, S, S), S a multiple of 32, and gives {form}"
         )
 
     def to(self, device: Any) -> Any:
-        """Itself, whatever the device: it stays on the CPU."""
+        """Return itself, whatever the device: it stays on the CPU."""
         return self
 
     @torch.no_grad()
@@ -83,7 +83,7 @@ class _Exported:
     def _of_each_class(
         self, boxes: Tensor, scores: Tensor, image: Tensor, conf: float, *limits: Any
     ) -> dict[str, Tensor]:
-        """As :meth:`_reported`, of scores (n, 80): a box counts once for each class that it scores enough in."""
+        """:meth:`_reported` for scores (n, 80): a box counts once for each class that it scores enough in."""
         at, best = (scores >= conf).nonzero(as_tuple=True)
         return self._reported(boxes[at], scores[at, best], best, image, conf, *limits)
 
@@ -246,7 +246,7 @@ def open_session(path: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no base class of their own
-        raise ValueError(f"{path} is no readable ONNX file ({error}): it is damaged, fetch it again") from error
+        raise ValueError(f"{path} is not a readable ONNX file ({error}): it is damaged, fetch it again") from error
 
 
 def _letterbox(image: Tensor, size: int) -> Tensor:

@@ -101,7 +101,7 @@ def enlarged(sam: nn.Module, size: int = SIZE) -> nn.Module:
 def present(name: str, path: Path | str | None = None) -> Path:
     """The file of a model's weights, by default where the registry says; a `FileNotFoundError` says how to come by it."""
     if name not in POINTS:
-        raise ValueError(f"no Segment Anything is called {name!r}; there is {', '.join(POINTS)}")
+        raise ValueError(f"no Segment Anything is called {name!r}; known: {', '.join(POINTS)}")
     registered = "nano-sam" if name == "nano" else f"sam-{name.replace('_', '-')}"
     path = models.MODELS[registered].file() if path is None else Path(path)
     if name == "nano" and not path.is_file():
@@ -130,7 +130,7 @@ def load(name: str = "nano", path: Path | str | None = None, *, bf16: bool = Fal
             width = state["image_encoder.patch_embed.proj.weight"].shape[0]
         if width != _WIDTHS[name]:
             other = {v: k for k, v in _WIDTHS.items()}.get(width, "another model")
-            raise ValueError(f"{path} holds {other}, not {name}: take the other name, or file")
+            raise ValueError(f"{path} holds {other}, not {name}: use the other name, or file")
     with weights.fitting(path, f"Segment Anything's {name}"):
         sam.load_state_dict(state)
     if bf16:
@@ -310,7 +310,7 @@ def trained(
 ) -> nn.Module:
     """A nano model trained on so many scenes of each side in `LEGS`, for so many steps on each.
 
-    `folder` is where a training that is stopped goes on from, a checkpoint for each leg; `how` as in
+    `folder` is where a training that is stopped continues from, a checkpoint for each leg; `how` as in
     :func:`icm_helpers.train.fit`.
     """
     torch.manual_seed(seed)
@@ -345,7 +345,7 @@ def prompt_loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> dic
 
     .. math:: \ell(m, t) = \frac{\sum \mathrm{BCE}(m, t)}{|t| + |\sigma(m)| + 16} + \mathrm{Dice}(\sigma(m), t)
 
-    in the place of their focal loss, which leaves the edges of masks soft, and stability scores low. The mask that stands alone
+    in place of their focal loss, which leaves the edges of masks soft, and stability scores low. The mask that stands alone
     is fitted to the whole, and all alternatives a little. The predicted IoU is that with the whole or the part, whichever is
     larger.
 

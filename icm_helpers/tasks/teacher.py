@@ -34,7 +34,7 @@ class Teacher(Protocol):
         ...
 
     def features_and_objectness(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Both in one pass; of objectness a logit for each anchor of each cell that it holds an object."""
+        """Features and objectness in one pass; objectness is a logit for each anchor of each cell."""
         ...
 
 
@@ -148,7 +148,7 @@ class RCNNTeacher(nn.Module):
         return dict(zip(("p2", "p3", "p4", "p5"), maps.values(), strict=False))  # there may be a pooled sixth
 
     def features_and_objectness(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Both in one pass of the backbone; objectness are the proposal head's logits, (N, 3 anchors, h, w)."""
+        """Features and objectness in one pass; objectness is the proposal head's logits, (N, 3 anchors, h, w)."""
         features = self.features(images)
         logits, _ = self._proposing()(list(features.values()))
         return features, dict(zip(features, logits, strict=True))

@@ -40,15 +40,13 @@ def untrained(name: str, dataset: coco.CocoDataset) -> nn.Module:
         kind, known = model.kind(), dataset.used_categories()
         return kind.adapted(model.file(), known) if hasattr(kind, "adapted") else kind(known)
     if dataset.panoptic is None:
-        raise DataError(f"{name} learns from panoptic maps, which {dataset.annotations} does not bring: take scenes")
+        raise DataError(f"{name} learns from panoptic maps, which {dataset.annotations} does not have: use scenes")
     return model.kind()(dataset.panoptic.categories, dataset.panoptic.things)
 
 
 def _something(dataset: coco.CocoDataset) -> None:
     if dataset.emptiness:
-        raise DataError(
-            f"{dataset.annotations}: {dataset.emptiness}, so a detector learns nothing: take other pictures"
-        )
+        raise DataError(f"{dataset.annotations}: {dataset.emptiness}, so a detector learns nothing: use other pictures")
 
 
 class Pictures(Dataset):
@@ -81,7 +79,7 @@ class Pictures(Dataset):
 
     @property
     def identity(self) -> str:
-        """That of the data set, which tells it from another."""
+        """The data set's identity, which distinguishes it from another."""
         return getattr(self.dataset, "identity", "")
 
     def source(self, index: int) -> str:
@@ -98,7 +96,7 @@ class Decoded(Dataset):
     """A data set as a codec gives it back: each picture is coded to bytes and decoded once, into a PNG file in a folder, and read
     from there when it is asked for.
 
-    Files that are there already are kept, so that what was stopped goes on: the folder is for this codec and these pictures alone.
+    Files that exist are kept, so that what was stopped continues: the folder is for this codec and these pictures alone.
     Under torchrun each process codes its share, and waits for the others, unless the pictures are not `shared`.
     """
 

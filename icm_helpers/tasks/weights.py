@@ -112,7 +112,7 @@ def published(path: Path | str, read: Callable[[Path], Any] = _tensors) -> Any:
     except Exception as error:  # a damaged pickle fails in a dozen ways
         told = str(error).partition(". ")[0][:200]  # torch goes on with the advice to run what the file holds
         raise ValueError(
-            f"{path} is no file of weights ({type(error).__name__}: {told}): it is damaged, or holds more than tensors. "
+            f"{path} is not a file of weights ({type(error).__name__}: {told}): it is damaged, or holds more than tensors. "
             "Nothing in it was run; fetch it again"
         ) from error
     files.require_finite(found if isinstance(found, dict) else {}, path)
@@ -121,7 +121,7 @@ def published(path: Path | str, read: Callable[[Path], Any] = _tensors) -> Any:
 
 @contextmanager
 def fitting(path: Path | str, what: str) -> Iterator[None]:
-    """Around what fills a network: a `ValueError` says that a file does not hold `what`, and where they differ."""
+    """Context for filling a network: a `ValueError` says that a file does not hold `what`, and where they differ."""
     try:
         yield
     except (RuntimeError, TypeError, AttributeError, LookupError) as error:

@@ -189,7 +189,7 @@ class YOLOv5(Detector):
         return {level: conv(f).unflatten(1, (3, -1)) for conv, (level, f) in levels}
 
     def features_and_objectness(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Both in one pass; objectness are the logits of a level's anchors, (N, 3, H/stride, W/stride)."""
+        """Features and objectness in one pass; objectness is the logits of a level's anchors, (N, 3, H/stride, W/stride)."""
         features = self.features(images)
         return features, {level: raw[:, :, 4] for level, raw in self._head(features).items()}
 
@@ -320,7 +320,7 @@ def _letterbox(image: Tensor, size: int) -> tuple[Tensor, float, int, int]:
 
 
 class _Inert:
-    """Stands for any class or function that a pickle names: keeps its state and does nothing."""
+    """Replaces any class or function that a pickle names: keeps its state and does nothing."""
 
     def __init__(self, *_: Any) -> None:
         pass
