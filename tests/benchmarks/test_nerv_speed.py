@@ -82,7 +82,7 @@ def test_epoch_of_training(versus, network, other):
     def trained() -> None:
         overfit.overfit(ours, frames, losses.nerv_loss, epochs=1, device="cpu", progress=False)
 
-    assert versus(trained, epoch, 5, other.label) < 0.95
+    assert versus(trained, epoch, 2, other.label) < 0.95
 
 
 def test_decoding(versus, network, other):
@@ -101,7 +101,7 @@ def test_decoding(versus, network, other):
             for k in range(len(frames)):
                 other(torch.tensor([k / len(frames)]))
 
-    found = versus(ours, theirs, 5, other.label)
+    found = versus(ours, theirs, 3, other.label)
     reached = operations(network) * len(frames) / min(seconds) / peak()
     print(f"{reached:.2f} of the peak, {len(frames) / min(seconds):.2f} frames a second")
     assert found < 0.95 or reached > 0.8  # near the peak, as at 720p, nobody can be faster
