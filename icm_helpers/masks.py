@@ -350,7 +350,8 @@ def stored(
     # What is not drawn is whatever lies where ICM_COCO, say, names it: of other pictures the masks would be others.
     drawn = datasets.DATASETS[data].drawn
     kind = drawn(size) if drawn else {"annotations": files.fingerprint(dataset.annotations)}
-    name = "-".join(["masks", data, split, *([str(size)] if drawn else []), model])
+    few = [f"{how['points']}-points"] if how.get("points") else []
+    name = "-".join(["masks", data, split, *([str(size)] if drawn else []), model, *few])
     folder = out or files.CACHE / name
     make(folder, dataset, segment, {"data": data, "split": split, **kind, **decided}, part=part, progress=progress)
     return folder
