@@ -21,7 +21,7 @@ from types import MethodType
 from typing import Any, ClassVar
 
 import torch
-from compressai.entropy_models import EntropyModel
+from compressai.entropy_models import EntropyBottleneck, EntropyModel
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, distributed, nn
@@ -40,8 +40,8 @@ class NonFiniteLossError(RuntimeError):
 @dataclass(frozen=True)
 class Schedule:
     """How long and how fast to train: Adam, linear warm-up, then steps down by `gamma` at fractions of the run. `aux_lr` is the
-    rate of the auxiliary optimiser, which fits the entropy bottleneck's quantiles; after the last step it runs `aux_steps` more on
-    its own, because the quantiles lag behind and the code tables are made from them."""
+    rate of the auxiliary optimiser, which fits the entropy bottleneck's quantiles; they lag behind, and the code tables are made
+    from them, so after the last step they are searched for."""
 
     steps: int
     batch: int = 4
@@ -51,7 +51,6 @@ class Schedule:
     gamma: float = 0.1
     clip: float = 1.0
     aux_lr: float = 1e-3
-    aux_steps: int = 1500
     save_every: int = 500
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)  # of Adam; no field, so that checkpoints of before go on
 
@@ -213,7 +212,9 @@ def fit(
             raise NonFiniteLossError(f"{told}: {cure}; the last good checkpoint is {kept}")
         optimiser.step()
         if aux is not None:
-            _aux_step(model, aux)
+            aux.zero_grad()
+            model.aux_loss().backward()
+            aux.step()
         window.append({name: value.item() for name, value in terms.items()})
         done = step + 1
         if done % every == 0 or done == schedule.steps:
@@ -230,10 +231,9 @@ def fit(
             save({**state, "optimiser": optimiser.state_dict(), "aux": aux and aux.state_dict()}, checkpoint)
     bar.close()
     if aux is not None:
-        for group in aux.param_groups:
-            group["lr"] = 0.05
-        for _ in range(schedule.aux_steps):
-            _aux_step(model, aux)
+        with torch.no_grad():
+            for part in (m for m in model.modules() if isinstance(m, EntropyBottleneck)):
+                part._update_quantiles()
     model.eval()
     return curve
 
@@ -249,6 +249,7 @@ def _checkpoint(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint holds, if it is whole and was written by a training of this recipe."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        state["recipe"]["schedule"].pop("aux_steps", None)  # which older checkpoints have
         found = {"identity": "", "data": recipe["data"], **state["recipe"]}  # which older checkpoints lack
     except (RuntimeError, UnpicklingError, EOFError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a checkpoint: it is damaged. Delete it to start again") from error
@@ -257,12 +258,6 @@ def _checkpoint(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:
         told = f"{path} was written by another recipe ({'; '.join(differing)})"
         raise ValueError(f"{told}: give another folder or name, or delete it to start again")
     return state
-
-
-def _aux_step(model: nn.Module, aux: torch.optim.Optimizer) -> None:
-    aux.zero_grad()
-    model.aux_loss().backward()
-    aux.step()
 
 
 def _forward_in_float32(self: EntropyModel, x: Tensor, *args: Any, **kwargs: Any) -> Any:

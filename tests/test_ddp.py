@@ -47,7 +47,7 @@ def fit_codec(folder: Path) -> dict:
     torch.manual_seed(0)
     model = zoo.load(weights=None)
     crops = Crops(datasets.load("scenes", "train", size=64, limit=2, root=folder), 64, 0, 12)
-    plan = train.Schedule(steps=3, batch=4, warmup=1, aux_steps=20)
+    plan = train.Schedule(steps=3, batch=4, warmup=1)
     curve = train.fit(model, crops, Objective(MSE(), 0.01), plan, device="cpu", progress=False)
     return {"curve": curve, "weights": digest(model)}
 

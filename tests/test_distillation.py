@@ -174,15 +174,11 @@ def test_distillation_trains_a_codec_from_the_command_line(monkeypatch, tmp_path
     for module in (run, files):
         monkeypatch.setattr(module, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(run.datasets, "load", lambda *_, **__: scenes)
-    monkeypatch.setattr(run.train, "Schedule", lambda **found: train_schedule(**found, aux_steps=1))
     out = tmp_path / "mine.safetensors"
     how = ["--loss", "distill-boxes", "--lmbda", "20", "--steps", "2", "--patch", "64", "--batch", "2", "--remember"]
     cli.main(["codec", *how, "--device", "cpu", "--out", str(out)])
     assert isinstance(zoo.load(weights=out), nn.Module)
     assert any((tmp_path / "runs" / "teachers" / models.fingerprinted("mask-rcnn-small")).glob("*.safetensors"))
-
-
-train_schedule = run.train.Schedule
 
 
 def test_detectron2s_files_are_found_by_name(monkeypatch, tmp_path):

@@ -128,7 +128,6 @@ def stopped(tmp_path, monkeypatch):
     """The words of a `codec` command that was stopped before its weights were written."""
     monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(run.datasets, "load", partial(datasets.load, root=tmp_path))
-    monkeypatch.setattr(run.train, "Schedule", partial(train.Schedule, aux_steps=5))
     save, words = run.networks.save, ["codec", "--out", str(tmp_path / "mine.safetensors"), "--device", "cpu"]
     words += ["--train-images", "2", "--size", "64", "--patch", "64", "--steps", "2", "--batch", "1"]
 

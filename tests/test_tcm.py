@@ -176,7 +176,7 @@ def test_bits_from_likelihoods_are_those_of_the_strings_on_kodak(real_data, monk
     codec = zoo.load("tcm-tiny", weights=None)
     corners = [(int(r * 384), int(c * 384)) for r, c in torch.rand(40, 2)]  # 512 x 768 and upright ones alike
     items = [(photos[i % 2][:, y : y + 128, x : x + 128], torch.ones(1, 128, 128)) for i, (y, x) in enumerate(corners)]
-    plan = train.Schedule(steps=20, batch=2, lr=1e-3, warmup=2, aux_steps=800)
+    plan = train.Schedule(steps=20, batch=2, lr=1e-3, warmup=2)
     train.fit(codec, items, Objective(MSE(), 0.05), plan, device="cpu", progress=False)
     codec.eval().update(force=True)
 
@@ -214,7 +214,7 @@ def test_checkpointing_and_bfloat16_train_alike(tiny):
 def test_a_training_step_in_bfloat16_lowers_the_loss():
     model = TCM(config=(1,) * 6, N=32, M=64, num_slices=2, width=16)
     items = [(torch.full((3, 64, 64), 0.25), torch.ones(1, 64, 64))] * 24
-    plan = train.Schedule(steps=12, batch=2, lr=1e-3, warmup=1, aux_steps=1)
+    plan = train.Schedule(steps=12, batch=2, lr=1e-3, warmup=1)
     curve = train.fit(model, items, Objective(MSE(), 0.01), plan, device="cpu", precision="bf16-mixed", progress=False)
     assert curve[-1]["loss"] < 0.7 * curve[0]["loss"]
 

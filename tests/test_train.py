@@ -33,7 +33,7 @@ class Noise(Dataset):
 
 
 def fit(model: nn.Module, steps: int, folder=None, data: Noise | None = None, **changes) -> list[dict[str, float]]:
-    plan = train.Schedule(steps=steps, batch=2, lr=1e-3, warmup=2, save_every=2, aux_steps=5)
+    plan = train.Schedule(steps=steps, batch=2, lr=1e-3, warmup=2, save_every=2)
     settings = {"seed": 1, "device": "cpu", "progress": False} | changes
     return train.fit(model, data or Noise(2 * steps), Objective(MSE(), 0.01), plan, folder=folder, **settings)
 

@@ -385,7 +385,7 @@ class Chapter:
         """The study's codec, trained from random weights for a few steps, and the points of its curve, see `live.fit`."""
         torch.manual_seed(seed)
         fresh = zoo.load(self.study.codec, weights=None)
-        schedule = train.Schedule(steps=steps, batch=2, lr=2e-3, warmup=20, aux_steps=200)
+        schedule = train.Schedule(steps=steps, batch=2, lr=2e-3, warmup=20)
         return live.fit(fresh, crops, held, objective, schedule, seed=seed, device=self.device, title=title)
 
 
