@@ -187,7 +187,7 @@ def evaluate(
     results: dict[str, list] = {n: [] for n, d in detectors.items() if hasattr(d, "detect") or hasattr(d, "panoptic")}
     outlining: set[str] = set()
     tallies: dict[str, list] = {n: [] for n, d in detectors.items() if dataset.panoptic and hasattr(d, "panoptic")}
-    maps: dict[str, list] = {name: [] for name, detector in detectors.items() if hasattr(detector, "semantic")}
+    maps: dict[str, list] = {name: [] for name, detector in detectors.items() if hasattr(detector, "classes")}
     outlined = np.array(["outlines" not in dataset.lacks(i) for i in dataset.ids])  # (n,)
     pictures = coded(codec, dataset, encode, bits)
     hidden = None if progress else True

@@ -236,6 +236,12 @@ def test_an_evaluation_states_panoptic_quality_and_its_replicates(scenes):
     assert evaluate.evaluate(Jpeg(20), scenes, judge, {}, progress=False)[0]["pq"]["truthful"] == 0
 
 
+def test_the_shipped_panoptic_deeplab_judges_panoptic_maps_and_no_classes(scenes):
+    judge = {"judge": models.load("panoptic-deeplab-scenes")}  # its network has a part called semantic
+    result, _ = evaluate.evaluate(Png(), scenes, judge, {}, progress=False)
+    assert 0 < result["pq"]["judge"] < 1 and "miou" not in result
+
+
 def test_a_picture_without_a_panoptic_map_is_named(scenes, tmp_path):
     with pytest.raises(formats.DataError, match=r"panoptic.json has no panoptic map of image 77"):
         scenes.panoptic[77]
