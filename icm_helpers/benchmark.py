@@ -28,6 +28,7 @@ def ratios() -> pd.DataFrame:
             "ratio": f"{row['ratio']:.2f} [{row['least']:.2f}, {row['most']:.2f}]",
             "as run": f"{row['as_run']:.2f}",
             "theirs [s]": f"{row['theirs']:.3g}",
+            "of the peak": f"{row['of_peak']:.0%}" if row["of_peak"] else "",
         }
         for row in told["rows"]
     ]

@@ -15,6 +15,7 @@ from statistics import median
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from icm_helpers import files, train
 from icm_helpers.ledger import results
@@ -24,16 +25,26 @@ GROWTH: list[dict[str, object]] = []
 STARTS: list[dict[str, object]] = []
 
 
+@pytest.fixture(scope="session")
+def peak() -> float:
+    """Operations a second of a large matrix product in float32, the best of five: what the machine can do at most."""
+    a, b = torch.rand(2, 2048, 2048)
+    return 2 * 2048**3 / min(_seconds(lambda: a @ b, train.keep_freed_memory) for _ in range(5))
+
+
 @pytest.fixture
-def versus(request: pytest.FixtureRequest) -> Callable[..., float]:
+def versus(request: pytest.FixtureRequest, peak: float) -> Callable[..., float]:
     """`versus(ours, theirs, rounds, against)`: the median of our seconds over theirs, and a row of the table.
 
     A round times three: ours and theirs where freed memory is kept, as in every training and grid of the book; and theirs by the
-    C library's defaults, where much of the time goes into clearing fresh pages. The last gives `as_run`.
+    C library's defaults, where much of the time goes into clearing fresh pages. The last gives `as_run`. `of_peak` is the share
+    of the machine's arithmetic that ours uses: products of matrices, convolutions and attention, as far as this thread does them.
     """
 
     def measured(ours: Callable[[], object], theirs: Callable[[], object], rounds: int, against: str) -> float:
-        theirs(), ours()  # what only a first time costs
+        theirs()  # what only a first time costs
+        with FlopCounterMode(display=False) as operations:
+            ours()
         times = [
             (
                 _seconds(ours, train.keep_freed_memory),
@@ -46,9 +57,11 @@ def versus(request: pytest.FixtureRequest) -> Callable[..., float]:
         row = {"what": request.node.name.removeprefix("test_"), "against": against, "rounds": rounds}
         row |= {"ratio": median(kept), "least": kept[0], "most": kept[-1], "as_run": median(as_run)}
         row |= {"seconds": median(t[0] for t in times), "theirs": median(t[1] for t in times)}
+        row["of_peak"] = operations.get_total_flops() / row["seconds"] / peak
         ROWS.append(row)
         print(
-            f"\n{row['what']}: {row['ratio']:.2f} [{kept[0]:.2f}, {kept[-1]:.2f}], as run {row['as_run']:.2f}, of {against}"
+            f"\n{row['what']}: {row['ratio']:.2f} [{kept[0]:.2f}, {kept[-1]:.2f}], as run {row['as_run']:.2f}, of {against}; "
+            f"{row['of_peak']:.2f} of the peak"
         )
         return row["as_run"]
 

@@ -1,9 +1,8 @@
-"""How fast NeRV trains and decodes, against a plain version and the authors' code, and how much of the machine that uses."""
+"""How fast NeRV trains and decodes, against a plain version and the authors' code."""
 
 from __future__ import annotations
 
 import copy
-import time
 
 import authors
 import pytest
@@ -29,27 +28,6 @@ def video(network: nerv.NeRV) -> torch.Tensor:
 def network(request) -> nerv.NeRV:
     torch.manual_seed(0)
     return nerv.sized(request.param, lambda: 240)
-
-
-def operations(network: nerv.NeRV) -> int:
-    """Multiply-accumulates of a frame: each weight of a layer works once for each place that the layer puts something out at."""
-    height, width, _ = network.fc_hw_dim
-    total = sum(layer.weight.numel() for layer in (network.stem[0], network.stem[2]))
-    for stride, block in zip(network.strides, network.layers, strict=True):
-        total += block["conv"]["conv"].weight.numel() * height * width
-        height, width = height * stride, width * stride
-    return total + network.head_layers[-1].weight.numel() * height * width
-
-
-def peak() -> float:
-    """Multiply-accumulates a second of a large matrix product in float32, the best of five."""
-    a, b = torch.rand(2, 2048, 2048)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - start)
-    return 2048**3 / min(times)
 
 
 @pytest.fixture(params=["plain", "authors"])
@@ -89,19 +67,10 @@ def test_decoding(versus, network, other):
     """From bytes to frames, as many as a short video has; the other one has its weights already, and draws frame by frame."""
     frames = video(network).repeat(4, 1, 1, 1)
     data = nerv.encode_video(frames, network)
-    seconds = []
-
-    def ours() -> None:
-        begun = time.perf_counter()
-        nerv.decode_video(data)
-        seconds.append(time.perf_counter() - begun)
 
     def theirs() -> None:
         with torch.no_grad():
             for k in range(len(frames)):
                 other(torch.tensor([k / len(frames)]))
 
-    found = versus(ours, theirs, 3, other.label)
-    reached = operations(network) * len(frames) / min(seconds) / peak()
-    print(f"{reached:.2f} of the peak, {len(frames) / min(seconds):.2f} frames a second")
-    assert found < 0.95 or reached > 0.8  # near the peak, as at 720p, nobody can be faster
+    assert versus(lambda: nerv.decode_video(data), theirs, 3, other.label) < 1
