@@ -17,7 +17,7 @@ from icm_helpers.objectives import MSE, Distill
 from icm_helpers.tasks import models
 
 CHAPTERS = [chapters.named(name) for name in chapters.NAMES]
-EVERY = [(c.name, p, s) for c in CHAPTERS for p, studies in c.presets.items() for s in studies if not s.growing]
+EVERY = [(c.name, p, s) for c in CHAPTERS for p, studies in c.presets.items() for s in studies]
 ALL = [entry for entry in EVERY if isinstance(entry[2], Study)]  # those of pictures
 each_study = pytest.mark.parametrize("study", [s for *_, s in ALL], ids=["-".join((c, p, s.name)) for c, p, s in ALL])
 

@@ -243,6 +243,5 @@ ADVICE = (
 CHAPTER = Chapter(
     NAME, "Compare", CLAIMS, {
         "smoke": (SMOKE, SMOKE_ROI),
-        "book": tuple(replace(study, growing=True) for study in (MAIN, PHOTOS, STRANGE)),
-        "pending": (MAIN, PHOTOS, STRANGE),
+        "book": (MAIN, PHOTOS, STRANGE),
         "paper": (PAPER,)}, IN_SHORT, GAPS)

@@ -84,11 +84,10 @@ class Chapter:
     awaiting: tuple[Claim, ...] = ()
 
     def studies(self, preset: str = "book") -> tuple[Study | VideoStudy, ...]:
-        """The studies of a preset, of which `rehearsal` follows from `paper`, without those that grow and have no run yet; a
-        ValueError if there is none of this name."""
+        """The studies of a preset, of which `rehearsal` follows from `paper`; a ValueError if there is none of this name."""
         if preset == "rehearsal":
             return tuple(map(rehearsed, self.presets["paper"]))
         if preset not in self.presets:
             known = [*self.presets, "rehearsal"]
             raise ValueError(f"a preset of {self.name} is one of {', '.join(known)}, not {preset!r}")
-        return tuple(study for study in self.presets[preset] if not study.growing or study.recipes())
+        return self.presets[preset]

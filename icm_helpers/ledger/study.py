@@ -51,7 +51,7 @@ class _Runs:
     def recipes(self) -> list[Recipe]:
         """Every run: trained codecs, where they spend their bits, what they give away, refined latents, classical codecs,
         uncompressed pictures, and the runs beside."""
-        return [r for r in self._recipes if not self.growing or r.path.exists()]
+        return list(self._recipes)
 
     def settings(self) -> dict[str, Any]:
         """What decides it, for a reader: one entry a field, parts unpacked, without what is empty."""
@@ -81,7 +81,6 @@ class Study(_Runs):
     beside: tuple[Recipe, ...] = ()  # runs of other studies that belong to this one: rivals, and what was trained again
     role: str = "main"
     ledger: bool = True  # False: measured on the spot and written nowhere
-    growing: bool = False  # runs that the ledger lacks do not belong to it yet
 
     @property
     def data(self) -> str:
@@ -161,7 +160,6 @@ class VideoStudy(_Runs):
     role: str = "main"
     ledger: bool = True  # False: measured on the spot and written nowhere
     beside: ClassVar[tuple[Recipe, ...]] = ()
-    growing: ClassVar[bool] = False
 
     @cached_property
     def _recipes(self) -> tuple[Recipe, ...]:
@@ -207,7 +205,7 @@ def _settings(part: Any) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for f in fields(part):
         value = getattr(part, f.name)
-        if f.name in ("chapter", "name", "role", "ledger", "growing", "beside"):
+        if f.name in ("chapter", "name", "role", "ledger", "beside"):
             continue
         if f.name == "losses":
             scaled = not isinstance(part, VideoStudy)  # a video's losses come without scales
