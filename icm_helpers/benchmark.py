@@ -1,15 +1,13 @@
-"""What `make bench OFFICIAL=folder` measured, in `data/bench.json`: our time over that of others, how it grows, and starts."""
+"""What `make bench OFFICIAL=folder` measured, in `data/bench.json`: our time over that of others, and what starts cost."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure
 
-from icm_helpers import files, plots
+from icm_helpers import files
 
 
 def read() -> dict[str, Any]:
@@ -34,29 +32,6 @@ def ratios() -> pd.DataFrame:
     ]
     measured = f"float32 on {told['threads']} threads of a CPU, {told['provenance']['date']}"
     return pd.DataFrame(table).set_index("what").rename_axis(measured)
-
-
-def growth() -> Figure:
-    """Seconds and memory against pictures, megapixels and masks, on logarithmic axes; grey lines are linear."""
-    rows = read()["growth"]
-    units = list(dict.fromkeys(row["unit"] for row in rows))
-    figure, axes = plt.subplots(2, len(units), figsize=(3.6 * len(units), 6), sharex="col", layout="constrained")
-    for column, unit in zip(axes.T, units, strict=True):
-        drawn = [row for row in rows if row["unit"] == unit]
-        for (colour, marker), row in zip(plots.LOOKS, drawn, strict=False):
-            for ax, measured in zip(column, ("seconds", "megabytes"), strict=True):
-                values = [max(v, 1e-4 if measured == "seconds" else 1) for v in row[measured]]
-                ax.loglog(row["sizes"], values, color=colour, marker=marker, label=row["what"].replace("_", " "))
-        for ax in column:
-            ax.grid(alpha=0.3)
-        first = drawn[0]
-        ends = [first["sizes"][0], first["sizes"][-1]]
-        column[0].plot(ends, [first["seconds"][-1] * n / ends[1] for n in ends], ":", color=plots.INK, label="linear")
-        column[0].legend(fontsize=8)
-        column[1].set_xlabel(unit)
-    axes[0, 0].set_ylabel("seconds")
-    axes[1, 0].set_ylabel("peak memory added [MB]")
-    return figure
 
 
 def starts() -> pd.DataFrame:
