@@ -10,7 +10,6 @@ from icm_helpers import chapters, files, run
 from icm_helpers.chapters.object_region_mse import SCENES
 from icm_helpers.chapters.objectness_distillation import ABLATIONS, DISTILL_HIGH_LR, DISTILL_SCENES
 from icm_helpers.codecs import nerv
-from icm_helpers.ledger import recipe as recipes
 from icm_helpers.ledger.recipe import UNTRAINED, Accuracy, Recipe, flat
 from icm_helpers.ledger.study import Study, VideoStudy
 from icm_helpers.objectives import MSE, Distill
@@ -162,14 +161,6 @@ def test_a_shipped_or_real_model_is_the_file_that_its_fingerprint_says(real_data
     assert {"mask-rcnn-small", "yolov5n", "yolox-nano"} <= {name.partition("@")[0] for name in present}
     for name, path in present.items():
         assert name.partition("@")[2] == files.fingerprint(path)
-
-
-def test_a_study_that_grows_holds_just_what_the_ledger_has(monkeypatch, tmp_path):
-    chapter = chapters.named("compare")
-    main, whole = chapter.studies()[0], chapter.studies("pending")[0]
-    assert main.recipes() == [recipe for recipe in whole.recipes() if recipe.path.exists()] != []
-    monkeypatch.setattr(recipes, "LEDGER", tmp_path)
-    assert chapter.studies() == () and len(chapter.studies("pending")) == 3
 
 
 def test_a_wrong_name_is_an_error_that_lists_what_there_is():
