@@ -324,10 +324,9 @@ def coded(
         data = (encode(codec, sample) for sample in sources())
     else:
         data = container.encode_many(codec, (sample.image for sample in sources()), bits=bits)
+    # For who looks at them meanwhile: of two threads on one processor, each waits for the other.
     threads = torch.get_num_threads()
-    torch.set_num_threads(
-        max(1, threads - container.WORKERS)
-    )  # for who looks at them: two on one processor wait for each other
+    torch.set_num_threads(max(1, threads - container.WORKERS))
     try:
         for x_hat in container.decode_many(codec, kept(data)):
             yield samples.popleft(), stored.popleft(), x_hat.cpu()

@@ -8,6 +8,7 @@ from icm_helpers.chapters import object_region_mse as base
 from icm_helpers.chapters.object_region_mse import COCO_MINI, SCENES, beside, judges
 from icm_helpers.ledger.chapter import Change, Chapter, Claim, Short
 from icm_helpers.ledger.recipe import Accuracy, Recipe
+from icm_helpers.ledger.rehearsed import quicker
 from icm_helpers.ledger.study import Scaled, Study, runs_of
 from icm_helpers.objectives import MSE, SAICM, ObjectRegion, TrueEdges
 from icm_helpers.tasks.models import fingerprinted
@@ -117,8 +118,7 @@ GAPS = (
 # A quarter of the points: most of the time of a page in preset smoke would go into masks.
 SA_SMOKE = replace(
     base.SMOKE, chapter=NAME, losses=(
-        *((replace(loss, points=8) if hasattr(loss, "points") else loss, scale) for loss, scale in SA_SCENES.losses),
-        (TrueEdges(), 8.0)),
+        *((quicker(loss), scale) for loss, scale in SA_SCENES.losses), (TrueEdges(), 8.0)),
     measured=Accuracy(SCENES.measured.detectors[:1]), anchors=(("jpeg", (20, 60)),))
 
 _STATED = "on 2026-11-21 (7253a40), before any run"

