@@ -136,7 +136,8 @@ def execute_stale(root: Path, preset: str, only: str | None = None, jobs: int | 
 
     def run(name: str) -> None:
         try:
-            nb = notebooks.execute(names[name], executed[name], {"preset": preset}, cwd=root, progress=jobs == 1)
+            how = {"cwd": root, "progress": jobs == 1, "forked": len(stale) > 1}
+            nb = notebooks.execute(names[name], executed[name], {"preset": preset}, **how)
         except notebooks.ChapterError as error:
             failed = build / "failed" / f"{name}.ipynb"
             failed.parent.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,16 @@
-"""What `make bench OFFICIAL=folder` measured, in `data/bench.json`: our time over that of others, and what starts cost."""
+"""What `make bench OFFICIAL=folder` measured, in `data/bench.json`: our time over that of others, how it grows, and starts."""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
 
-from icm_helpers import files
+from icm_helpers import files, plots
 
 
 def read() -> dict[str, Any]:
@@ -21,7 +24,7 @@ def ratios() -> pd.DataFrame:
     table = [
         {
             "what": row["what"].partition("[")[0].replace("_", " "),
-            "case": row["what"].partition("[")[2].rstrip("]"),
+            "case": re.sub(r"-?(plain|authors)-?", "", row["what"].partition("[")[2].rstrip("]")),
             "against": row["against"],
             "ratio": f"{row['ratio']:.2f} [{row['least']:.2f}, {row['most']:.2f}]",
             "as run": f"{row['as_run']:.2f}",
@@ -32,6 +35,37 @@ def ratios() -> pd.DataFrame:
     ]
     measured = f"float32 on {told['threads']} threads of a CPU, {told['provenance']['date']}"
     return pd.DataFrame(table).set_index("what").rename_axis(measured)
+
+
+def growth() -> Figure:
+    """Seconds and memory against pictures, megapixels and masks, on logarithmic axes; grey lines are linear."""
+    rows = read()["growth"]
+    units = list(dict.fromkeys(row["unit"] for row in rows))
+    figure, axes = plt.subplots(
+        2, len(units), figsize=(3.6 * len(units), 6), sharex="col", sharey="row", layout="constrained"
+    )
+    for column, unit in zip(axes.T, units, strict=True):
+        drawn = [row for row in rows if row["unit"] == unit]
+        for (colour, marker), row in zip(plots.LOOKS, drawn, strict=False):
+            for ax, measured in zip(column, ("seconds", "megabytes"), strict=True):
+                values = [max(v, 1e-4 if measured == "seconds" else 1) for v in row[measured]]
+                ax.loglog(row["sizes"], values, color=colour, marker=marker, label=row["what"].replace("_", " "))
+        for ax in column:
+            ax.grid(alpha=0.3)
+        first = drawn[0]
+        ends = [first["sizes"][0], first["sizes"][-1]]
+        column[0].plot(ends, [first["seconds"][-1] * n / ends[1] for n in ends], ":", color=plots.INK, label="linear")
+        column[0].legend(fontsize=8)
+        column[1].set_xlabel(unit)
+    axes[0, 0].set_ylabel("seconds")
+    axes[1, 0].set_ylabel("peak memory added [MB]")
+    return figure
+
+
+def shares() -> pd.DataFrame:
+    """Where the seconds of LIC-TCM go."""
+    rows = [{k: v if k in ("what", "seconds") else f"{v:.0%}" for k, v in row.items()} for row in read()["shares"]]
+    return pd.DataFrame(rows).set_index("what").rename_axis("LIC-TCM, 256 x 384").round(2)
 
 
 def starts() -> pd.DataFrame:

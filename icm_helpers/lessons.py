@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
 
 import bjontegaard
 import numpy as np
@@ -21,7 +20,7 @@ from icm_helpers.bd import Curve
 from icm_helpers.codecs import container
 from icm_helpers.data import scenes
 from icm_helpers.data.crops import Crops
-from icm_helpers.ledger import queries
+from icm_helpers.ledger import live, queries
 
 
 def drawn(number: int, size: int) -> tuple[list[scenes.Scene], list[Tensor], int]:
@@ -45,10 +44,10 @@ def watch(
         x: the picture, (1, 3, H, W), where the codec will be.
 
     Returns:
-        the training curve, and by step the decoded picture and its bits per pixel, by likelihoods: at the beginning, after a sixth,
-        a half, and all of the steps.
+        the curve on that picture, with the same noise at each point, and by step the decoded picture and its bits per pixel, by
+        likelihoods: at the beginning, after a sixth, a half, and all of the steps.
     """
-    moments, step_of = {}, count()
+    moments = {}
 
     def look() -> tuple[Tensor, float]:
         codec.eval()
@@ -58,15 +57,20 @@ def watch(
         return seen["x_hat"][0].clamp(0, 1).cpu(), losses.rate(seen["likelihoods"], x[0, 0].numel()).item()
 
     def objective(model: nn.Module, batch: tuple) -> dict[str, Tensor]:
-        step = next(step_of)
-        if step in (0, schedule.steps // 6, schedule.steps // 2):
-            moments[step] = look()
         return losses.rate_distortion(model(batch[0]), batch[0], lmbda)
 
-    curve = train.fit(codec, crops, objective, schedule, seed=seed, device=device, describe="from random weights")
+    watched = live.Watched(objective, [(x,)], max(1, schedule.steps // 40))
+
+    def step(model: nn.Module, batch: tuple) -> dict[str, Tensor]:
+        if watched.calls in (0, schedule.steps // 6, schedule.steps // 2):
+            moments[watched.calls] = look()
+        return watched(model, batch)
+
+    train.fit(codec, crops, step, schedule, seed=seed, device=device, describe="from random weights")
     moments[schedule.steps] = look()
+    watched.note(codec)
     codec.eval()
-    return curve, moments
+    return watched.points(), moments
 
 
 def told(moments: dict[int, tuple[Tensor, float]], x: Tensor) -> tuple[list[Tensor], list[str]]:

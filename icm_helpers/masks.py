@@ -117,11 +117,15 @@ def segmentation_map(found: MaskSet, order: str = "largest-first") -> np.ndarray
     labels = np.zeros(found.size, np.int32)
     if not len(found):
         return labels
-    areas = rle.area(found.rles()).astype(np.int64)
+    rles = found.rles()
+    areas = rle.area(rles).astype(np.int64)
     key = {"largest-first": -areas, "smallest-first": areas, "surest-last": found.predicted_iou}[order]
-    decoded = found.decode()
+    boxes = rle.toBbox(rles).astype(int)
+    # One at a time: a thousand masks of a large picture are gigabytes.
     for label, i in enumerate(np.argsort(key, kind="stable"), start=1):
-        labels[decoded[i]] = label
+        left, top, width, height = boxes[i]
+        box = slice(top, top + height), slice(left, left + width)
+        labels[box][rle.decode(rles[i])[box] > 0] = label
     return labels
 
 
@@ -146,9 +150,9 @@ def _greys(labels: np.ndarray) -> np.ndarray:
     n = int(labels.max()) + 1
     touching = np.zeros((n, n), bool)
     for here, there in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])):
-        touching[here, there] = True
+        differ = here != there
+        touching[here[differ], there[differ]] = True
     touching |= touching.T
-    np.fill_diagonal(touching, False)
     greys = np.full(n, np.nan)
     for i in np.argsort(-np.bincount(labels.ravel(), minlength=n), kind="stable"):
         near = greys[touching[i]]

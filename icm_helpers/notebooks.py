@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import ast
 import builtins
+import multiprocessing
 import os
 import sys
+import threading
 import types
 import typing
 from collections.abc import Mapping
@@ -23,14 +25,24 @@ import jupytext
 import nbformat
 import papermill
 import yaml
+from ipykernel import kernelapp
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.provisioning import LocalProvisioner
 from jupytext.myst import MystMetadataParsingError
 from nbformat import NotebookNode
 from papermill.models import Parameter
 
 from icm_helpers import files
+
+PRELOADED = [
+    "icm_helpers.notebooks",
+    "icm_helpers.cli",
+    "icm_helpers.ledger.report",
+    "icm_helpers.run",
+    "icm_helpers.lessons",
+]
 
 
 class ChapterError(RuntimeError):
@@ -47,6 +59,60 @@ class _Kernel(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         return KernelSpec(**get_kernel_dict())
+
+
+class _ForkedKernel(_Kernel):
+    """The same, of a process that has imported what chapters use before the kernel starts."""
+
+    def __init__(self, **kwargs: typing.Any):
+        super().__init__(**kwargs)
+        self.provisioner = _Forked(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
+
+
+class _Forked(LocalProvisioner):
+    """Starts a kernel by forking a server, which imports once what takes each kernel ten seconds and more."""
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: typing.Any) -> dict[str, typing.Any]:
+        server = multiprocessing.get_context("forkserver")
+        server.set_forkserver_preload(PRELOADED)
+        kernel = server.Process(target=_serve, args=(cmd[3:], kwargs.get("cwd"), kwargs["env"]))
+        kernel.start()
+        self.process, self.pid, self.cwd = _Process(kernel), kernel.pid, kwargs.get("cwd") or Path.cwd()
+        return self.connection_info
+
+
+class _Process:
+    """A forked process, with what a provisioner asks of a `subprocess.Popen`."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, forked: multiprocessing.process.BaseProcess):
+        self.kill, self.terminate, self._forked = forked.kill, forked.terminate, forked
+
+    def poll(self) -> int | None:
+        return self._forked.exitcode
+
+    def wait(self) -> int | None:
+        self._forked.join()
+        return self._forked.exitcode
+
+    def send_signal(self, signum: int) -> None:
+        os.kill(self._forked.pid, signum)
+
+
+def _serve(arguments: list[str], cwd: Path | None, env: Mapping[str, str]) -> None:
+    os.setsid()  # Ctrl-C is for who reads its cells
+    os.environ.clear()
+    os.environ.update(env)
+    if cwd:
+        os.chdir(cwd)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    kernelapp.launch_new_instance(argv=[*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()  # killed, or it would have shut the kernel down
+    os._exit(1)
 
 
 def is_chapter(path: Path) -> bool:
@@ -163,12 +229,19 @@ def _with_values(nb: NotebookNode, given: Mapping[str, object]) -> NotebookNode:
 
 
 def execute(
-    path: Path, output: Path, given: Mapping[str, object] | None = None, cwd: Path | None = None, progress: bool = True
+    path: Path,
+    output: Path,
+    given: Mapping[str, object] | None = None,
+    cwd: Path | None = None,
+    progress: bool = True,
+    forked: bool = False,
 ) -> NotebookNode:
     """Execute a chapter with papermill into an ``.ipynb``, which appears only once every cell has run.
 
     `given` are values for the parameters cell, which :func:`check` checks; `cwd` is the working directory of the kernel; `progress`
-    shows a bar, a step a cell. ChapterError where a cell failed; OSError, before any runs, where `output` cannot be written.
+    shows a bar, a step a cell. `forked`, for one of many chapters, starts its kernel by fork, which takes Linux and a program that
+    can be imported (``if __name__ == "__main__"``). ChapterError where a cell failed; OSError, before any runs, where `output`
+    cannot be written.
     """
     nb, given = read(path), dict(given or {})
     try:
@@ -181,7 +254,11 @@ def execute(
     try:
         # It logs errors only: its warnings would break the bar.
         how = {"kernel_name": "python3", "extra_arguments": ["--IPKernelApp.log_level=40"]}
-        how |= {"kernel_manager_class": _Kernel, "cwd": cwd, "progress_bar": progress}
+        how |= {
+            "kernel_manager_class": _ForkedKernel if forked and sys.platform == "linux" else _Kernel,
+            "cwd": cwd,
+            "progress_bar": progress,
+        }
         nb = papermill.execute_notebook(_with_values(nb, given), partial, **how)
     except papermill.PapermillExecutionError as error:
         lines = "\n".join(error.traceback)[-3000:]

@@ -9,6 +9,8 @@ import hypothesis
 import pytest
 import torch
 
+from icm_helpers import notebooks
+
 ROOT = Path(__file__).resolve().parent.parent
 for _name, _examples in (("default", 300), ("long", 10_000)):
     _calm = [hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow]
@@ -27,7 +29,7 @@ def elsewhere() -> ForkServerContext:
     """Starts processes that share nothing with this one, from one that has imported the package, which takes seconds, and done
     nothing else."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["icm_helpers.run", "icm_helpers.cli", "icm_helpers.notebooks"])
+    context.set_forkserver_preload(notebooks.PRELOADED)  # as chapters' kernels do, which use the same
     return context
 
 

