@@ -254,11 +254,8 @@ def execute(
     try:
         # It logs errors only: its warnings would break the bar.
         how = {"kernel_name": "python3", "extra_arguments": ["--IPKernelApp.log_level=40"]}
-        how |= {
-            "kernel_manager_class": _ForkedKernel if forked and sys.platform == "linux" else _Kernel,
-            "cwd": cwd,
-            "progress_bar": progress,
-        }
+        kernel = _ForkedKernel if forked and sys.platform == "linux" else _Kernel
+        how |= {"kernel_manager_class": kernel, "cwd": cwd, "progress_bar": progress}
         nb = papermill.execute_notebook(_with_values(nb, given), partial, **how)
     except papermill.PapermillExecutionError as error:
         lines = "\n".join(error.traceback)[-3000:]
