@@ -263,6 +263,9 @@ def render(root: Path, source: Path) -> Path:
     shutil.copyfile(
         resources.files("plotly") / "package_data" / "plotly.min.js", index.parent / "_static" / "plotly.min.js"
     )
+    for bundle in (index.parent / "_static" / "mathjax").glob("*.js"):  # 18 MB of which pages load one
+        if bundle.name != "tex-mml-chtml.js":
+            bundle.unlink()
     for page in (build / "html" / "_sources").rglob("*.ipynb"):  # what a page offers to download has no solutions
         nbformat.write(editions.student(nbformat.read(page, as_version=4)), page)
     stamp.write_text(key)

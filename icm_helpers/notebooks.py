@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import jupytext
+import matplotlib
 import nbformat
 import papermill
 import yaml
@@ -106,6 +107,7 @@ def _serve(arguments: list[str], cwd: Path | None, env: Mapping[str, str]) -> No
     os.environ.update(env)
     if cwd:
         os.chdir(cwd)
+    matplotlib.rcParams["backend"] = "module://matplotlib_inline.backend_inline"  # as if this kernel had imported it
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     kernelapp.launch_new_instance(argv=[*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
 

@@ -6,6 +6,7 @@ Much of what the others lose is fresh memory, which the system clears page by pa
 
 from __future__ import annotations
 
+import copy
 import time
 
 import authors
@@ -151,6 +152,21 @@ def test_a_distillation_step_costs_little_more_than_codec_and_teacher(versus, lo
         sum(f.square().sum() for f in teacher.features(decoded).values()).backward()
 
     assert versus(step, parts, 30, "its parts") < 1.15
+
+
+TRIED = {
+    "channels last": lambda model: model.to(memory_format=torch.channels_last),
+    "inductor": lambda model: torch.compile(model),
+}
+
+
+@pytest.mark.parametrize("change", TRIED)
+def test_analysis_tried_with(versus, codec, change):
+    """What could make the analysis transform, most of `compress`, faster than it is; none is in use."""
+    x, changed = picture()[None], TRIED[change](copy.deepcopy(codec.g_a))
+    with torch.inference_mode():
+        torch.testing.assert_close(changed(x), codec.g_a(x), atol=1e-3, rtol=0)
+        assert versus(lambda: changed(x), lambda: codec.g_a(x), 10, "as it is") > 0.5
 
 
 KINDS = {
