@@ -263,8 +263,8 @@ def render(root: Path, source: Path) -> Path:
     shutil.copyfile(
         resources.files("plotly") / "package_data" / "plotly.min.js", index.parent / "_static" / "plotly.min.js"
     )
-    for bundle in (index.parent / "_static" / "mathjax").glob("*.js"):  # 18 MB of which pages load one
-        if bundle.name != "tex-mml-chtml.js":
+    for bundle in (index.parent / "_static" / "mathjax").glob("*.js"):  # of 18 MB, pages load one
+        if bundle.name != "tex-chtml.js":
             bundle.unlink()
     for page in (build / "html" / "_sources").rglob("*.ipynb"):  # what a page offers to download has no solutions
         nbformat.write(editions.student(nbformat.read(page, as_version=4)), page)
