@@ -58,7 +58,9 @@ FEATURES_TUNED = replace(
 PAPERS = (
     *(r for r in runs_of(sa_icm.SA_SCENES, *sa_icm.SA_SEEDS) if r.kind in ("trained", "classical") and r.method != "hevc"),
     *(r for r in object_region_mse.MAIN.recipes() if r.loss and r.loss.name == "task"),
-    *(r for r in objectness_distillation.DISTILL_SCENES.recipes() if r.kind == "trained" and "distill" in r.method))
+    *(
+        r for r in runs_of(objectness_distillation.DISTILL_SCENES, *objectness_distillation.DISTILL_SEEDS)
+        if r.kind == "trained" and "distill" in r.method))
 MAIN = replace(FEATURES, name="scenes", beside=(*runs_of(LEARNED, *SEEDS, FEATURES_TUNED), *BOUND, *PAPERS))
 
 # Photographs: the standards alone; nothing is trained.
