@@ -32,6 +32,7 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+from PIL import Image
 
 from icm_helpers import editions, notebooks
 
@@ -263,13 +264,37 @@ def render(root: Path, source: Path) -> Path:
     shutil.copyfile(
         resources.files("plotly") / "package_data" / "plotly.min.js", index.parent / "_static" / "plotly.min.js"
     )
-    for bundle in (index.parent / "_static" / "mathjax").glob("*.js"):  # of 18 MB, pages load one
-        if bundle.name != "tex-chtml.js":
-            bundle.unlink()
+    lighten(index.parent, build / "webp")
     for page in (build / "html" / "_sources").rglob("*.ipynb"):  # what a page offers to download has no solutions
         nbformat.write(editions.student(nbformat.read(page, as_version=4)), page)
     stamp.write_text(key)
     return index
+
+
+def lighten(html: Path, cache: Path) -> None:
+    """Make a site lighter: pictures as lossless WebP, MathJax without what no page loads, spoken formulas in English alone.
+
+    Names of pictures are their contents': the folder `cache` keeps what was converted before.
+    """
+    cache.mkdir(exist_ok=True)
+
+    def convert(png: Path) -> None:
+        made = cache / f"{png.stem}.webp"
+        if not made.is_file():
+            Image.open(png).save(made.with_suffix(".partial"), "webp", lossless=True, method=2, quality=30)
+            os.replace(made.with_suffix(".partial"), made)
+        shutil.copyfile(made, png.with_suffix(".webp"))
+        png.unlink()
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(convert, (html / "_images").glob("*.png")))
+    for page in html.rglob("*.html"):
+        page.write_text(re.sub(r"(_images/[0-9a-f]{64})\.png", r"\1.webp", page.read_text()))
+    mathjax = html / "_static" / "mathjax"
+    kept = {"tex-chtml.js", "base.json", "en.json"}
+    for file in (*mathjax.glob("*.js"), *mathjax.rglob("mathmaps/*.json")):
+        if file.name not in kept:
+            file.unlink()
 
 
 def main() -> None:
