@@ -195,7 +195,7 @@ IN_SHORT = Short(
     caveat="One small codec, and only 180 photographs to train on. At equal rate, PSNR inside objects changes by "
     "{object-region/2a none psnr_inside scenes} on scenes, and by {object-region/2a none psnr_inside coco-mini} on photographs.",
     advice={"for":
-        "If you can fine-tune the detector, do that first: it needs no new codec, and by itself it changes the bits by "
+        "If you can fine-tune the detector, do that first: it needs no new codec, and even with this loss it changes the bits by "
         "{object-region/1c yolov5n-scenes-finetuned box_ap}. If the detector must stay as it is, train with this loss, on "
         "thousands of pictures like yours."})
 

@@ -111,7 +111,7 @@ class Part:
     def __str__(self) -> str:
         if hasattr(self.study, "clips"):
             return f"{self.data}, {len(self.study.clips)} clips of {self.study.frames} frames"
-        return f"{self.data}: {self.study.pictures.images} evaluation pictures"
+        return f"{self.study.name}: {self.study.pictures.images} evaluation pictures"
 
     @property
     def data(self) -> str:
