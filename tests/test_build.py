@@ -43,7 +43,7 @@ def house(tmp_path: Path, build, monkeypatch) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
 
-    def execute(path, output, given, cwd, progress):
+    def execute(path, output, given, cwd, progress, forked):
         output.parent.mkdir(parents=True, exist_ok=True)
         if "1 / 0" in path.read_text():
             nbformat.write(notebooks.read(path), output.with_suffix(".partial.ipynb"))
