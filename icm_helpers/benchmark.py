@@ -34,7 +34,7 @@ def ratios() -> pd.DataFrame:
         for row in told["rows"]
     ]
     measured = f"float32 on {told['threads']} threads of a CPU, {told['provenance']['date']}"
-    return pd.DataFrame(table).set_index("what").rename_axis(measured)
+    return pd.DataFrame(table).set_index("what").rename_axis(index=None, columns=measured)
 
 
 def growth() -> Figure:
@@ -42,7 +42,7 @@ def growth() -> Figure:
     rows = read()["growth"]
     units = list(dict.fromkeys(row["unit"] for row in rows))
     figure, axes = plt.subplots(
-        2, len(units), figsize=(3.6 * len(units), 6), sharex="col", sharey="row", layout="constrained"
+        2, len(units), figsize=(2.4 * len(units), 5), sharex="col", sharey="row", layout="constrained"
     )
     for column, unit in zip(axes.T, units, strict=True):
         drawn = [row for row in rows if row["unit"] == unit]
@@ -65,7 +65,7 @@ def growth() -> Figure:
 def shares() -> pd.DataFrame:
     """Where the seconds of LIC-TCM go."""
     rows = [{k: v if k in ("what", "seconds") else f"{v:.0%}" for k, v in row.items()} for row in read()["shares"]]
-    return pd.DataFrame(rows).set_index("what").rename_axis("LIC-TCM, 256 x 384").round(2)
+    return pd.DataFrame(rows).set_index("what").rename_axis(index=None, columns="LIC-TCM, 256 x 384").round(2)
 
 
 def starts() -> pd.DataFrame:

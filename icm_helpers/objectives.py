@@ -437,7 +437,7 @@ class Omnipotent(Taught):
     them; here a picture is coded, the backbone is ready before and frozen, and recognition models stay as they are.
     """
 
-    name, label, colour, marker = "omnipotent", "omnipotent features", "#117733", "H"
+    name, label, colour, marker = "omnipotent", "omnipotent features", "#6b6100", "H"
     refinable, asks = True, "stages"
 
     def clean(self, x: Tensor, mask: Tensor, objects: Objects = None) -> Levels:

@@ -156,7 +156,7 @@ def between(ax: Axes, one: Points, other: Points, alpha: float) -> tuple[np.ndar
 def training_curve(curve: Sequence[Mapping[str, float]], title: str = "") -> Figure:
     """Loss, rate and distortion against the training step, one panel each."""
     names = [name for name in curve[0] if name != "step"]
-    units = {"loss": "loss", "bpp": "rate [bits per pixel]", "distortion": "distortion [squared 8-bit levels]"}
+    units = {"loss": "loss", "bpp": "rate [bits per pixel]", "distortion": "distortion\n[squared 8-bit levels]"}
     units["psnr"] = "PSNR [dB]"
     figure, axes = plt.subplots(1, len(names), figsize=(3.4 * len(names), 2.6), squeeze=False)
     steps = [point["step"] for point in curve]

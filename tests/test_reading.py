@@ -18,8 +18,6 @@ def test_a_papers_page_takes_25_minutes_and_has_its_appendix(page):
     row = measure.measure(page)
     assert row["words"] <= 2700 and row["minutes"] < 25.5 and row["tables"] <= 8
     appendix = page.with_name(f"{page.stem}_appendix.md")
-    if page.stem == "compare":  # whose settings stand in the papers' appendices
-        return
     assert appendix.is_file() and f"papers/{appendix.stem}\n" in (ROOT / "book/_toc.yml").read_text()
 
 

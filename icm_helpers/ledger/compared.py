@@ -165,6 +165,12 @@ def _ms_ssim(x: Tensor, x_hat: Tensor) -> float:
 # --- advice --------------------------------------------------------------------------------------------------------------
 
 
+def regions(part: report.Part) -> list[tuple[str, str]]:
+    """Each standard codec with the same codec told a region: by its encoder's detector, by true masks, or through a low pass."""
+    names = methods(part, "classical")
+    return [(n, n + end) for n in names for end in ("-roi", "-roi-truth", "-lowpass") if n + end in names]
+
+
 def advised(lines: Sequence[Advice]) -> Markdown:
     """Each line's question with the text that the verdict of its claim chooses, and that verdict."""
     found = verdicts.scoreboard({line.claim for line in lines})

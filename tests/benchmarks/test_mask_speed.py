@@ -17,7 +17,7 @@ from icm_helpers.tasks import sam
 ALPHAS = (0.98, 0.93, 0.48)
 
 
-def test_one_pass_for_all_alphas_against_a_pass_for_each(versus):
+def test_masks_for_all_alphas(versus):
     model, (sample,) = sam.load(), datasets.load("scenes", "val", limit=1)
 
     def one_pass() -> list[masks.MaskSet]:
@@ -32,7 +32,7 @@ def test_one_pass_for_all_alphas_against_a_pass_for_each(versus):
     assert versus(one_pass, a_pass_each, 4, "segment-anything 1.0, a pass an alpha") < 0.4
 
 
-def test_a_crop_with_edges_costs_the_loader_hardly_more_than_one_with_objects(versus, tmp_path):
+def test_loading_crops_with_edges(versus, tmp_path):
     """On photographs, read anew for each crop, as where a data set does not fit into memory; sixty masks a picture."""
     try:
         dataset = datasets.load("coco-mini", "train", limit=16)

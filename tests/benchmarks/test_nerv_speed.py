@@ -44,7 +44,7 @@ def operations(network: nerv.NeRV) -> int:
 @pytest.fixture(params=["plain", "authors"])
 def other(request: pytest.FixtureRequest, network: nerv.NeRV) -> nn.Module:
     model = PlainNeRV(network) if request.param == "plain" else authors.TheirNeRV(network)
-    model.label = "plain" if request.param == "plain" else authors.named("NeRV")
+    model.label = "plain NeRV" if request.param == "plain" else authors.named("NeRV")
     return model
 
 

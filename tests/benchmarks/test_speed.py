@@ -41,7 +41,7 @@ def other(request: pytest.FixtureRequest, codec: TCM) -> nn.Module:
         model.label = authors.named("LIC_TCM")
     else:
         model = PlainTCM(codec).eval()
-        model.label = "plain"
+        model.label = "plain LIC-TCM"
     return model
 
 
@@ -115,7 +115,7 @@ def test_code_six_pictures(versus, codec, other):
 
 
 @pytest.mark.parametrize("name", ["tcm", "mean-scale-small"])
-def test_coding_many_at_once_against_one_by_one(versus, codec, name):
+def test_coding_many_at_once(versus, codec, name):
     model = codec if name == "tcm" else zoo.load(name)
     pictures = [picture() for _ in range(6 if name == "tcm" else 48)]
 
@@ -130,7 +130,7 @@ def test_coding_many_at_once_against_one_by_one(versus, codec, name):
 
 
 @pytest.mark.parametrize("loss", [Distill, DistillBoxes, DistillObjectness])
-def test_a_distillation_step_costs_little_more_than_codec_and_teacher(versus, loss, tmp_path):
+def test_distillation_step(versus, loss, tmp_path):
     """Once the teacher remembers the original crops: the passes of a step are one of the codec and one of the teacher, and back."""
     codec, teacher = zoo.load().train(), SmallMaskRCNN.from_weights()
     x = (
