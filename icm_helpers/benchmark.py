@@ -72,5 +72,5 @@ def starts() -> pd.DataFrame:
     """Seconds of a new process that does this and ends."""
     rows = read()["starts"]
     return pd.DataFrame({"seconds": {row["what"]: f"{row['seconds']:.2f}" for row in rows}}).rename_axis(
-        "a new process"
+        columns="a new process"
     )

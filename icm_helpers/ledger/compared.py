@@ -171,6 +171,11 @@ def regions(part: report.Part) -> list[tuple[str, str]]:
     return [(n, n + end) for n in names for end in ("-roi", "-roi-truth", "-lowpass") if n + end in names]
 
 
+def against_mse(part: report.Part, metrics: Sequence[str], **how: Any) -> pd.DataFrame:
+    """Every method of a part against MSE, as :func:`report.deltas` has it."""
+    return report.deltas(part, [("mse", name) for name in methods(part)[1:]], metrics, **how)
+
+
 def advised(lines: Sequence[Advice]) -> Markdown:
     """Each line's question with the text that the verdict of its claim chooses, and that verdict."""
     found = verdicts.scoreboard({line.claim for line in lines})
