@@ -164,9 +164,7 @@ def training_curve(curve: Sequence[Mapping[str, float]], title: str = "") -> Fig
         ax.plot(steps, [point[name] for point in curve], color=METHODS["mse"][0])
         ax.set_xlabel("step")
         ax.set_ylabel(units.get(name, name))
-        if (
-            name == "loss" and curve[0][name] > 10 * curve[-1][name] > 0
-        ):  # what falls so far hides all but its beginning
+        if name in ("loss", "distortion") and curve[0][name] > 10 * curve[-1][name] > 0:  # the fall would hide the rest
             ax.set_yscale("log")
     figure.suptitle(title, color=INK)
     figure.tight_layout()
