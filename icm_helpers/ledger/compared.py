@@ -82,8 +82,8 @@ def _labels(loss: Any) -> str:
 def spends(part: report.Part) -> pd.DataFrame:
     """What a method's codec costs: the steps of one training, its weights, and the time for a crop of 256 x 256 pixels.
 
-    Time is processor time on one thread, of classical codecs at their middle setting, and without
-    the detector that tells an encoder where to look.
+    Time is processor time on one thread, of classical codecs at their middle setting, without the detector that tells an encoder
+    where to look; with it, encoding took so many times as long when records were measured.
     """
     rows, known = {}, complexity.read()
     for method in methods(part, "trained", "classical"):
@@ -91,10 +91,13 @@ def spends(part: report.Part) -> pd.DataFrame:
         base = codec.codec.removesuffix("-roi").removesuffix("-lowpass") if not hasattr(codec, "loss") else codec.codec
         cost = next((row for key, row in known.items() if row["codec"] == base and _middle(key, row)), None)
         training = getattr(codec, "training", None)
+        same = [r.result for r in part.records if r.recipe.method == method and "encoder_time" in r.result]
+        times = f"{np.mean([result['encoder_time'] for result in same]):.1f}" if same else ""
         rows[report.label(method)] = {
             "training": f"{training.steps} steps of {training.batch} crops" if training else "",
             "weights": f"{cost['parameters']:,}" if cost and "parameters" in cost else "",
             **{f"{side} [ms]": f"{1000 * cost['seconds'][side]:.0f}" if cost else "" for side in ("encode", "decode")},
+            "encoder with its detector [times]": times,
         }
     return pd.DataFrame(rows).T
 
