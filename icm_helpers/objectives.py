@@ -161,7 +161,11 @@ class Regional(Loss):
         outside: what an error outside objects weighs, where one inside weighs 1.
     """
 
-    name, label, colour, marker = "roi", "learned ROI", "#882255", "D"
+    name, label, colour, marker = "roi", "learned ROI", "#aa4499", "D"
+    looks: ClassVar = {
+        "roi-0.1": ("#aa4499", "D", "learned ROI 0.1"),
+        "roi-0.01": ("#cc79a7", "d", "learned ROI 0.01"),
+    }
     tells = True
 
     outside: float = 0.1

@@ -34,8 +34,8 @@ class _Methods(dict[str, tuple[str, str, str]]):
             colour, marker, label = self[rest]
             return colour, marker, label.removeprefix("distillation, ") + ", latents refined" * (kind == "refined")
         if name.endswith("-truth") and name not in LOSSES:
-            colour, marker, label = self[name.removesuffix("-truth")]
-            return colour, marker, f"{label}, true masks"
+            _, marker, label = self[name.removesuffix("-truth")]
+            return INK, marker, f"{label}, true masks"
         known = [loss for loss in LOSSES.values() if name == loss.name or name.startswith(f"{loss.name}-")]
         if known:
             loss = max(known, key=lambda loss: len(loss.name))

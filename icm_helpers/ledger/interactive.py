@@ -22,7 +22,8 @@ from icm_helpers.ledger.results import rounded
 SYMBOLS = {
     **{"o": "circle", "s": "square", "D": "diamond", "d": "diamond-tall", "^": "triangle-up", "v": "triangle-down"},
     **{"<": "triangle-left", ">": "triangle-right", "P": "cross", "X": "x", "p": "pentagon", "*": "star"},
-    **{"h": "hexagon", "1": "y-down-open", "2": "y-up-open", "+": "cross-thin-open", "x": "x-thin-open"},
+    **{"h": "hexagon", "H": "hexagon2", "1": "y-down-open", "2": "y-up-open", "3": "y-left-open", "4": "y-right-open"},
+    **{"+": "cross-thin-open", "x": "x-thin-open", "|": "line-ns-open"},
 }
 """Matplotlib's markers as plotly calls them; a circle for others."""
 
