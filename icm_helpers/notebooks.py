@@ -79,6 +79,7 @@ class _Forked(LocalProvisioner):
         kernel = server.Process(target=_serve, args=(cmd[3:], kwargs.get("cwd"), kwargs["env"]))
         kernel.start()
         self.process, self.pid, self.cwd = _Process(kernel), kernel.pid, kwargs.get("cwd") or Path.cwd()
+        self.pgid = kernel.pid  # with all that it starts, see `_serve`
         return self.connection_info
 
 
