@@ -193,7 +193,8 @@ def told(line: Advice, findings: Sequence[verdicts.Finding]) -> str:
     text = line.texts[verdicts.leaning([f.verdict for f in findings])]
     name = next(name for name in chapters.NAMES for c in chapters.named(name).claims if c.id == line.claim)
     word = verdicts.symbol(verdicts.of_claim(findings[0].claim, findings))
-    return f'**{line.question}** {text} (<a href="{name}.html">claim {line.claim}</a>: {word})'
+    card = f'<a href="{name}_appendix.html#every-finding">claim {line.claim}</a>'
+    return f"**{line.question}** {text} ({card}: {word})"
 
 
 # --- records of your own ------------------------------------------------------------------------------------------------

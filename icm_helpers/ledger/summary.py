@@ -67,7 +67,8 @@ def scoreboard() -> Iterator[Markdown]:
             tally = Counter((f.data, f.verdict) for f in mine)
             told = "<br>".join(f"{data}: {n} {verdict}" for (data, verdict), n in tally.items())
             word = verdicts.symbol(verdicts.of_claim(claim, mine))
-            rows.append(f"| {claim.id.partition('/')[2]} | {claim.test} | **{word}** | {told} |")
+            card = f'<a href="../papers/{name}_appendix.html#every-finding">{claim.id.partition("/")[2]}</a>'
+            rows.append(f"| {card} | {claim.test} | **{word}** | {told} |")
         yield Markdown("\n".join([*rows, "", verdicts.surviving(findings)]))
 
 
