@@ -86,7 +86,7 @@ def is_fresh(executed: Path, key: str) -> bool:
 
 def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
     """Outputs, of which prints that follow each other are one, whenever the kernel sent them; what was shown in between divides
-    them, so that a table's title stays above its table. Of a line written over itself, as a bar is, the end stays."""
+    them, so that a table's title stays above its table. A line written over itself, as a bar is, is for who waits, and left out."""
     whole: list[NotebookNode] = []
     for output in outputs:
         if whole and output.output_type == "stream" and output.get("name") == whole[-1].get("name"):
@@ -95,8 +95,8 @@ def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
             whole.append(output)
     for output in whole:
         if output.output_type == "stream":
-            output.text = re.sub(r"[^\n]*\r(?=[^\n])", "", output.text)
-    return whole
+            output.text = re.sub(r"[^\n]*\r[^\n]+\n?", "", output.text)
+    return [output for output in whole if output.output_type != "stream" or output.text]
 
 
 def seal(nb: NotebookNode, executed: Path, key: str) -> None:
