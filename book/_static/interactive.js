@@ -18,8 +18,8 @@ window.addEventListener("load", () => {
       placed[x] = { ...shared, ...layout[x], type: "log", anchor: "y" + at, domain: wide, title: { text: "bits per pixel", standoff: 4 } };
       placed[y] = { ...shared, ...layout[y], anchor: "x" + at, domain: [top - 0.8 / rows, top] };
     });
-    const words = layout.title.text.replace(", ", width < 600 ? ",<br>" : ", ");
-    placed.title = { ...layout.title, text: words, x: 0.5, font: { size: width < 600 ? 13 : 15 } };
+    placed.title = { ...layout.title, x: 0.5, font: { size: 15 } };
+    if (width < 600) placed.title = { text: layout.title.text.replace(", ", ",<br>"), x: 0.5, font: { size: 13 } };
     placed.title.subtitle = { text: "hover for numbers, click a method to hide it", font: { size: 12 } };
     placed.legend = { orientation: "h", y: 0, yref: "container", yanchor: "bottom" };
     placed.font = { color: ink };
