@@ -124,29 +124,42 @@ class Contrastive(Lessons):
 
 @dataclass(frozen=True, kw_only=True)
 class Sam(Lessons):
-    """Train the nano Segment Anything on scenes, and state how well it finds their objects."""
+    """Train the nano Segment Anything on scenes, or further on photographs, and state how well it finds objects."""
 
     out: Path = files.ROOT / "data" / "checkpoints" / "nano-sam.safetensors"  # where the weights go
+    data: Literal["scenes", "photos"] = "scenes"  # photos: COCO's small folders, and half of BSDS500's
+    start: maybe(Path) = None  # train these weights further, on the last sides; default: from random ones
     images: int = 5000  # training scenes, none of which codecs see
-    # optimiser steps on scenes of 128, 192, 256, 256 and 320 pixels
-    steps: tuple[int, int, int, int, int] = (6000, 2400, 1500, 2400, 1200)
-    batch: int = 8  # scenes per step, 12 points on each
+    # optimiser steps on pictures of 128, 192, 256, 256 and 320 pixels, or of the last of these
+    steps: tuple[int, ...] = (6000, 2400, 1500, 2400, 1200)
+    batch: int = 8  # pictures per step, 12 points on each
     lr: float = 7e-4  # Adam's learning rate after warm-up
     precision: Precision = "bf16-mixed"  # arithmetic
-    judged: int = 40  # held-out scenes to judge it on
+    judged: int = 40  # held-out pictures to judge it on
 
     def __call__(self) -> None:
-        model = sam.trained(self.steps, self.batch, self.lr, self.images, name=self.out.stem, **self.told())
+        if not 0 < len(self.steps) <= len(sam.LEGS):
+            raise ValueError(
+                f"--steps has {len(self.steps)} numbers, use one for each of {len(sam.LEGS)} sides, or fewer"
+            )
+        lessons = partial(sam.Prompts, scenes=self.images)
+        if self.data == "photos":
+            lessons = partial(sam.PhotoPrompts, lessons=[*sam.photo_lessons(datasets.real_data())])
+        start = None if self.start is None else sam.load("nano", self.start).requires_grad_(True)
+        model = sam.trained(self.steps, self.batch, self.lr, lessons, start=start, name=self.out.stem, **self.told())
         if train.rank():
             return
         sam.save_nano(model, self.out)
         model = self.written(partial(sam.load, "nano"))
         if self.judged:
-            held_out = datasets.load("scenes", "val", limit=self.judged)
-            found = [masks.ious(masks.MaskSet.of(s.image, sam.every_mask(model, s.image)), s.masks) for s in held_out]
+            held_out = datasets.load(self.data, "val")
+            outlined = [i for i, name in enumerate(held_out.ids) if "outlines" not in held_out.lacks(name)]
+            chosen = [held_out[i] for i in outlined[: self.judged]]
+            found = [masks.ious(masks.MaskSet.of(s.image, sam.every_mask(model, s.image)), s.masks) for s in chosen]
             best = [best for iou in found for best in iou.max(0, initial=0)]
             iou = sum(best) / len(best)
-            print(f"{self.out.stem}, {len(held_out)} held-out scenes: mean IoU {iou:.3f} of an object's best mask")
+            told = f"{self.out.stem}, {len(chosen)} held-out {self.data}"
+            print(f"{told}: mean IoU {iou:.3f} of an object's best mask")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 pytest.importorskip("segment_anything", reason="needs the extra `sam`")
 
 from icm_helpers import masks, train
-from icm_helpers.data import datasets, scenes
+from icm_helpers.data import DataError, datasets, scenes
 from icm_helpers.files import CHECKPOINTS
 from icm_helpers.tasks import sam
 
@@ -99,6 +100,20 @@ def test_every_prompt_lies_on_its_whole_and_on_its_part():
         again = sam.Prompts(seed=0, length=20, scenes=2, points=6, size=128)[i] if i == 7 else data[i]
         assert all(torch.equal(a, b) for a, b in zip((image, points, truth), again, strict=True))
     assert smaller > 2
+
+
+def test_photographs_teach_what_is_known_of_them(real_data):
+    data = sam.PhotoPrompts(0, 20, [*islice(sam.photo_lessons(real_data), 8)], points=6, size=96)
+    unknown = 0
+    for i in range(20):
+        image, points, truth = data[i]
+        assert image.shape == (3, 96, 96) and image.min() >= 0 and image.max() <= 1
+        x, y = points.long().T
+        assert truth[torch.arange(6), :, y, x].all() and torch.equal(truth[:, 0], truth[:, 1])
+        unknown += (~truth[:, 0].any(0)).sum().item()
+    assert unknown > 0
+    with pytest.raises(DataError, match="coco_mini"):
+        next(sam.photo_lessons(real_data / "kodak"))
 
 
 def fit(steps: int, stop: int | None = None, folder=None) -> tuple[torch.nn.Module, list[dict[str, float]]]:

@@ -26,10 +26,14 @@ class Segmented:
     maps: tuple[np.ndarray, ...]
 
 
-def photos(folder: Path | str, every: int = 1) -> Iterator[Segmented]:
-    """The photographs in a folder, or each of so many, by name; a DataError where one, or a map of it, is missing or damaged."""
+def photos(folder: Path | str, every: int = 1, first: int = 0) -> Iterator[Segmented]:
+    """The photographs in a folder by name, or each of so many, beginning with number `first` from 0.
+
+    Raises:
+        DataError: a photograph, or a map of it, is missing or damaged.
+    """
     folder = Path(folder)
-    paths = sorted(folder.glob("images/*.jpg"))[::every]
+    paths = sorted(folder.glob("images/*.jpg"))[first::every]
     if not paths:
         raise DataError(f"no photographs in {folder}/images: set ICM_REAL_DATA to the folder that holds bsds500_test")
     for path in paths:

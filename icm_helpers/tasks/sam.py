@@ -7,7 +7,7 @@ generation are the package's, unchanged; how the nano model is trained is writte
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from icm_helpers import train
-from icm_helpers.data import scenes
+from icm_helpers.data import bsds, photos, scenes
+from icm_helpers.data.coco import CocoDataset
 from icm_helpers.data.formats import run_lengths
 from icm_helpers.tasks import models, weights
 from icm_helpers.tasks.detector import repeats, require_picture
@@ -209,9 +210,9 @@ def every_mask(
         min_mask_region_area=0,
         output_mode="uncompressed_rle",  # the package's compressed one asks for pycocotools
     )
-    pixels = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
     told = ("predicted_iou", "stability_score")
-    found = [{"rle": _compressed(f["segmentation"])} | {k: f[k] for k in told} for f in generator.generate(pixels)]
+    found = generator.generate(_pixels(image))
+    found = [{"rle": _compressed(f["segmentation"])} | {k: f[k] for k in told} for f in found]
     for mask in found if times > 1 else ():
         drawn = coco_mask.decode(mask["rle"])  # (H, W)
         mask["rle"] = run_lengths(drawn[::times] if side == 1 else drawn[:, ::times])
@@ -247,23 +248,26 @@ class Prompts(Dataset):
         if not 0 <= index < self.length:
             raise IndexError(f"item {index} of {self.length}")
         rng = np.random.default_rng((self.seed, index))
-        pixels, parts = self._scene(int(rng.integers(self.scenes)))
+        pixels, parts = self._lesson(rng)
         if rng.random() < 0.5:
             pixels, parts = pixels[:, ::-1], parts[:, ::-1]
         whole = parts // scenes.PARTS
         things = [i for i in np.unique(whole) if i >= scenes.FIRST_THING]
         at = np.empty(self.points, np.int64)
         for k in range(self.points):
-            on = np.flatnonzero(whole == rng.choice(things)) if things and rng.random() < 0.6 else whole.size
-            at[k] = rng.choice(on)
+            known = whole == rng.choice(things) if things and rng.random() < 0.6 else whole >= 0
+            at[k] = rng.choice(np.flatnonzero(known))
         truth = np.stack([(of == of.ravel()[at][:, None, None]) for of in (whole, parts)], 1)  # (P, 2, H, W)
         gain = rng.normal(1, 0.05, (3, 1, 1)) * rng.normal(1, 0.08)
         image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float() / 255
         points = np.stack([at % self.size, at // self.size], 1).astype(np.float32)
         return (image * torch.from_numpy(gain).float()).clamp(0, 1), torch.from_numpy(points), torch.from_numpy(truth)
 
+    def _lesson(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels (S, S, 3) uint8, and parts (S, S) int16, below zero where nobody knows what is there."""
+        return self._scene(int(rng.integers(self.scenes)))
+
     def _scene(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (S, S, 3) uint8 and parts (S, S) int16 of a scene."""
         if index not in self._kept:
             drawn = scenes.scene(UNSEEN + index)
             resize = _package().utils.transforms.ResizeLongestSide(self.size)
@@ -271,6 +275,75 @@ class Prompts(Dataset):
             parts = cv2.resize(parts, side, interpolation=cv2.INTER_NEAREST_EXACT)
             self._kept[index] = resize.apply_image(drawn.image), parts
         return self._kept[index]
+
+
+class PhotoPrompts(Prompts):
+    """The same of photographs, of which nobody need know the whole: `lessons` are those of :func:`photo_lessons`, and points lie
+    on what is known. Each item shows a part of a photograph, at least half as wide and as high."""
+
+    def __init__(
+        self,
+        seed: int,
+        length: int,
+        lessons: Sequence[tuple[np.ndarray, np.ndarray]],
+        points: int = 12,
+        size: int = SIZE,
+    ) -> None:
+        super().__init__(seed, length, len(lessons), points, size)
+        self.lessons = lessons
+
+    def _lesson(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        resize = _package().utils.transforms.ResizeLongestSide(self.size)
+        while True:
+            pixels, parts = self.lessons[int(rng.integers(self.scenes))]
+            sides = [round(n * rng.uniform(0.5, 1)) for n in parts.shape]
+            top, left = (int(rng.integers(n - side + 1)) for n, side in zip(parts.shape, sides, strict=True))
+            inside = slice(top, top + sides[0]), slice(left, left + sides[1])
+            small = resize.apply_image(np.ascontiguousarray(pixels[inside]))
+            known = cv2.resize(parts[inside], small.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+            if (known >= 0).any():
+                break
+        (height, width), whole = known.shape, (self.size, self.size)
+        image = np.full((*whole, 3), (124, 116, 104), np.uint8)  # the mean colour, with which the generator pads
+        image[:height, :width] = small
+        drawn = np.full(whole, -1, np.int16)
+        drawn[:height, :width] = known
+        return image, drawn
+
+
+def photo_lessons(root: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pixels (H, W, 3) uint8 and parts (H, W) int16 of COCO's training photographs, things and, where maps are known, stuff; and of
+    BSDS500's regions, each person's. Of BSDS500 it is every other photograph; the first, third, ... are left to measure on.
+
+    Raises:
+        DataError: the folders coco_mini, coco_more or bsds500_test are not under `root`, or a file there is damaged.
+    """
+    yield from _of_coco(photos.opened(root, "train"))
+    for photo in bsds.photos(root / "bsds500_test", every=2, first=1):
+        yield from ((_pixels(photo.image), _parts(regions)) for regions in photo.maps)
+
+
+def _of_coco(dataset: CocoDataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of each photograph that shows something: a map's regions, or objects, the smaller on the larger."""
+    for sample in dataset:
+        if sample.image_id in dataset.panoptic:
+            ids = dataset.panoptic[sample.image_id].ids
+            regions = np.where(ids > 0, np.unique(ids, return_inverse=True)[1].reshape(ids.shape), -1)
+        else:
+            regions = np.full(sample.image.shape[1:], -1)
+            for k, mask in enumerate(sorted(sample.masks[~sample.crowd].numpy(), key=np.sum, reverse=True)):
+                regions[mask] = k
+        if (regions >= 0).any():
+            yield _pixels(sample.image), _parts(regions)
+
+
+def _pixels(image: Tensor) -> np.ndarray:
+    return (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()  # (3, H, W) -> (H, W, 3)
+
+
+def _parts(regions: np.ndarray) -> np.ndarray:
+    """Regions (H, W) from 0, as :class:`icm_helpers.data.scenes.Scene` numbers things of one part; -1 stays."""
+    return np.where(regions < 0, -1, (regions + scenes.FIRST_THING) * scenes.PARTS).astype(np.int16)
 
 
 class Prompted(nn.Module):
@@ -306,30 +379,41 @@ class Prompted(nn.Module):
 
 
 def trained(
-    steps: Sequence[int], batch: int, lr: float, images: int, *, seed: int, folder: Path, name: str, **how: Any
+    steps: Sequence[int],
+    batch: int,
+    lr: float,
+    lessons: Callable[..., Prompts],
+    *,
+    start: nn.Module | None = None,
+    seed: int,
+    folder: Path,
+    name: str,
+    **how: Any,
 ) -> nn.Module:
-    """A nano model trained on so many scenes of each side in `LEGS`, for so many steps on each.
+    """A nano model trained on `lessons(seed, length, size=side)` of each side in `LEGS`, for so many steps on each; or `start`
+    trained further on those of the last sides, as many as there are numbers of steps.
 
     `folder` is where a training that is stopped continues from, a checkpoint for each leg; `how` as in
     :func:`icm_helpers.train.fit`.
     """
+    sides = LEGS[-len(steps) :]
     torch.manual_seed(seed)
     # Small pictures first, where a step costs least; then, on larger ones, steps down that follow a cosine.
     fast = train.Schedule(steps=0, batch=batch, lr=lr, warmup=300, milestones=(), save_every=200)
     fine = replace(fast, lr=0.4 * lr, warmup=50, milestones=(0.4, 0.7, 0.88), gamma=0.4, save_every=100)
-    model, seen = nano(LEGS[0]), Counter()
-    for leg, (size, count) in enumerate(zip(LEGS, steps, strict=True)):
+    model, seen = start or nano(sides[0]), Counter()
+    for leg, (size, count) in enumerate(zip(sides, steps, strict=True)):
         model = enlarged(model, size)
         items = range(seen[size], seen[size] + count * batch)  # none twice, where legs are of one size
         seen[size] = items.stop
         train.fit(
             Prompted(model),
-            Subset(Prompts(seed, items.stop, images, size=size), items),
+            Subset(lessons(seed, items.stop, size=size), items),
             prompt_loss,
-            replace(fine if leg else fast, steps=count),
+            replace(fine if leg or start else fast, steps=count),
             folder=folder / f"{leg}-{size}",
             seed=seed,
-            workers=1,  # scenes are drawn meanwhile
+            workers=1,  # which draws scenes meanwhile
             describe=f"{name}, {size} px",
             **how,
         )
