@@ -68,6 +68,18 @@ def shares() -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("what").rename_axis(index=None, columns="LIC-TCM, 256 x 384").round(2)
 
 
+def stages() -> pd.DataFrame:
+    """Pictures a second of each step of judging, of the whole loop, and of this book's judging, which also has replicates of AP."""
+    steps = ("encode", "decode", "detect", "score", "loop", "judging")
+    rows = [
+        {"codec": row["what"], "pictures": row["pictures"]}
+        | {step: f"{row['pictures'] / row[step]:.3g}" for step in steps}
+        | {"of which replicates": f"{row['replicates'] / row['judging']:.0%}"}
+        for row in read()["stages"]
+    ]
+    return pd.DataFrame(rows).set_index("codec").rename_axis(index=None, columns="pictures a second")
+
+
 def starts() -> pd.DataFrame:
     """Seconds of a new process that does this and ends."""
     rows = read()["starts"]

@@ -24,6 +24,7 @@ ROWS: list[dict[str, object]] = []
 GROWTH: list[dict[str, object]] = []
 STARTS: list[dict[str, object]] = []
 SHARES: list[dict[str, object]] = []
+STAGES: list[dict[str, object]] = []
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +138,12 @@ def shares() -> list[dict[str, object]]:
     return SHARES
 
 
+@pytest.fixture
+def stages() -> list[dict[str, object]]:
+    """The rows of what judging consists of."""
+    return STAGES
+
+
 def defaults() -> None:
     """What glibc's thresholds grow to by themselves: tensors above 32 MiB come fresh from the system each time."""
     library = ctypes.CDLL(None)
@@ -159,5 +166,5 @@ def table() -> Iterator[None]:
         path = (files.SHIPPED if os.environ.get("OFFICIAL") else files.ROOT / "_build") / "bench.json"
         path.parent.mkdir(exist_ok=True)
         told = {"provenance": results.provenance("cpu"), "threads": torch.get_num_threads(), "rows": ROWS}
-        told |= {"growth": GROWTH, "shares": SHARES, "starts": STARTS}
+        told |= {"growth": GROWTH, "shares": SHARES, "stages": STAGES, "starts": STARTS}
         path.write_text(json.dumps(results.rounded(told), indent=1) + "\n")
