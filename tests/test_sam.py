@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("segment_anything", reason="needs the extra `sam`")
 
-from icm_helpers import masks, train
+from icm_helpers import cli, masks, options, train
 from icm_helpers.data import DataError, datasets, scenes
 from icm_helpers.files import CHECKPOINTS
 from icm_helpers.tasks import sam
@@ -192,3 +192,17 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
     with pytest.raises(ImportError, match="install the extra `sam`"):
         sam.nano(128)
     sam._package.cache_clear()
+
+
+def test_the_command_trains_weights_further_and_their_file_opens(tmp_path, monkeypatch):
+    monkeypatch.setattr(options, "RUNS", tmp_path)
+    monkeypatch.setattr(sam, "LEGS", (64, 64))
+    start, out = tmp_path / "start.safetensors", tmp_path / "more.safetensors"
+    sam.save_nano(sam.nano(64), start)
+    cli.Sam(out=out, start=start, steps=(1,), batch=1, images=1, judged=0, workers=0, device="cpu")()
+    changed = [
+        k for k, v in sam.load("nano", start).state_dict().items() if (v != sam.load("nano", out).state_dict()[k]).any()
+    ]
+    assert len(changed) > 100
+    with pytest.raises(ValueError, match="--steps has 3 numbers"):
+        cli.Sam(out=out, steps=(1,) * 3)()

@@ -52,8 +52,8 @@ COCO_MINI = replace(
     anchors=(("jpeg", (10, 20, 40, 70)), *SCENES.anchors[1:]), microscope=Microscope(lmbdas=(0.01,), steps=15))
 
 # Photographs with a better codec, in preset `pending`: 343 to train on, 716 to judge boxes on, of which 251 have outlines. Steps,
-# also of fine-tuning, were chosen by what one takes, nothing else, and so was that the task loss, ten times as slow, is trained once.
-# A scale of 0 is measured at the start; the task loss keeps the weights that it has on COCO-mini. The learning rate is that of the
+# also of fine-tuning, were chosen by what one takes, nothing else; so was that the task loss, ten times as slow, is trained once. A
+# scale of 0 is measured at the start; the task loss keeps the weights that it has on COCO-mini. The learning rate is that of the
 # paper on distillation, for all losses.
 START_PHOTOS = f"start-photos@{UNTRAINED}"  # here belongs the fingerprint of data/checkpoints/start-photos.safetensors
 PHOTOS = replace(

@@ -138,12 +138,14 @@ def before(claims: Sequence[Claim], measured: Sequence[tuple[Study | VideoStudy,
     found = []
     for claim in (claim for claim in claims if claim.changed):
         old = [r for study, records in measured if study.name in claim.changed.studies for r in records]
-        replaced, seeds = {r.recipe.method for r in old}, claim.changed.seeds
+        seeds = claim.changed.seeds
         for study, records in (pair for pair in measured if pair[0].role == "main"):
+            whose = study.data, _teacher(records)
+            mine = [r for r in old if (r.recipe.pictures.data, _teacher([r])) == whose]
+            replaced = {r.recipe.method for r in mine}
             some = [r for r in records if r.recipe.method not in replaced and (not seeds or r.recipe.seed in seeds)]
-            fewer = seeds and len(some) < len(records)
-            if fewer or (old and study.data == old[0].recipe.pictures.data and _teacher(records) == _teacher(old)):
-                found += findings([claim], study.data, some + old)
+            if mine or (seeds and len(some) < len(records)):
+                found += findings([claim], study.data, some + mine)
     return found
 
 

@@ -388,6 +388,7 @@ def trained(
     seed: int,
     folder: Path,
     name: str,
+    workers: int | None = None,
     **how: Any,
 ) -> nn.Module:
     """A nano model trained on `lessons(seed, length, size=side)` of each side in `LEGS`, for so many steps on each; or `start`
@@ -413,7 +414,7 @@ def trained(
             replace(fine if leg or start else fast, steps=count),
             folder=folder / f"{leg}-{size}",
             seed=seed,
-            workers=1,  # which draws scenes meanwhile
+            workers=1 if workers is None else workers,  # which draw scenes meanwhile
             describe=f"{name}, {size} px",
             **how,
         )
