@@ -1,6 +1,7 @@
 """How near are edges to those that people draw? Canny's of the picture, outlines of an annotation, and Segment Anything's.
 
-    python -m icm_helpers.edges     # measures, in about five minutes of one core, and writes data/edges.json
+    python -m icm_helpers.edges             # measures, in about ten minutes of one core, and writes data/edges.json
+    python -m icm_helpers.edges FILE        # the same, with another nano SAM, too: that of `icm sam --data photos --out FILE`
 
 Two kinds of truth: on BSDS500 several people drew the regions of a whole scene; on COCO people drew maps of things and stuff. Edges
 of a map are drawn by the same Canny, whoever made it. A pixel is met where an edge of the others lies at most `TOLERANCE` pixels
@@ -10,7 +11,8 @@ away, without a matching one by one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,13 @@ NAMES = {
     "people": "another person",
     "outlines": "outlines of objects",
     "sam": "nano SAM",
+    "further": "nano SAM, taught by photographs",
     "canny": "Canny of the picture",
 }
 _ALPHA = 0.93
 
 Counts = tuple[float, float, float, float]
+Segments = Mapping[str, Callable[[Tensor], Any]]  # a Segment Anything's automatic pass, by its key in NAMES
 
 
 def matches(found: np.ndarray, truths: Sequence[np.ndarray], tolerance: int = TOLERANCE) -> Counts:
@@ -57,16 +61,16 @@ def _near(edges: np.ndarray, tolerance: int) -> np.ndarray:
     return cv2.distanceTransform((~edges).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= tolerance
 
 
-def of_people(folder: Path, every: int, segment: Any) -> Iterator[dict[str, Counts]]:
+def of_people(folder: Path, every: int, segments: Segments) -> Iterator[dict[str, Counts]]:
     """Photographs of BSDS500, each of so many: what every kind of edges meets of what people drew."""
     for photo in bsds.photos(folder, every):
         truths = [masks.edges(drawn) for drawn in photo.maps]
         rest = [(truth, truths[:k] + truths[k + 1 :]) for k, truth in enumerate(truths)]
         found = {"people": np.sum([matches(*pair) for pair in rest], axis=0)}  # each against the others
-        yield found | {name: matches(drawn, truths) for name, drawn in _drawn(photo.image, segment).items()}
+        yield found | {name: matches(drawn, truths) for name, drawn in _drawn(photo.image, segments).items()}
 
 
-def of_maps(root: Path, count: int, segment: Any) -> Iterator[dict[str, Counts]]:
+def of_maps(root: Path, count: int, segments: Segments) -> Iterator[dict[str, Counts]]:
     """The first so many evaluation photographs of COCO-mini that have maps of things and stuff: what edges meet of theirs. Of these
     50 photographs, 48 have outlines that were cut from the maps."""
     photos = datasets.load("coco-mini", "val", root=root / "coco_mini")
@@ -74,13 +78,26 @@ def of_maps(root: Path, count: int, segment: Any) -> Iterator[dict[str, Counts]]
     truth, outlines = (TrueEdges(of=of).region(photos, None) for of in ("maps", "outlines"))
     for sample in (photos[i] for i in mapped):
         real = truth(sample)[0].bool().numpy()
-        drawn = {"outlines": outlines(sample)[0].bool().numpy()} | _drawn(sample.image, segment)
+        drawn = {"outlines": outlines(sample)[0].bool().numpy()} | _drawn(sample.image, segments)
         yield {name: matches(edges, [real]) for name, edges in drawn.items()}
 
 
-def _drawn(image: Tensor, segment: Any) -> dict[str, np.ndarray]:
-    found = masks.MaskSet.of(image, segment(image))
-    return {"sam": masks.sam_edges(found, _ALPHA)[0].bool().numpy(), "canny": canny(image).astype(bool)}
+def _drawn(image: Tensor, segments: Segments) -> dict[str, np.ndarray]:
+    found = {name: masks.MaskSet.of(image, segment(image)) for name, segment in segments.items()}
+    drawn = {name: masks.sam_edges(some, _ALPHA)[0].bool().numpy() for name, some in found.items()}
+    return drawn | {"canny": canny(image).astype(bool)}
+
+
+def best_masks(root: Path, count: int, segments: Segments) -> dict[str, float]:
+    """Mean IoU of an object's best mask, over the objects in the first so many evaluation photographs that have outlines."""
+    photos = datasets.load("photos", "val", root=root)
+    outlined = [i for i, name in enumerate(photos.ids) if "outlines" not in photos.lacks(name)][:count]
+    best: dict[str, list[float]] = {name: [] for name in segments}
+    for sample in (photos[i] for i in outlined):
+        for name, segment in segments.items():
+            found = masks.MaskSet.of(sample.image, segment(sample.image))
+            best[name] += masks.ious(found, sample.masks[~sample.crowd]).max(0, initial=0).tolist()
+    return {name: float(np.mean(ious)) for name, ious in best.items()}
 
 
 def scores(rows: Sequence[Mapping[str, Counts]]) -> dict[str, dict[str, float]]:
@@ -109,19 +126,24 @@ def table(record: Path = RECORD) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index(["truth", "edges"])
 
 
-def measure(every: int = 10, count: int = 20) -> dict[str, Any]:
-    """The record: a tenth of BSDS500's test photographs, and some of COCO-mini's."""
-    root, (segment, recipe) = datasets.real_data(), masks.automatic("nano", device="cpu")
+def measure(further: Path | None = None, every: int = 10, count: int = 20) -> dict[str, Any]:
+    """The record: a tenth of BSDS500's test photographs, and some of COCO-mini's; for best masks twice as many."""
+    root, models = datasets.real_data(), {"sam": masks.automatic("nano", device="cpu")}
+    if further:
+        models["further"] = masks.automatic("nano", further, device="cpu")
+    segments = {name: segment for name, (segment, _) in models.items()}
     measured = {
-        "people, BSDS500": scores([*of_people(root / "bsds500_test", every, segment)]),
-        "maps of things and stuff, COCO": scores([*of_maps(root, count, segment)]),
+        "people, BSDS500": scores([*of_people(root / "bsds500_test", every, segments)]),
+        "maps of things and stuff, COCO": scores([*of_maps(root, count, segments)]),
     }
-    told = {"tolerance": TOLERANCE, "alpha": _ALPHA, "nano SAM": recipe, "scores": measured}
+    told = {"tolerance": TOLERANCE, "alpha": _ALPHA, "scores": measured}
+    told |= {NAMES[name]: recipe for name, (_, recipe) in models.items()}
+    told["best masks"] = best_masks(root, 2 * count, segments)
     return results.rounded(told) | {"provenance": results.provenance("cpu, one thread")}
 
 
 if __name__ == "__main__":
-    record = measure()
+    record = measure(*map(Path, sys.argv[1:2]))
     with files.atomically(RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(table())

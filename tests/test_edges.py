@@ -35,9 +35,10 @@ def test_an_edge_is_met_within_the_tolerance_and_by_anybody():
 
 def test_two_pictures_are_measured_with_all_their_kinds_of_edges(real_data, monkeypatch):
     monkeypatch.setenv("ICM_REAL_DATA", str(real_data))
-    people = edges.scores([*edges.of_people(datasets.real_data() / "bsds500_test", 150, lambda image: [])])
-    maps = edges.scores([*edges.of_maps(datasets.real_data(), 2, lambda image: [])])
+    people = edges.scores([*edges.of_people(datasets.real_data() / "bsds500_test", 150, {"sam": lambda image: []})])
+    maps = edges.scores([*edges.of_maps(datasets.real_data(), 2, {"sam": lambda image: []})])
     assert people["people"]["f"] > people["canny"]["f"] > people["sam"]["f"] == 0
+    assert edges.best_masks(datasets.real_data(), 2, {"sam": lambda image: []}) == {"sam": 0}
     assert set(maps) == {"outlines", "sam", "canny"} and maps["outlines"]["precision"] > maps["canny"]["precision"]
 
 
