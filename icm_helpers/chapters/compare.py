@@ -186,8 +186,8 @@ IN_SHORT = Short(
     idea="Tell the encoder where objects are, and let it spend its bits there: here HEVC, inside the boxes of a detector.",
     against="HEVC without a region of interest",
     caveat="The encoder must run a detector first. On photographs the detector that chooses the region gives the number too; "
-    "by another one it is {compare/2a yolox-nano box_ap coco-mini}. Where a model must name every pixel, a region costs bits. A "
-    "learned codec with a region, compared with MSE: {compare/1a}.",
+    "by another one it is {compare/2a yolox-nano box_ap coco-mini}. No claim asks what a region costs a model that must name every "
+    "pixel. A learned codec with a region, compared with MSE: {compare/1a}.",
     advice={"for":
         "If your encoder can afford a detector, a region of interest is the first thing to try: with a standard codec, the decoder "
         "stays as it is."})
@@ -200,7 +200,7 @@ ADVICE = (
         "both": "Try it on your data: it helps some detectors here and harms others.",
         "open": f"It is not a sure gain. {_WAIT}"}),
     Advice("Must the detector stay as it is, and do you have object masks?", "object-region/1a", {
-        "for": "Train the codec with object-region MSE: the cheapest loss, without a teacher.",
+        "for": "Train the codec with object-region MSE, which needs no teacher. On photographs, measure first.",
         "against": "Train with plain MSE: object-region MSE costs bits here.",
         "both": "Test object-region MSE with your own detector: it helps some here and harms others.",
         "open": f"Object-region MSE is not a sure gain. {_WAIT}"}),
@@ -220,15 +220,15 @@ ADVICE = (
     Advice("Will models that you do not know yet look at the pictures?", "sa-icm/5", {
         "for": "SA-ICM saves bits by every model here.",
         "against": "Do not use edges then: by at least one model here SA-ICM needs more bits than MSE.",
-        "both": "Use MSE, or a standard codec: SA-ICM is better than MSE by some models here, and worse by others.",
-        "open": f"Plain MSE risks least. {_WAIT}"}),
+        "both": "Use a standard codec, or measure first: SA-ICM is better than MSE by some measures here, and worse by others.",
+        "open": f"SA-ICM is not a sure gain over MSE. {_WAIT}"}),
     Advice("Can the encoder run a detector, and must the decoder be a standard one?", "compare/2a", {
         "for": "Use HEVC with a region of interest: nothing changes at the decoder.",
         "against": "Leave HEVC as it is: a region of interest costs bits here.",
         "both": "Test HEVC with a region of interest on your data: here it helps in some cases and harms in others.",
         "open": f"HEVC with a region of interest is not a sure gain. {_WAIT}"}),
     Advice("Can it run a detector, and may the codec be learned?", "compare/1a", {
-        "for": "Tell the codec where the objects are: the learned region of interest saves bits against MSE.",
+        "for": "Tell the codec where the objects are: by boxes and masks the learned region of interest saves bits against MSE.",
         "against": "Do not tell it: the learned region of interest costs bits against MSE.",
         "both": "A learned region of interest saves bits by some measures here, and costs bits by others.",
         "open": f"A learned region of interest is not a sure gain. {_WAIT}"}),
@@ -241,7 +241,7 @@ ADVICE = (
         "for": "Train for features that were learned without labels: they save bits by every model here.",
         "against": "Train with MSE: features learned without labels cost bits by at least one model.",
         "both": "Train with MSE: features learned without labels save bits by some models, and cost bits by others.",
-        "open": f"Features learned without labels are not a sure gain over MSE. {_WAIT}"}))
+        "open": "Train with MSE: no gain from features learned without labels is seen here."}))
 
 CHAPTER = Chapter(
     NAME, "Compare", CLAIMS, {

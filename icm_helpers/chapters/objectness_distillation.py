@@ -44,8 +44,7 @@ DISTILL_FASTER = replace(
     measured=_FASTER, bit_allocation=False,
     beside=beside(replace(SCENES, seeds=(0,), measured=_FASTER, anchors=(("hevc", (42, 37, 32)),))))
 
-# The same grid at the learning rate of the runs beside: better for equal weights and true boxes, worse for objectness. A study for
-# each of the losses, since no claim is tested on them.
+# The same grid at the learning rate of the runs beside. A study for each of the losses, since no claim is tested on them.
 DISTILL_HIGH_LR = tuple(
     replace(
         DISTILL_SCENES, name=f"{loss.name}, faster", role="slower", training=SCENES.training, losses=((loss, scale),),

@@ -62,7 +62,7 @@ def asks(part: report.Part) -> pd.DataFrame:
         rows[report.label(method)] = {
             "of training pictures": _labels(loss),
             "a teacher": "" if teacher == "none" else teacher,
-            "at the encoder": {"none": "", "truth": "true masks (a bound)"}.get(roi, f"runs {roi}"),
+            "at the encoder": {"none": "", "truth": "true masks"}.get(roi, f"runs {roi}"),
             "at the decoder": "its own network" if loss else "",
             "trainings": len({r.seed for r in some}) if loss else "",
         }
