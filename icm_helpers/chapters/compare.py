@@ -214,7 +214,7 @@ ADVICE = (
         "open": f"Features weighted by objectness are not a sure gain over object masks. {_WAIT}"}),
     Advice("Do you know the objects in advance?", "sa-icm/1a", {
         "for": "If not, train on edges: SA-ICM needs fewer bits than object masks do, and no labels.",
-        "against": "If so, use their masks: edges from Segment Anything cost more bits.",
+        "against": "If so, use their masks: edges from Segment Anything are better by no model here, and cost more bits by some.",
         "both": "Edges from Segment Anything are better than object masks for some models, and worse for others.",
         "open": f"Edges and object masks cannot be distinguished. {_WAIT}"}),
     Advice("Will models that you do not know yet look at the pictures?", "sa-icm/5", {
