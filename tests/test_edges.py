@@ -44,4 +44,5 @@ def test_two_pictures_are_measured_with_all_their_kinds_of_edges(real_data, monk
 
 def test_the_committed_numbers_are_a_table_of_both_truths():
     table = edges.table()
-    assert len(table) == 6 and (table.astype(float) <= 1).all(axis=None)
+    assert len(table) == 8 and (table.astype(float) <= 1).all(axis=None)
+    assert set(edges.best()) == {edges.NAMES["sam"], edges.NAMES["further"]}
