@@ -143,7 +143,7 @@ def test_no_executed_notebook_is_in_git():
 def test_committed_data_stay_small():
     sizes = {path: path.stat().st_size for path in tracked() if (ROOT / "data") in path.parents and path.is_file()}
     assert not [path for path, size in sizes.items() if size > 10 * MB]
-    assert sum(size for path, size in sizes.items() if path.parent.name == "checkpoints") <= 50 * MB
+    assert sum(size for path, size in sizes.items() if path.parent.name == "checkpoints") <= 40 * MB
 
 
 def test_no_module_is_long_but_the_one_that_draws_scenes():
