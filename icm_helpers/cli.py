@@ -48,7 +48,7 @@ from icm_helpers.options import (
 from icm_helpers.tasks import models
 
 coding, complexity, cost, judged, known = later(".coding", ".complexity", ".cost", ".judged", ".known")
-masks, preflight, run = later(".masks", ".preflight", ".run")
+edges, masks, preflight, run = later(".edges", ".masks", ".preflight", ".run")
 downloads, grid, sam, training = later(".data.downloads", ".ledger.grid", ".tasks.sam", ".tasks.training")
 contrastive, train, torch, tyro = later(".tasks.contrastive", ".train", "torch", "tyro")
 
@@ -152,14 +152,11 @@ class Sam(Lessons):
         sam.save_nano(model, self.out)
         model = self.written(partial(sam.load, "nano"))
         if self.judged:
-            held_out = datasets.load(self.data, "val")
-            outlined = [i for i, name in enumerate(held_out.ids) if "outlines" not in held_out.lacks(name)]
-            chosen = [held_out[i] for i in outlined[: self.judged]]
-            found = [masks.ious(masks.MaskSet.of(s.image, sam.every_mask(model, s.image)), s.masks) for s in chosen]
-            best = [best for iou in found for best in iou.max(0, initial=0)]
-            iou = sum(best) / len(best)
-            told = f"{self.out.stem}, {len(chosen)} held-out {self.data}"
-            print(f"{told}: mean IoU {iou:.3f} of an object's best mask")
+            segments = {"sam": partial(sam.every_mask, model)}
+            # Scenes all have outlines, so only those that are judged need be drawn.
+            held_out = datasets.load(self.data, "val", limit=self.judged if self.data == "scenes" else None)
+            iou = edges.best_masks(held_out, self.judged, segments)["sam"]
+            print(f"{self.out.stem}, {self.judged} held-out {self.data}: mean IoU {iou:.3f} of an object's best mask")
 
 
 @dataclass(frozen=True, kw_only=True)

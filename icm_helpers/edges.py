@@ -23,6 +23,7 @@ from torch import Tensor
 
 from icm_helpers import files, masks
 from icm_helpers.data import bsds, datasets
+from icm_helpers.data.coco import CocoDataset
 from icm_helpers.evaluate_video import canny, f_score
 from icm_helpers.ledger import results
 from icm_helpers.objectives import TrueEdges
@@ -88,12 +89,11 @@ def _drawn(image: Tensor, segments: Segments) -> dict[str, np.ndarray]:
     return drawn | {"canny": canny(image).astype(bool)}
 
 
-def best_masks(root: Path, count: int, segments: Segments) -> dict[str, float]:
-    """Mean IoU of an object's best mask, over the objects in the first so many evaluation photographs that have outlines."""
-    photos = datasets.load("photos", "val", root=root)
-    outlined = [i for i, name in enumerate(photos.ids) if "outlines" not in photos.lacks(name)][:count]
+def best_masks(pictures: CocoDataset, count: int, segments: Segments) -> dict[str, float]:
+    """Mean IoU of an object's best mask, over the objects in the first so many pictures that have outlines."""
+    outlined = [i for i, name in enumerate(pictures.ids) if "outlines" not in pictures.lacks(name)][:count]
     best: dict[str, list[float]] = {name: [] for name in segments}
-    for sample in (photos[i] for i in outlined):
+    for sample in (pictures[i] for i in outlined):
         for name, segment in segments.items():
             found = masks.MaskSet.of(sample.image, segment(sample.image))
             best[name] += masks.ious(found, sample.masks[~sample.crowd]).max(0, initial=0).tolist()
@@ -144,7 +144,7 @@ def measure(further: Path | None = None, every: int = 10, count: int = 20) -> di
     }
     told = {"tolerance": TOLERANCE, "alpha": _ALPHA, "scores": measured}
     told |= {NAMES[name]: recipe for name, (_, recipe) in models.items()}
-    told["best masks"] = best_masks(root, 2 * count, segments)
+    told["best masks"] = best_masks(datasets.load("photos", "val", root=root), 2 * count, segments)
     return results.rounded(told) | {"provenance": results.provenance("cpu, one thread")}
 
 

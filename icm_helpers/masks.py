@@ -103,6 +103,16 @@ def ious(found: MaskSet, truth: Tensor) -> np.ndarray:
     return np.asarray(rle.iou(found.rles(), true, [0] * len(true)))
 
 
+def largest_first(shapes: Tensor) -> Tensor:
+    """Masks (n, H, W) in falling order of their areas."""
+    return shapes[shapes.sum(dim=(1, 2)).argsort(descending=True, stable=True)]
+
+
+def painted(shapes: Tensor) -> np.ndarray:
+    """Masks (n, H, W) painted over each other: labels (H, W) from 1 in their order, 0 where none is."""
+    return (np.arange(1, len(shapes) + 1)[:, None, None] * shapes.numpy()).max(0, initial=0)
+
+
 def segmentation_map(found: MaskSet, order: str = "largest-first") -> np.ndarray:
     """Masks painted over each other: labels (H, W) int32, 0 where no mask is, the first painted 1.
 

@@ -246,18 +246,11 @@ class TrueEdges(ObjectRegion):
 
         def drawn(sample: Sample) -> Tensor:
             if self.of == "outlines" or (self.of != "maps" and sample.image_id not in images.panoptic):
-                return _edges(
-                    _painted(sample.masks[sample.masks.sum(dim=(1, 2)).argsort(descending=True, stable=True)])
-                )
+                return _edges(masks.painted(masks.largest_first(sample.masks)))
             ids = images.panoptic[sample.image_id].ids
             return _edges(np.unique(ids, return_inverse=True)[1].reshape(ids.shape))  # (H, W), from 0
 
         return drawn
-
-
-def _painted(shapes: Tensor) -> Any:
-    """Masks (n, H, W) painted over each other: labels (H, W) from 1 in their order, 0 where none is."""
-    return (np.arange(1, len(shapes) + 1)[:, None, None] * shapes.numpy()).max(0, initial=0)
 
 
 def _edges(labels: Any) -> Tensor:
@@ -488,7 +481,7 @@ class SANeRVTruth(NeRVLoss):
 
     def frames_region(self, clip: Video, source: Clip, device: str = "auto", progress: bool = True) -> Tensor:
         # In the order of the annotation, as the true masks are drawn.
-        return torch.stack([_edges(_painted(masks)) for masks in clip.masks])
+        return torch.stack([_edges(masks.painted(shapes)) for shapes in clip.masks])
 
 
 @register

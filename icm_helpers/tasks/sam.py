@@ -21,7 +21,7 @@ from faster_coco_eval.core import mask as coco_mask
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from icm_helpers import train
+from icm_helpers import masks, train
 from icm_helpers.data import bsds, photos, scenes
 from icm_helpers.data.coco import CocoDataset
 from icm_helpers.data.formats import run_lengths
@@ -330,9 +330,7 @@ def _of_coco(dataset: CocoDataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             ids = dataset.panoptic[sample.image_id].ids
             regions = np.where(ids > 0, np.unique(ids, return_inverse=True)[1].reshape(ids.shape), -1)
         else:
-            regions = np.full(sample.image.shape[1:], -1)
-            for k, mask in enumerate(sorted(sample.masks[~sample.crowd].numpy(), key=np.sum, reverse=True)):
-                regions[mask] = k
+            regions = masks.painted(masks.largest_first(sample.masks[~sample.crowd])) - 1
         if (regions >= 0).any():
             yield _pixels(sample.image), _parts(regions)
 
