@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from icm_helpers import run
-from icm_helpers.ledger.recipe import UNTRAINED, Accuracy, Classical, Clip, Overfitted, Recipe, Trained
+from icm_helpers.ledger.recipe import Accuracy, Classical, Clip, Overfitted, Recipe, Trained
 from icm_helpers.tasks import training
 
 
@@ -63,9 +63,6 @@ def estimate(
     cuda = run.How(**how).place.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    if isinstance(recipe.codec, Trained) and recipe.codec.training.start.endswith(f"@{UNTRAINED}"):
-        # Other weights take as long.
-        recipe = replace(recipe, codec=replace(recipe.codec, training=replace(recipe.codec.training, start="none")))
     codec, pictures, wanted = recipe.codec, recipe.pictures, recipe.measured
     if isinstance(codec, Overfitted):
         frames = min(images, pictures.frames)

@@ -24,7 +24,6 @@ from icm_helpers.files import CHECKPOINTS, RUNS
 from icm_helpers.ledger import results
 from icm_helpers.ledger.queries import FINETUNED
 from icm_helpers.ledger.recipe import (
-    UNTRAINED,
     Accuracy,
     Classical,
     Clip,
@@ -102,10 +101,6 @@ def start(recipe: Recipe, video: Video | None = None) -> Any:
         return zoo.load(codec.codec, weights=None)
     if name == "published":
         return zoo.load(codec.codec)  # CompressAI's own, whose loader checks their fingerprint
-    if wanted == UNTRAINED:
-        raise ValueError(
-            f"{name} is still to be trained: its fingerprint then belongs into the study that starts from it"
-        )
     path = start_file(name)
     model, fingerprint = zoo.load(codec.codec, weights=path), files.fingerprint(path)
     if fingerprint != wanted:

@@ -63,6 +63,26 @@ def test_weights_are_saved_and_come_back_with_their_tables(codec, tmp_path):
     assert container.encode(again, x) == container.encode(codec, x)
 
 
+@pytest.mark.parametrize(("bits", "size", "error"), [(16, 0.55, 2**-11), (8, 0.3, 1 / 254)])
+def test_in_fewer_bits_the_file_is_smaller_and_weights_of_convolutions_are_rounded(codec, tmp_path, bits, size, error):
+    networks.save(codec, tmp_path / "whole.safetensors")
+    networks.save(codec, tmp_path / "small.safetensors", bits=bits)
+    whole, small = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "small"))
+    assert small < size * whole
+    again = zoo.load("elic-small", tmp_path / "small.safetensors").state_dict()
+    for key, value in codec.state_dict().items():
+        if value.ndim == 4 and not key.endswith(".mask"):
+            largest = value.abs().amax(dim=(1, 2, 3), keepdim=True)
+            assert ((again[key] - value).abs() <= error * 1.001 * largest + 1e-7).all()
+        else:
+            assert torch.equal(again[key], value)
+
+
+def test_other_numbers_of_bits_are_refused(codec, tmp_path):
+    with pytest.raises(ValueError, match="bits 4: weights are written in 32, 16 or 8"):
+        networks.save(codec, tmp_path / "never.safetensors", bits=4)
+
+
 def test_groups_must_fill_the_latent():
     with pytest.raises(ValueError, match=r"groups \(4, 4\) have 8 channels together, the latent 12"):
         elic.ELIC(M=12, groups=(4, 4))

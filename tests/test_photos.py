@@ -121,8 +121,3 @@ def test_kodak_compares_the_codec_with_hevc_and_with_the_small_one(real_data, mo
     )
     told = {name: found.value for name, found in kodak.bd_rates(own, small).items()}
     assert told == pytest.approx({"hevc": -50, "vvc": 0, "mean-scale-small": -75}, abs=1e-6)
-
-
-def test_a_run_whose_start_is_still_to_be_trained_is_refused():
-    with pytest.raises(ValueError, match="start-photos is still to be trained"):
-        run.start(next(r for r in base.PHOTOS.recipes() if r.loss))

@@ -10,7 +10,7 @@ from icm_helpers import chapters, files, run
 from icm_helpers.chapters.object_region_mse import SCENES
 from icm_helpers.chapters.objectness_distillation import ABLATIONS, DISTILL_HIGH_LR, DISTILL_SCENES
 from icm_helpers.codecs import nerv
-from icm_helpers.ledger.recipe import UNTRAINED, Accuracy, Recipe, flat
+from icm_helpers.ledger.recipe import Accuracy, Recipe, flat
 from icm_helpers.ledger.study import Study, VideoStudy
 from icm_helpers.objectives import MSE, Distill
 from icm_helpers.tasks import models
@@ -117,10 +117,6 @@ def test_published_weights_are_those_of_their_fingerprint(codec, start):
 
 
 SHIPPED_STARTS = {s.training.start: s for *_, s in ALL if s.training.start[:4] not in ("none", "publ")}
-WAITING = {
-    start for start in SHIPPED_STARTS if start.endswith(f"@{UNTRAINED}")
-}  # pending studies of what is being trained
-SHIPPED_STARTS = {start: study for start, study in SHIPPED_STARTS.items() if start not in WAITING}
 
 
 @pytest.mark.parametrize("study", SHIPPED_STARTS.values(), ids=SHIPPED_STARTS.keys())
@@ -130,10 +126,6 @@ def test_a_start_is_the_file_that_its_fingerprint_says(study):
     wrong = replace(study.training, start=study.training.start[:-8] + "00000000")
     with pytest.raises(ValueError, match="starts from 00000000: other weights"):
         run.start(replace(recipe, codec=replace(recipe.codec, training=wrong)))
-
-
-def test_only_pending_studies_wait_for_weights():
-    assert {preset for _, preset, study in ALL if study.training.start in WAITING} <= {"pending"}
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.name)

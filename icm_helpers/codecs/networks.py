@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _TABLE = "_quantized_cdf"
 _TABLES = (_TABLE, "_cdf_length", "_offset")
+_FACTOR = ".factor"
 
 
 def load(codec: Codec, quality: int | None, weights: Path | str | None, metric: str) -> CompressionModel:
@@ -76,15 +77,19 @@ def build(codec: Codec, quality: int | None = None, **sizes: Any) -> Compression
     return model.eval()
 
 
-def save(codec: CompressionModel, path: Path | str, metadata: Mapping[str, str] | None = None) -> None:
+def save(codec: CompressionModel, path: Path | str, metadata: Mapping[str, str] | None = None, bits: int = 32) -> None:
     """Write a codec from `zoo.load` (ValueError for another) as safetensors, atomically, with its name, quality and your
-    `metadata` in the header. Its CDF tables are recomputed in place first, so that codec and file share one `fingerprint`."""
+    `metadata` in the header. Its CDF tables are recomputed in place first, so that codec and file share one `fingerprint`; not
+    with 16 or 8 `bits`, which make a half or a quarter of the file and round the weights of convolutions."""
     if not hasattr(codec, "name"):
         raise ValueError(f"{type(codec).__name__} has no name to write into {path}: make it with zoo.load.")
+    if bits not in (32, 16, 8):
+        raise ValueError(f"bits {bits}: weights are written in 32, 16 or 8")
     files.require_finite(codec.state_dict(), codec.name)  # or the tables would take forever
     update_tables(codec, force=True)
     header = dict(metadata or {}) | {"codec": codec.name, "quality": str(codec.quality)}
     state = _packed({key: value.detach().cpu().contiguous() for key, value in codec.state_dict().items()})
+    state = state if bits == 32 else _rounded(state, bits)
     with files.atomically(path) as temporary:
         save_file(state, temporary, metadata=header)
 
@@ -147,9 +152,25 @@ def _packed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return packed
 
 
+def _rounded(state: dict[str, Tensor], bits: int) -> dict[str, Tensor]:
+    """Weights of convolutions as float16, or as integers of 8 bits that a factor for each of their first axis belongs to."""
+    rounded = dict(state)
+    for key in [key for key in state if state[key].ndim == 4]:
+        if key.endswith(".mask"):
+            rounded[key] = state[key].bool()
+        elif bits == 16:
+            rounded[key] = state[key].half()
+        else:
+            factor = state[key].abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12) / 127
+            rounded |= {key: (state[key] / factor).round().to(torch.int8), key + _FACTOR: factor}
+    return rounded
+
+
 def _unpacked(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What :func:`_packed` packed; tables that were not come back as they are, and so do older files' rows of 32 bits."""
-    whole = dict(state)
+    """What :func:`_packed` and :func:`_rounded` made small; other tables come back as they are, and so do older files' rows of 32
+    bits."""
+    whole = {key: value for key, value in state.items() if not key.endswith(_FACTOR)}
+    whole |= {key: value * state[key + _FACTOR] for key, value in whole.items() if key + _FACTOR in state}
     for key in [key for key in state if key.endswith(_TABLE)]:
         lengths = state.get(key.removesuffix(_TABLE) + "_cdf_length")
         if state[key].ndim == 1 and state[key].numel() and lengths is not None:

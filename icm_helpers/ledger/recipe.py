@@ -19,8 +19,6 @@ from icm_helpers.files import ROOT
 from icm_helpers.objectives import Loss
 
 LEDGER = ROOT / "data" / "results"
-UNTRAINED = "untrained"
-"""Placeholder for the fingerprint of start weights that are still to be trained: such a recipe cannot be run."""
 
 # --- what is coded -------------------------------------------------------------------------------------------------------
 
