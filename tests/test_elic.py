@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from compressai.layers import CheckerboardMaskedConv2d
 
 from icm_helpers import complexity
 from icm_helpers.codecs import container, elic, networks, zoo
@@ -49,6 +50,15 @@ def test_what_is_coded_later_changes_no_mean_of_what_is_coded_before():
     for k in range(4):
         same = means(y + 3 * (order == k)) == means(y)
         assert same[order <= k].all() and (k == 3 or not same[order == k + 1].all())
+
+
+def test_masked_weights_do_not_count_and_are_not_written_to():
+    """CompressAI's convolution writes to them, and pictures that were coded at once came out wrong now and then."""
+    small = elic.ELIC(N=8, M=8, width=8, groups=(4, 4)).eval()
+    ours, usual = small.spatial_context[0], CheckerboardMaskedConv2d(4, 8, kernel_size=5, padding=2)
+    usual.load_state_dict(ours.state_dict())
+    before, x = (ours.weight._version, ours.weight.data_ptr()), torch.rand(1, 4, 6, 5)
+    assert torch.equal(ours(x), usual(x)) and (ours.weight._version, ours.weight.data_ptr()) == before
 
 
 def test_a_truncated_stream_is_an_error(codec):

@@ -26,6 +26,14 @@ from icm_helpers.codecs.tcm import FastGaussianConditional
 Part = Callable[[slice, Tensor, Tensor, Tensor], Tensor]  # channels, half (h, w), scales and means -> y_hat
 
 
+class _Checkerboard(CheckerboardMaskedConv2d):
+    """CompressAI's, but it leaves its weights alone. CompressAI's writes the masked ones back, and where threads share them, as
+    `container` does, one may convolve with what another is just writing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight * self.mask, self.bias)
+
+
 class ELIC(CompressionModel):
     r"""ELIC's context over small transforms; answers CompressAI's `forward`, `compress`, `decompress` and `update`.
 
@@ -82,9 +90,7 @@ class ELIC(CompressionModel):
         self.channel_context = nn.ModuleList(
             nn.Sequential(conv(known, width, 3, 1), nn.GELU(), conv(width, width, 3, 1)) for known in before[1:]
         )
-        self.spatial_context = nn.ModuleList(
-            CheckerboardMaskedConv2d(c, 2 * c, kernel_size=5, padding=2) for c in groups
-        )
+        self.spatial_context = nn.ModuleList(_Checkerboard(c, 2 * c, kernel_size=5, padding=2) for c in groups)
         self.entropy_parameters = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d((3 if known else 2) * width + 2 * c, 128, 1), nn.GELU(), nn.Conv2d(128, 128, 1), nn.GELU(),
