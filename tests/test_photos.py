@@ -58,6 +58,13 @@ def test_the_box_ap_of_small_detectors_on_coco_mini_is_the_known_one(real_data, 
     assert summary["ap"] == pytest.approx(ap, abs=off) and summary["ap50"] == pytest.approx(ap50, abs=0.005)
 
 
+def test_photos_that_codecs_have_seen_are_those_to_train_on(real_data, monkeypatch):
+    monkeypatch.setenv("ICM_REAL_DATA", str(real_data))
+    assert datasets.load("photos-seen", "val").ids == datasets.load("photos", "train").ids
+    codecs = [{r.codec_id for r in study.recipes() if r.loss} for study in (base.PHOTOS_SEEN, base.PHOTOS_FIRST)]
+    assert codecs[0] == codecs[1]
+
+
 def test_the_mean_iou_of_deeplab_on_coco_more_is_the_known_one(real_data):
     pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
     folder, judge = real_data / "coco_more", models.load("deeplab-v3-voc")

@@ -195,7 +195,7 @@ IN_SHORT = Short(
 _WAIT = "The trainings here do not decide it."
 ADVICE = (
     Advice("Can you train the detector further?", "object-region/1c", {
-        "for": "Do that first: fine-tune it on what your codec decodes. It needs no new codec.",
+        "for": "Do that first: fine-tune it on thousands of pictures that your codec decodes. It needs no new codec.",
         "against": "Leave it as it is: fine-tuning on decoded pictures costs bits here.",
         "both": "Try it on your data: it helps some detectors here and harms others.",
         "open": f"It is not a sure gain. {_WAIT}"}),

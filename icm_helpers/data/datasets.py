@@ -153,6 +153,10 @@ def _photos(split: str, *, size: int, limit: int | None, root: Path | None) -> C
     return _room("photos").opened(root or real_data(), split, limit)
 
 
+def _photos_seen(split: str, **how: Any) -> CocoDataset:
+    return _photos("train", **how)
+
+
 def _photos_and_scenes(split: str, *, size: int, limit: int | None, root: Path | None) -> Any:
     """All photos, and half as many scenes; `limit` is of both together."""
     photos = _photos(split, size=size, limit=limit and -(-limit * 2 // 3), root=root)
@@ -222,6 +226,7 @@ for _data_set in (
     DataSet("scenes", _scenes, "landscapes that are drawn here, with exact masks, of any size and number", **_OWN),
     DataSet("coco-mini", partial(_coco, *_MINI), "180 + 127 pictures of COCO, in the folder that ICM_REAL_DATA names"),
     DataSet("photos", _photos, "343 + 716 photographs of COCO, in the folder that ICM_REAL_DATA names"),
+    DataSet("photos-seen", _photos_seen, "the 343 to train on, to judge codecs on what they learned from"),
     DataSet(
         "photos-and-scenes",
         _photos_and_scenes,
