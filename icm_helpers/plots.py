@@ -204,10 +204,10 @@ def with_boxes(
 def intervals(ax: Axes, groups: Mapping[str, Any], across: str) -> None:
     """Points with error bars: frames of `value`, `low`, `high` by name, against their column `across`."""
     for i, (name, group) in enumerate(groups.items()):
-        colour = plt.get_cmap("cividis")((0.0, 0.35, 0.6, 0.8)[i])  # detectors: not a colour of any loss
+        colour = plt.get_cmap("cividis")(0.85 * i / max(1, len(groups) - 1))  # detectors: not a colour of any loss
         error = [group["value"] - group["low"], group["high"] - group["value"]]
-        beside = group[across] + 0.7 * (i % 2)  # so that bars do not hide each other
-        ax.errorbar(beside, group["value"], error, color=colour, fmt="oshv"[i], capsize=3, label=name)
+        beside = group[across] + 0.7 * i  # so that bars do not hide each other
+        ax.errorbar(beside, group["value"], error, color=colour, fmt="oshv^D"[i % 6], capsize=3, label=name)
     ax.axhline(0, color=INK, linewidth=1, linestyle=":")
     ax.legend(fontsize=9)
 
