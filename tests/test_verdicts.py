@@ -230,6 +230,7 @@ def test_every_claim_has_a_finding_on_every_data_set_of_the_book(chapter, board)
             and c.study == (study.name if study.name in alone else "")
             and ("fine-tuned" not in c.judged or {c.anchor, c.method} <= tuned)
             and (c.metrics != ("pq",) or any("panoptic" in judge for judge in study.measured.detectors))
+            and (c.metrics != ("miou",) or any("deeplab-v3" in judge for judge in study.measured.detectors))
         }
     assert tested == {(f.data, f.claim.id) for f in board[chapter.name]}
 
