@@ -159,7 +159,7 @@ def lent(measured: Sequence[Finding]) -> list[Finding]:
     for finding in measured:
         alike = [f.interval for f in measured if (f.claim, f.unit) == (finding.claim, finding.unit)]
         several = [i for i in alike if i.trainings > 1 and math.isfinite(i.spread)]
-        if finding.interval.trainings == 1 and several and math.isfinite(finding.interval.value):
+        if finding.interval.trainings == 1 and several:
             most = max(several, key=lambda i: i.spread)
             finding = replace(finding, interval=widened(finding.interval, most.spread, most.trainings - 1))
         told.append(finding)
