@@ -73,7 +73,9 @@ SA_ALPHA_SEEDS = tuple(
         losses=tuple((loss, scale) for loss, scale in at_alphas("nano-sam", 10.0) if loss != NANO))
     for study in _AT_TWO)
 SA_DILATED_SEEDS = tuple(
-    replace(SA_ABLATIONS[1], name=f"dilated, seed {seed}", seeds=(seed,), measured=SA_SCENES.measured) for seed in (0, 1, 2))
+    replace(
+        SA_ABLATIONS[1], name=f"dilated, seed {seed}", seeds=(seed,), lmbdas=base.SEEDS[0].lmbdas, measured=SA_SCENES.measured)
+    for seed in (0, 1, 2))
 SA_MAIN = replace(SA_SCENES, beside=runs_of(*SA_SEEDS))
 
 # Photographs: Segment Anything's weights cannot be shipped, and COCO annotates things and stuff of a hundred of these pictures.
