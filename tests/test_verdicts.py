@@ -368,13 +368,13 @@ def test_the_scoreboard_is_what_the_ledger_says(board):
         ("sa-icm/1a", "scenes", "box_ap", "yolov5n-scenes"): "contradicted",
         ("sa-icm/1a", "scenes", "mask_ap", "mask-rcnn-small"): "contradicted",
         ("sa-icm/1a", "scenes", "mask_ap", "panoptic-deeplab-scenes"): "not decided",
-        ("sa-icm/1b", "scenes", "box_ap", "yolov5n-scenes-finetuned"): "not decided",
+        ("sa-icm/1b", "scenes", "box_ap", "yolov5n-scenes-finetuned"): "contradicted",
         ("sa-icm/2a", "scenes", "pq", "panoptic-deeplab-scenes"): "not decided",
         ("sa-icm/2b", "scenes", "pq", "panoptic-deeplab-scenes"): "not decided",
         ("sa-icm/2c", "scenes", "pq", "panoptic-deeplab-scenes"): "not decided",
-        ("sa-icm/3", "scenes", "bpp", "none"): "not decided",
+        ("sa-icm/3", "scenes", "bpp", "none"): "reproduced",
         ("sa-icm/4a", "scenes", "texture_auc", "none"): "not decided",
-        ("sa-icm/4b", "scenes", "shape_ap", "mask-rcnn-small"): "not decided",
+        ("sa-icm/4b", "scenes", "shape_ap", "mask-rcnn-small"): "reproduced",
         ("sa-icm/4c", "scenes", "texture_auc", "none"): "not decided",
         ("sa-icm/5", "scenes", "box_ap", "mask-rcnn-small"): "not decided",
         ("sa-icm/5", "scenes", "box_ap", "panoptic-deeplab-scenes"): "reproduced",
@@ -492,6 +492,14 @@ def test_every_papers_summary_names_claims_of_its_own_and_has_advice_for_what_ca
 def test_a_summary_without_findings_says_so():
     lines = summary.lines(chapters.named("sa_nerv"), [])
     assert "not measured" in lines["on scenes"] and "another verdict" in lines["advice"]
+
+
+def test_a_codec_that_was_judged_twice_has_one_psnr():
+    once = [record(MSE(), lmbda, bpp, seed, judge=ap) for lmbda, bpp, ap in LADDER for seed in (0, 1)]
+    for r in once:
+        r.result["psnr"], r.bootstrap["psnr"] = 30 + r.recipe.seed, [30 + r.recipe.seed] * 3
+    again = [replace(r, recipe=replace(r.recipe, measured=Accuracy((), ("judge",)))) for r in once if r.recipe.seed]
+    assert list(queries.curves(once + again, "psnr")["mse"].metric) == pytest.approx([30.5] * 3)
 
 
 def test_alphas_at_one_lambda_are_one_curve_and_stand_for_the_middle_one():

@@ -56,7 +56,7 @@ FEATURES_TUNED = replace(
 
 # The papers' own codecs, and what they compare with, as their chapters trained and judged them.
 PAPERS = (
-    *(r for r in runs_of(sa_icm.SA_SCENES, *sa_icm.SA_SEEDS) if r.kind in ("trained", "classical") and r.method != "hevc"),
+    *(r for r in sa_icm.SA_MAIN.recipes() if r.kind in ("trained", "classical") and r.method != "hevc"),
     *(r for r in object_region_mse.MAIN.recipes() if r.loss and r.loss.name == "task"),
     *(
         r for r in runs_of(objectness_distillation.DISTILL_SCENES, *objectness_distillation.DISTILL_SEEDS)

@@ -46,7 +46,7 @@ _BY_ALL = replace(SA_SCENES, measured=judges(*_JUDGES), anchors=(), probed=())
 SA_ABLATIONS = tuple(
     replace(_BY_ALL, name=name, role="ablation", losses=((loss, scale),), lmbdas=(0.002, 0.008))
     for name, loss, scale in (
-        ("true edges", TrueEdges(), 8.0), ("dilated", replace(NANO, dilate=1), 3.5),
+        ("true edges", TrueEdges(), 8.0),
         ("smallest first", replace(NANO, drawing="smallest-first"), 10.0),
         ("higher thresholds", replace(NANO, canny_low=100.0, canny_high=200.0), 10.0),
         ("moved by 8", replace(NANO, shift=8), 18.0), ("moved by 96", replace(NANO, shift=96), 25.0)))
@@ -72,11 +72,16 @@ SA_ALPHA_SEEDS = tuple(
         study, name=f"{study.name}, other alphas", measured=SA_SCENES.measured,
         losses=tuple((loss, scale) for loss, scale in at_alphas("nano-sam", 10.0) if loss != NANO))
     for study in _AT_TWO)
-SA_DILATED_SEEDS = tuple(
+SA_MAIN = replace(SA_SCENES, beside=(
+    *runs_of(*SA_SEEDS, *SA_TUNED_SEEDS, *SA_ALPHA_SEEDS), *(r for r in runs_of(*SA_PROBED_SEEDS) if r.kind == "probed")))
+
+# Of what the paper leaves open, thickness matters most: it is trained three times, and judged by a fine-tuned detector, too.
+SA_DILATED, *_DILATED_SEEDS = (
     replace(
-        SA_ABLATIONS[1], name=f"dilated, seed {seed}", seeds=(seed,), lmbdas=base.SEEDS[0].lmbdas, measured=SA_SCENES.measured)
+        SA_ABLATIONS[0], name=f"dilated, seed {seed}", losses=((replace(NANO, dilate=1), 3.5),), lmbdas=_AT_TWO[0].lmbdas,
+        seeds=(seed,), measured=SA_SCENES.measured)
     for seed in (0, 1, 2))
-SA_MAIN = replace(SA_SCENES, beside=runs_of(*SA_SEEDS))
+SA_DILATED = replace(SA_DILATED, name="dilated", beside=runs_of(*_DILATED_SEEDS))
 
 # Photographs: Segment Anything's weights cannot be shipped, and COCO annotates things and stuff of a hundred of these pictures.
 SA_COCO_MINI = replace(
@@ -134,6 +139,12 @@ _SEEDS = Change(
     "SA-ICM's lead by the boxes of Panoptic-DeepLab",
     seeds=(0,))
 
+_MORE = Change(
+    when="2026-11-29, f6aa82d",
+    why=f"{SEGMENTER.why}; and verdicts take the mean of three trainings instead of the only one, as was planned on 2026-11-28, "
+    "when that one no longer decided anything",
+    seeds=(0,))
+
 # The paper draws one curve through three alphas; where a claim needs one, we take the middle.
 _MIDDLE = NANO.method
 _BETTER = Claim(
@@ -148,7 +159,7 @@ _PANOPTIC = replace(
     "that require background information in the image.",
     test="SA-ICM (alpha .93) against object-region MSE, by PQ: BD-rate below zero")
 _TEXTURE = Claim(
-    id="sa-icm/4a", stated=_STATED, changed=SEGMENTER, where="section 4.1",
+    id="sa-icm/4a", stated=_STATED, changed=_MORE, where="section 4.1",
     quote="It can be seen that the decoded image loses its texture but the information of object shape is retained.",
     test="at equal rate, what a probe reads of patterns (area under its ROC curve) from SA-ICM's pictures (alpha .93), "
     "minus what it reads from those of MSE: below zero",
@@ -157,7 +168,7 @@ _TEXTURE = Claim(
 CLAIMS = (
     _BETTER,
     replace(
-        _BETTER, id="sa-icm/1b", changed=SEGMENTER, metrics=("box_ap",), judged="fine-tuned",
+        _BETTER, id="sa-icm/1b", changed=_MORE, metrics=("box_ap",), judged="fine-tuned",
         test="the same, by a detector fine-tuned on what each codec decodes: BD-rate below zero"),
     Claim(
         id="sa-icm/2a", stated=_STATED, changed=_SEEDS, where="section 2.1, of codecs trained on object regions",
@@ -168,7 +179,7 @@ CLAIMS = (
     _PANOPTIC,
     replace(_PANOPTIC, id="sa-icm/2c", anchor="mse", test="SA-ICM (alpha .93) against MSE, by PQ: BD-rate below zero"),
     Claim(
-        id="sa-icm/3", stated=_STATED, changed=SEGMENTER, where="section 4.2",
+        id="sa-icm/3", stated=_STATED, changed=_MORE, where="section 4.2",
         quote="the compression performance at multiple points is calculated by changing $\\alpha$ instead of $\\lambda$",
         test="rate at alpha .48 over the rate at alpha .98, at the same lambdas: more",
         sign=+1, measure="rate", metrics=("bpp",), anchor="sa-icm-0.98", method="sa-icm-0.48"),
@@ -218,12 +229,12 @@ IN_SHORT = Short(
     caveat="A tiny Segment Anything, and no photographs with its edges. Compared with MSE, by every model: {sa-icm/5}. Compared "
     "with object region by PQ: {sa-icm/2b}.",
     advice={"against":
-        "For detectors of objects, use object masks instead. If your model must name every pixel, measure both with it first."})
+        "For detectors of objects, use object masks instead. If your model must name every pixel, measure both with it "
+        "first. And draw edges thicker than one pixel: here that saves bits by every model."})
 
 CHAPTER = Chapter(
     NAME, "SA-ICM", CLAIMS, {
         "smoke": (SA_SMOKE,),
-        "book": (SA_MAIN, SA_COCO_MINI, *SA_ABLATIONS, *SA_LOW_LR, SA_TCM),
-        "pending": (
-            SA_COCO_SAM, *SA_TUNED_SEEDS, *SA_ALPHA_SEEDS, *SA_PROBED_SEEDS, *SA_DILATED_SEEDS, SA_PHOTOS_MAIN, SA_PHOTO_MAPS),
+        "book": (SA_MAIN, SA_COCO_MINI, SA_DILATED, *SA_ABLATIONS, *SA_LOW_LR, SA_TCM),
+        "pending": (SA_COCO_SAM, SA_PHOTOS_MAIN, SA_PHOTO_MAPS),
         "paper": (SA_PAPER, SA_VISDRONE, SA_CITYSCAPES)}, IN_SHORT, GAPS, AWAITING)

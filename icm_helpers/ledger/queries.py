@@ -85,6 +85,8 @@ def curves(
     """One curve for each method, or each of these `names`, that was measured so, with at least two points; of videos, one over all
     clips (:func:`pooled`), which holds those of each."""
     heard = [r for r in records if judge in judges([r], metric)]
+    # Of a codec that other models judged another time, what is no model's, such as PSNR, is there twice.
+    heard = [*{(r.recipe.method, r.recipe.pictures, r.recipe.codec): r for r in reversed(heard)}.values()][::-1]
     groups = methods(pooled(heard))
     drawn = {
         name: curve(group, metric, judge, name)
