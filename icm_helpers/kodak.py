@@ -6,9 +6,10 @@ python -m icm_helpers.kodak
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
-from icm_helpers import bd
+from icm_helpers import bd, plots
 from icm_helpers.bd import Curve
 from icm_helpers.chapters.object_region_mse import KODAK, KODAK_SMALL
 from icm_helpers.intervals import Interval
@@ -28,11 +29,28 @@ def curves() -> dict[str, Curve]:
     return {KODAK.codec: own["mse"], KODAK_SMALL.codec: small["mse"], "hevc": own["hevc"], "vvc": own["vvc"]}
 
 
-def bd_rates(drawn: Mapping[str, Curve]) -> dict[str, Interval]:
+def bd_rates() -> dict[str, Interval]:
     """BD-rates [%] by PSNR of the photographs' codec against each other one, over the pictures of Kodak."""
+    drawn = curves()
     return {name: bd.bd_rate(curve, drawn[KODAK.codec]) for name, curve in drawn.items() if name != KODAK.codec}
 
 
+def figure() -> Figure:
+    """:func:`curves`, drawn."""
+    drawn, (shown, ax) = curves(), plt.subplots(figsize=(6.4, 4.2))
+    for (name, curve), marker in zip(drawn.items(), "Dosv", strict=True):
+        ax.plot(curve.bpp, curve.metric, f"{marker}-", label=name)
+    plots.rate_axis(ax, "PSNR [dB]")
+    ax.legend()
+    return shown
+
+
+def report() -> None:
+    """Print :func:`bd_rates`, with the goals."""
+    for name, found in bd_rates().items():
+        goal = f" (goal {GOALS[name]:+g})" if name in GOALS else ""
+        print(f"{KODAK.codec} against {name}, BD-rate [%]: {found}{goal}")
+
+
 if __name__ == "__main__":
-    for name, found in bd_rates(curves()).items():
-        print(f"{KODAK.codec} against {name}: BD-rate {found} %" + (f", goal {GOALS[name]:g}" if name in GOALS else ""))
+    report()

@@ -140,7 +140,7 @@ _SEEDS = Change(
     seeds=(0,))
 
 _MORE = Change(
-    when="2026-11-29, f6aa82d",
+    when="2026-11-29, 4adcab3",
     why=f"{SEGMENTER.why}; and verdicts take the mean of three trainings instead of the only one, as was planned on 2026-11-28, "
     "when that one no longer decided anything",
     seeds=(0,))

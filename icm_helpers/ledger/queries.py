@@ -86,7 +86,8 @@ def curves(
     clips (:func:`pooled`), which holds those of each."""
     heard = [r for r in records if judge in judges([r], metric)]
     # Of a codec that other models judged another time, what is no model's, such as PSNR, is there twice.
-    heard = [*{(r.recipe.method, r.recipe.pictures, r.recipe.codec): r for r in reversed(heard)}.values()][::-1]
+    of = {(r.recipe.method, r.recipe.pictures, r.recipe.codec, r.recipe.setting): r for r in reversed(heard)}
+    heard = [*of.values()][::-1]
     groups = methods(pooled(heard))
     drawn = {
         name: curve(group, metric, judge, name)

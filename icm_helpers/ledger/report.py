@@ -231,9 +231,8 @@ class Chapter:
         rate = part.study.training.lr
         roles = ("main", "slower") if part.role == "ablation" else ("main",)
         like = [p for p in same if p.role in roles and (len(roles) == 1 or p.study.training.lr == rate)]
-        records = select(
-            [r for p in like for r in p.records], lmbda=part.study.lmbdas, seed=part.study.settings()["seeds"]
-        )
+        seeds = part.study.settings()["seeds"]
+        records = select([r for p in like for r in p.records], lmbda=part.study.lmbdas, seed=seeds)
         return replace(like[0], records=records)
 
     def whole(self, part: Part) -> Part:
