@@ -85,9 +85,10 @@ def curves(
     """One curve for each method, or each of these `names`, that was measured so, with at least two points; of videos, one over all
     clips (:func:`pooled`), which holds those of each."""
     heard = [r for r in records if judge in judges([r], metric)]
-    # Of a codec that other models judged another time, what is no model's, such as PSNR, is there twice.
-    of = {(r.recipe.method, r.recipe.pictures, r.recipe.codec, r.recipe.setting): r for r in reversed(heard)}
-    heard = [*of.values()][::-1]
+    once: dict[Any, Record] = {}  # what is no model's, such as PSNR, is there twice where others judged a codec another time
+    for r in heard:
+        once.setdefault((r.recipe.method, r.recipe.pictures, r.recipe.codec, r.recipe.setting), r)
+    heard = [*once.values()]
     groups = methods(pooled(heard))
     drawn = {
         name: curve(group, metric, judge, name)
