@@ -85,7 +85,8 @@ def curves(
     """One curve for each method, or each of these `names`, that was measured so, with at least two points; of videos, one over all
     clips (:func:`pooled`), which holds those of each."""
     heard = [r for r in records if judge in judges([r], metric)]
-    once: dict[Any, Record] = {}  # what is no model's, such as PSNR, is there twice where others judged a codec another time
+    # What is no model's, such as PSNR, is there twice where others judged a codec another time.
+    once: dict[Any, Record] = {}
     for r in heard:
         once.setdefault((r.recipe.method, r.recipe.pictures, r.recipe.codec, r.recipe.setting), r)
     heard = [*once.values()]
