@@ -65,7 +65,9 @@ class Detector(Pupil):
 
     def __call__(self) -> None:
         told, dataset = self.told(), datasets.load(self.data, "train", size=self.size, limit=self.images)
-        plan = train.Schedule(self.steps, self.batch, self.lr, warmup=200, milestones=(0.75, 0.92), clip=5.0)
+        plan = train.Schedule(
+            self.steps, self.batch, self.lr, warmup=min(200, self.steps // 4), milestones=(0.75, 0.92), clip=5.0
+        )
         model = training.trained(self.model, dataset, plan, **told)
         if not train.rank():  # the first process writes
             model.cpu().save(self.out)
