@@ -61,7 +61,7 @@ VIDEOS_LONG_EDGES = replace(
 # it does for a measure if the range over the three seeds, mean over clips and losses, is at most half of that at 50 epochs; and an
 # effect is there if the difference of the losses, mean over clips, has a t-interval over clips without zero.
 SCENES_LONG = replace(
-    VIDEOS, name="300 epochs", role="ablation", networks=VIDEOS.networks[1:2], epochs=300, tune_epochs=48, anchors=())
+    VIDEOS, name="300 epochs", role="longer", networks=VIDEOS.networks[1:2], epochs=300, tune_epochs=48, anchors=())
 
 # The paper states the sequences, four each of class C and D, and YOLOv7; beta, 300 epochs, 50 after pruning, and 8 bits are
 # NeRV's own. It states neither the network's size, nor the rate, nor which Segment Anything and alpha: these are ours, and 65

@@ -67,7 +67,13 @@ def tuned(records: Iterable[Record]) -> list[Record]:
         return kept and {k: v for k, v in part.items() if type(v) is not dict} | kept
 
     judged = [replace(r, result=by_tuned(r.result), bootstrap=by_tuned(r.bootstrap)) for r in records]
-    return [r for r in judged if r.result]
+    return _tuned_alike([r for r in judged if r.result])
+
+
+def _tuned_alike(records: Sequence[Record]) -> list[Record]:
+    """Of records by fine-tuned detectors, those whose detectors were trained as the last one's: others are other judges."""
+    ways = [replace(r.recipe.measured, detectors=(), finetuned=(), divided="none") for r in records]
+    return [r for r, way in zip(records, ways, strict=True) if way == ways[-1]]
 
 
 def judges(records: Sequence[Record], metric: str, *, finetuned: bool = True) -> list[str | None]:
@@ -85,6 +91,7 @@ def curves(
     """One curve for each method, or each of these `names`, that was measured so, with at least two points; of videos, one over all
     clips (:func:`pooled`), which holds those of each."""
     heard = [r for r in records if judge in judges([r], metric)]
+    heard = _tuned_alike(heard) if judge and judge.endswith(FINETUNED) else heard
     # What is no model's, such as PSNR, is there twice where others judged a codec another time.
     once: dict[Any, Record] = {}
     for r in heard:

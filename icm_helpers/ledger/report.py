@@ -282,8 +282,8 @@ class Chapter:
 
     def cost(self, words: str) -> Markdown:
         """A sentence on the hours, `{measured}`, that the records took once their codecs were trained."""
-        measured = sum(r.provenance.get("seconds", 0) for part in self.parts for r in part.records) / 3600
-        told = f"{words.format(measured=measured)}, trainings of codecs not counted"
+        seconds = {r.recipe: r.provenance.get("seconds", 0) for part in self.parts for r in part.records}
+        told = f"{words.format(measured=sum(seconds.values()) / 3600)}, trainings of codecs not counted"
         return Markdown(
             f"*Cost of the records shown:* {told} (`icm cost {self.said.name} --preset book` gives that of all runs)."
         )
@@ -310,7 +310,7 @@ class Chapter:
         rows = [
             {"data": part.data, **{k: r.provenance[k] for k in names}, "torch": r.provenance["packages"]["torch"]}
             for part in (self.role(role) if role else self.parts)
-            for r in part.records
+            for r in part.records * (part.role != "replaced")
         ]
         return pd.DataFrame(rows).value_counts().rename("records").reset_index()
 
