@@ -133,6 +133,6 @@ IN_SHORT = Short(
 CHAPTER = Chapter(
     NAME, "SA-NeRV", CLAIMS, {
         "smoke": (SMOKE,),
-        "book": (VIDEOS, VIDEOS_TRUTH, VIDEOS_DAVIS, *VIDEO_ABLATIONS),
-        "pending": (VIDEOS_LONG, VIDEOS_LONG_EDGES, SCENES_LONG),
+        "book": (VIDEOS, VIDEOS_TRUTH, VIDEOS_DAVIS, SCENES_LONG, *VIDEO_ABLATIONS),
+        "pending": (VIDEOS_LONG, VIDEOS_LONG_EDGES),
         "paper": (VIDEOS_PAPER,)}, IN_SHORT, GAPS, awaiting=AWAITING)
