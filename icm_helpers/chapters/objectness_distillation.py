@@ -109,13 +109,14 @@ MICROSCOPE = replace(
 
 # Photographs with a better codec: YOLOv5n teaches, and everybody judges. Scales are measured at the start.
 DISTILL_PHOTOS = replace(
-    base.PHOTOS, chapter=NAME, losses=taught_by("yolov5n", 0.0, 0.0, 0.0), anchors=(), bit_allocation=True)
+    base.PHOTOS, chapter=NAME, losses=taught_by("yolov5n", 0.0, 0.0, 0.0), measured=base.GENTLY, anchors=(),
+    bit_allocation=True)
 DISTILL_PHOTO_SEEDS = tuple(
     replace(
         DISTILL_PHOTOS, name=f"photos, seed {seed}", lmbdas=base.PHOTO_SEEDS[0].lmbdas, seeds=(seed,), bit_allocation=False)
     for seed in (1, 2))
 DISTILL_PHOTOS_MAIN = replace(
-    DISTILL_PHOTOS, beside=(*beside(base.PHOTOS), *runs_of(*DISTILL_PHOTO_SEEDS), *_mse(*base.PHOTO_SEEDS)))
+    DISTILL_PHOTOS, beside=(*base.PHOTOS_MAIN.recipes(), *runs_of(*DISTILL_PHOTO_SEEDS)))
 
 # The microscope looks through the small codec, whose latents it can refine, at twice as far a range of lambda.
 PHOTO_MICROSCOPE = replace(

@@ -7,9 +7,9 @@ from dataclasses import replace
 from icm_helpers.chapters import object_region_mse as base
 from icm_helpers.chapters.object_region_mse import COCO_MINI, SCENES, beside, judges
 from icm_helpers.ledger.chapter import Change, Chapter, Claim, Short
-from icm_helpers.ledger.recipe import Accuracy, Recipe
+from icm_helpers.ledger.recipe import Accuracy
 from icm_helpers.ledger.rehearsed import quicker
-from icm_helpers.ledger.study import Scaled, Study, runs_of
+from icm_helpers.ledger.study import Scaled, runs_of
 from icm_helpers.objectives import MSE, SAICM, ObjectRegion, TrueEdges
 from icm_helpers.tasks.models import fingerprinted
 
@@ -22,11 +22,6 @@ def at_alphas(segmenter: str, scale: float) -> Scaled:
     """SA-ICM at the paper's alphas. One scale for all of them, or they would not share a lambda, which is what the paper changes
     them at."""
     return tuple((SAICM(fingerprinted(segmenter), alpha), scale) for alpha in ALPHAS)
-
-
-def _rivals(*studies: Study) -> tuple[Recipe, ...]:
-    """The runs of studies that are trained for MSE and object region."""
-    return tuple(r for r in runs_of(*studies) if r.loss and r.loss.name in ("mse", "object-region"))
 
 
 # fmt: off
@@ -94,11 +89,11 @@ SA_COCO_SAM = replace(SA_COCO_MINI, losses=at_alphas("sam-vit-b", 18.0), trainin
 # Photographs with a better codec: outlines of objects, which all photos have, stand for Segment Anything's edges; then, where a
 # photo has a map, the edges of things and stuff. Scales are measured at the start.
 _OUTLINES, _ALL_EDGES = TrueEdges(of="outlines"), TrueEdges(of="maps, else outlines")
-SA_PHOTOS = replace(base.PHOTOS, chapter=NAME, losses=((_OUTLINES, 0.0),), anchors=())
+SA_PHOTOS = replace(base.PHOTOS, chapter=NAME, losses=((_OUTLINES, 0.0),), measured=base.GENTLY, anchors=())
 SA_PHOTO_SEEDS = tuple(
     replace(SA_PHOTOS, name=f"photos, seed {seed}", lmbdas=base.PHOTO_SEEDS[0].lmbdas, seeds=(seed,)) for seed in (1, 2))
 SA_PHOTOS_MAIN = replace(
-    SA_PHOTOS, beside=(*beside(base.PHOTOS), *runs_of(*SA_PHOTO_SEEDS), *_rivals(*base.PHOTO_SEEDS)))
+    SA_PHOTOS, beside=(*base.PHOTOS_MAIN.recipes(), *runs_of(*SA_PHOTO_SEEDS)))
 SA_PHOTO_MAPS = replace(
     SA_PHOTOS, name="photos, things and stuff", role="ablation", losses=((_ALL_EDGES, 0.0),),
     lmbdas=base.PHOTO_SEEDS[0].lmbdas)
