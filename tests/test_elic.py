@@ -73,6 +73,14 @@ def test_weights_are_saved_and_come_back_with_their_tables(codec, tmp_path):
     assert container.encode(again, x) == container.encode(codec, x)
 
 
+def test_the_weights_that_ship_code_a_picture_well():
+    ship = zoo.load("elic-small")
+    x = torch.linspace(0.2, 0.8, 96).expand(3, 64, 96)  # a slope, which no random weights keep
+    data = container.encode(ship, x)
+    assert 8 * len(data) < 0.5 * 64 * 96
+    assert (container.decode(ship, data) - x).square().mean() < 1e-3
+
+
 @pytest.mark.parametrize(("bits", "size", "error"), [(16, 0.55, 2**-11), (8, 0.3, 1 / 254)])
 def test_in_fewer_bits_the_file_is_smaller_and_weights_of_convolutions_are_rounded(codec, tmp_path, bits, size, error):
     networks.save(codec, tmp_path / "whole.safetensors")

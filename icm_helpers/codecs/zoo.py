@@ -115,10 +115,11 @@ def load(
     network is in eval mode, trainable, and has `name` and `quality` set.
 
     Args:
-        name: `mean-scale-small` (`MeanScaleHyperprior(32, 48)`, 0.44 million parameters); `tcm`, LIC-TCM of the size that the
-            weights have (N = 128 without any); `tcm-tiny`, a LIC-TCM of 4.2 million parameters for demonstrations; any image
-            model of CompressAI's zoo, of which the variable-rate ones (-vbr) are coded at their default gain, `s=1`; a classical
-            codec; or one of your own. `mbt2018-mean-q5` is `mbt2018-mean` of quality 5.
+        name: `mean-scale-small` (`MeanScaleHyperprior(32, 48)`, 0.44 million parameters); `elic-small`, of 3.8 million, for
+            photographs; `tcm`, LIC-TCM of the size that the weights have (N = 128 without any); `tcm-tiny`, a LIC-TCM of 4.2
+            million parameters for demonstrations; any image model of CompressAI's zoo, of which the variable-rate ones (-vbr) are
+            coded at their default gain, `s=1`; a classical codec; or one of your own. `mbt2018-mean-q5` is `mbt2018-mean` of
+            quality 5.
         quality: of a classical codec, for HEVC and VVC its QP; of a CompressAI model 1 to 8 (cheng2020: 6); else None. Or, in its
             place, a network's file of weights: `load("tcm", "tcm_0.05.pth.tar")`.
         weights: of a network: "default" for the file shipped in data/checkpoints, or CompressAI's published weights; a
@@ -166,7 +167,7 @@ _network("mean-scale-small", _MODELS + "MeanScaleHyperprior", options={"N": 32, 
 _ROI = {"roi": True, "extends": "mean-scale-small", "shipped": "start-coco-mini"}
 _network("mean-scale-roi", "icm_helpers.codecs.regional:RegionalHyperprior", options={"N": 32, "M": 48}, **_ROI)
 _network("tcm", _TCM, arguments=lambda state: resolve_name("icm_helpers.codecs.tcm:arguments")(state))
-_network("elic-small", "icm_helpers.codecs.elic:ELIC")
+_network("elic-small", "icm_helpers.codecs.elic:ELIC", shipped="start-photos")
 _network("tcm-tiny", _TCM, options={"N": 32, "M": 64, "num_slices": 4, "width": 32})
 for _name, _class, _sizes in (
     ("bmshj2018-factorized", "FactorizedPrior", _FROM_6),
