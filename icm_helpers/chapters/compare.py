@@ -63,10 +63,13 @@ PAPERS = (
         if r.kind == "trained" and "distill" in r.method))
 MAIN = replace(FEATURES, name="scenes", beside=(*runs_of(LEARNED, *SEEDS, FEATURES_TUNED), *BOUND, *PAPERS))
 
-# Photographs: the standards alone; nothing is trained.
+# Photographs: the losses as their chapters trained and judged them; then, on fewer of them, regions for the standards, beside MSE.
 PHOTOS = replace(
+    object_region_mse.PHOTOS, chapter=NAME, losses=(), lmbdas=(), anchors=(), beside=runs_of(sa_icm.SA_PHOTOS_MAIN))
+REGIONS = replace(
     COCO_MINI, chapter=NAME, losses=(), lmbdas=(), microscope=None, roi=PHOTO_FINDER, anchors=FEATURES.anchors,
-    measured=replace(COCO_MINI.measured, divided=PHOTO_FINDER), beside=beside(COCO_MINI))
+    measured=replace(COCO_MINI.measured, divided=PHOTO_FINDER),
+    beside=tuple(r for r in beside(COCO_MINI) if r.method != "object-region"))
 
 # What scenes taught, on photographs: two more trainings, at two lambdas. The size is that of the scenes that they learned from.
 ELSEWHERE = "codecs of scenes, on photographs"
@@ -246,5 +249,5 @@ ADVICE = (
 CHAPTER = Chapter(
     NAME, "Compare", CLAIMS, {
         "smoke": (SMOKE, SMOKE_ROI),
-        "book": (MAIN, PHOTOS, STRANGE),
+        "book": (MAIN, PHOTOS, REGIONS, STRANGE),
         "paper": (PAPER,)}, IN_SHORT, GAPS)

@@ -51,7 +51,8 @@ class Claim:
 class Short:
     """A chapter in a few lines; names of `verdicts.told` in braces stand for what the ledger says.
 
-    `claim` is the one that says whether the idea works; `advice` has a text for each `verdicts.leaning` of its findings on scenes.
+    `claim` is the one that says whether the idea works, and `photographs` takes its place there, where they need another test;
+    `advice` has a text for each `verdicts.leaning` of the findings of `claim` on scenes.
     """
 
     idea: str
@@ -59,6 +60,7 @@ class Short:
     claim: str
     caveat: str
     advice: Mapping[str, str]
+    photographs: str = ""
 
 
 @dataclass(frozen=True)

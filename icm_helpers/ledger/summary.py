@@ -11,7 +11,7 @@ from IPython.display import Markdown
 from icm_helpers import chapters
 from icm_helpers.data import datasets
 from icm_helpers.ledger import verdicts
-from icm_helpers.ledger.chapter import Chapter, Claim
+from icm_helpers.ledger.chapter import Chapter
 from icm_helpers.ledger.queries import NAMES
 
 
@@ -19,35 +19,42 @@ def claims(chapter: Chapter) -> set[str]:
     """The ids of the claims that a chapter's few lines speak of."""
     text = " ".join([chapter.short.caveat, *chapter.short.advice.values()])
     names = (name for _, name, _, _ in string.Formatter().parse(text) if name)
-    return {chapter.short.claim} | {name.partition(" ")[0] for name in names}
+    return {chapter.short.claim, _real(chapter)} | {name.partition(" ")[0] for name in names}
+
+
+def _real(chapter: Chapter) -> str:
+    """The id of the claim that says on photographs whether the idea works."""
+    return chapter.short.photographs or chapter.short.claim
 
 
 def lines(chapter: Chapter, findings: Sequence[verdicts.Finding]) -> dict[str, str]:
     """The few lines by their names, from findings of at least the :func:`claims` that they speak of."""
     short = chapter.short
-    claim = next(claim for claim in chapter.claims if claim.id == short.claim)
-    drawn, real = [], []
-    for finding in (f for f in findings if f.claim == claim):
-        (drawn if datasets.DATASETS[finding.data].drawn else real).append(finding)
+    drawn, real = _of(findings, short.claim, True), _of(findings, _real(chapter), False)
     told = defaultdict(lambda: "not measured", verdicts.told(chapter.claims, findings))
     advice = short.advice.get(verdicts.leaning([f.verdict for f in drawn])) if drawn else None
     return {
         "idea": short.idea,
         "compared with": short.against,
-        "on scenes": _came_out(claim, drawn),
-        "on photographs": _came_out(claim, real),
+        "on scenes": _came_out(drawn),
+        "on photographs": _came_out(real),
         "caveat": short.caveat.format_map(told),
         "advice": advice.format_map(told) if advice else "None: it was written for another verdict.",
     }
 
 
-def _came_out(claim: Claim, findings: Sequence[verdicts.Finding]) -> str:
-    """The word for all of these findings, and the number of the first."""
-    word = f"**{verdicts.symbol(verdicts.of_claim(claim, findings))}**"
-    if not findings or findings[0].verdict == "not testable":
-        return word
-    first, what = findings[0], NAMES[findings[0].metric]
-    return f"{word}: {'bits at equal ' * (first.unit == '% rate')}{what} {verdicts.number(first)}"
+def _of(findings: Sequence[verdicts.Finding], claim: str, drawn: bool) -> list[verdicts.Finding]:
+    """The findings of a claim on drawn pictures, or on real ones."""
+    return [f for f in findings if f.claim.id == claim and bool(datasets.DATASETS[f.data].drawn) == drawn]
+
+
+def _came_out(findings: Sequence[verdicts.Finding]) -> str:
+    """The word for all of these findings of one claim, and the number of the first."""
+    if not findings:
+        return f"**{verdicts.symbol('not measured')}**"
+    first, word = findings[0], verdicts.of_claim(findings[0].claim, findings)
+    what = f"{'bits at equal ' * (first.unit == '% rate')}{NAMES[first.metric]} {verdicts.number(first)}"
+    return f"**{verdicts.symbol(word)}**" + f": {what}" * (first.verdict != "not testable")
 
 
 def of(chapter: Chapter, findings: Sequence[verdicts.Finding]) -> Markdown:
