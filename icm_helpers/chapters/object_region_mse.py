@@ -219,6 +219,6 @@ IN_SHORT = Short(
 CHAPTER = Chapter(
     NAME, "Object-region MSE", CLAIMS, {
         "smoke": (SMOKE,),
-        "book": (MAIN, PHOTOS_MAIN, PHOTOS_BEFORE, PHOTOS_SEEN, SMALL, TASK_LOW_LR, KODAK, KODAK_SMALL),
-        "pending": (PHOTOS, SCENES_ELIC),
+        "book": (MAIN, PHOTOS_MAIN, PHOTOS_BEFORE, PHOTOS_SEEN, SCENES_ELIC, SMALL, TASK_LOW_LR, KODAK, KODAK_SMALL),
+        "pending": (PHOTOS,),
         "paper": (PAPER, PAPER_VISDRONE)}, IN_SHORT, GAPS)
