@@ -68,8 +68,7 @@ PHOTOS = replace(
     object_region_mse.PHOTOS, chapter=NAME, losses=(), lmbdas=(), anchors=(), beside=runs_of(sa_icm.SA_PHOTOS_MAIN))
 REGIONS = replace(
     COCO_MINI, chapter=NAME, losses=(), lmbdas=(), microscope=None, roi=PHOTO_FINDER, anchors=FEATURES.anchors,
-    measured=replace(COCO_MINI.measured, divided=PHOTO_FINDER),
-    beside=tuple(r for r in beside(COCO_MINI) if r.method != "object-region"))
+    measured=replace(COCO_MINI.measured, divided=PHOTO_FINDER), beside=beside(replace(COCO_MINI, losses=COCO_MINI.losses[:1])))
 
 # What scenes taught, on photographs: two more trainings, at two lambdas. The size is that of the scenes that they learned from.
 ELSEWHERE = "codecs of scenes, on photographs"

@@ -115,8 +115,7 @@ DISTILL_PHOTO_SEEDS = tuple(
     replace(
         DISTILL_PHOTOS, name=f"photos, seed {seed}", lmbdas=base.PHOTO_SEEDS[0].lmbdas, seeds=(seed,), bit_allocation=False)
     for seed in (1, 2))
-DISTILL_PHOTOS_MAIN = replace(
-    DISTILL_PHOTOS, beside=(*base.PHOTOS_MAIN.recipes(), *runs_of(*DISTILL_PHOTO_SEEDS)))
+DISTILL_PHOTOS_MAIN = replace(DISTILL_PHOTOS, beside=runs_of(base.PHOTOS_MAIN, *DISTILL_PHOTO_SEEDS))
 
 # The microscope looks through the small codec, whose latents it can refine, at twice as far a range of lambda.
 PHOTO_MICROSCOPE = replace(

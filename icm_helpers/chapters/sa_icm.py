@@ -84,8 +84,7 @@ _OUTLINES, _ALL_EDGES = TrueEdges(of="outlines"), TrueEdges(of="maps, else outli
 SA_PHOTOS = replace(base.PHOTOS, chapter=NAME, losses=((_OUTLINES, 0.0),), measured=base.GENTLY, anchors=())
 SA_PHOTO_SEEDS = tuple(
     replace(SA_PHOTOS, name=f"photos, seed {seed}", lmbdas=base.PHOTO_SEEDS[0].lmbdas, seeds=(seed,)) for seed in (1, 2))
-SA_PHOTOS_MAIN = replace(
-    SA_PHOTOS, beside=(*base.PHOTOS_MAIN.recipes(), *runs_of(*SA_PHOTO_SEEDS)))
+SA_PHOTOS_MAIN = replace(SA_PHOTOS, beside=runs_of(base.PHOTOS_MAIN, *SA_PHOTO_SEEDS))
 SA_PHOTO_MAPS = replace(
     SA_PHOTOS, name="photos, things and stuff", role="ablation", losses=((_ALL_EDGES, 0.0),),
     lmbdas=base.PHOTO_SEEDS[0].lmbdas)
