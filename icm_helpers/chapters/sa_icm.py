@@ -228,6 +228,6 @@ IN_SHORT = Short(
 CHAPTER = Chapter(
     NAME, "SA-ICM", CLAIMS, {
         "smoke": (SA_SMOKE,),
-        "book": (SA_MAIN, SA_PHOTOS_MAIN, SA_DILATED, *SA_ABLATIONS, *SA_LOW_LR, SA_TCM),
-        "pending": (SA_PHOTOS_SAM, SA_PHOTO_MAPS),
+        "book": (SA_MAIN, SA_PHOTOS_MAIN, SA_DILATED, *SA_ABLATIONS, SA_PHOTO_MAPS, *SA_LOW_LR, SA_TCM),
+        "pending": (SA_PHOTOS_SAM,),
         "paper": (SA_PAPER, SA_VISDRONE, SA_CITYSCAPES)}, IN_SHORT, GAPS)
