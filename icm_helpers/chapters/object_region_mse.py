@@ -66,12 +66,12 @@ PHOTOS = replace(
 PHOTOS_FIRST = replace(PHOTOS, losses=PHOTOS.losses[:2])
 # At the usual rate of fine-tuning YOLOv5n learns 343 photos by heart, and its AP falls on others, uncompressed ones too. A tenth of
 # that rate, chosen on uncompressed photos alone, takes its place.
-GENTLY, _REPEATED = replace(PHOTOS.measured, finetune_lr=3e-5), (0.005, 0.02)
+GENTLY, REPEATED = replace(PHOTOS.measured, finetune_lr=3e-5), (0.005, 0.02)
 PHOTOS_TUNED = replace(
-    PHOTOS_FIRST, name="photos, fine-tuned gently", measured=replace(GENTLY, detectors=()), lmbdas=_REPEATED, anchors=())
+    PHOTOS_FIRST, name="photos, fine-tuned gently", measured=replace(GENTLY, detectors=()), lmbdas=REPEATED, anchors=())
 PHOTO_SEEDS = tuple(
     replace(
-        PHOTOS_FIRST, name=f"photos, seed {seed}", measured=GENTLY, lmbdas=_REPEATED, seeds=(seed,), anchors=())
+        PHOTOS_FIRST, name=f"photos, seed {seed}", measured=GENTLY, lmbdas=REPEATED, seeds=(seed,), anchors=())
     for seed in (1, 2))
 PHOTOS_MAIN = replace(PHOTOS_FIRST, beside=runs_of(PHOTOS_TUNED, *PHOTO_SEEDS))
 PHOTOS_BEFORE = replace(PHOTOS_FIRST, name="photos, fine-tuned as on scenes", role="replaced")

@@ -109,18 +109,16 @@ MICROSCOPE = replace(
 
 # Photographs with a better codec: YOLOv5n teaches, and everybody judges. Scales are measured at the start. Here, too, the loss
 # grows at the learning rate of the runs beside, for which four crops have too noisy a gradient. Of equal weights and objectness it
-# falls at a fifth and at a tenth of that rate, by as much; the larger was chosen before anything was judged.
+# falls at a fifth and at a tenth of that rate, by as much; the larger was chosen before anything was judged. Two lambdas, since
+# trainings tell more than further ones.
 DISTILL_PHOTOS = replace(
     base.PHOTOS, chapter=NAME, training=replace(base.PHOTOS.training, lr=2e-5), losses=taught_by("yolov5n", 0.0, 0.0, 0.0),
-    measured=base.GENTLY, anchors=(), bit_allocation=True)
+    lmbdas=base.REPEATED, measured=base.GENTLY, anchors=(), bit_allocation=True)
 DISTILL_PHOTO_SEEDS = tuple(
-    replace(
-        DISTILL_PHOTOS, name=f"photos, seed {seed}", lmbdas=base.PHOTO_SEEDS[0].lmbdas, seeds=(seed,), bit_allocation=False)
-    for seed in (1, 2))
+    replace(DISTILL_PHOTOS, name=f"photos, seed {seed}", seeds=(seed,), bit_allocation=False) for seed in (1, 2))
 DISTILL_PHOTOS_MAIN = replace(DISTILL_PHOTOS, beside=runs_of(base.PHOTOS_MAIN, *DISTILL_PHOTO_SEEDS))
 PHOTOS_MSE_LOW_LR = replace(
-    DISTILL_PHOTOS, name="photos, MSE, slower", role="slower", losses=((MSE(), 1.0),), lmbdas=base.PHOTO_SEEDS[0].lmbdas,
-    bit_allocation=False)
+    DISTILL_PHOTOS, name="photos, MSE, slower", role="slower", losses=((MSE(), 1.0),), bit_allocation=False)
 
 # The microscope looks through the small codec, whose latents it can refine, at twice as far a range of lambda.
 PHOTO_MICROSCOPE = replace(

@@ -83,11 +83,11 @@ SA_DILATED = replace(SA_DILATED, name="dilated", beside=runs_of(*_DILATED_SEEDS)
 _OUTLINES, _ALL_EDGES = TrueEdges(of="outlines"), TrueEdges(of="maps, else outlines")
 SA_PHOTOS = replace(base.PHOTOS, chapter=NAME, losses=((_OUTLINES, 0.0),), measured=base.GENTLY, anchors=())
 SA_PHOTO_SEEDS = tuple(
-    replace(SA_PHOTOS, name=f"photos, seed {seed}", lmbdas=base.PHOTO_SEEDS[0].lmbdas, seeds=(seed,)) for seed in (1, 2))
+    replace(SA_PHOTOS, name=f"photos, seed {seed}", lmbdas=base.REPEATED, seeds=(seed,)) for seed in (1, 2))
 SA_PHOTOS_MAIN = replace(SA_PHOTOS, beside=runs_of(base.PHOTOS_MAIN, *SA_PHOTO_SEEDS))
 SA_PHOTO_MAPS = replace(
     SA_PHOTOS, name="photos, things and stuff", role="ablation", losses=((_ALL_EDGES, 0.0),),
-    lmbdas=base.PHOTO_SEEDS[0].lmbdas)
+    lmbdas=base.REPEATED)
 
 # The same with Segment Anything itself, which needs no annotation, for those who have its weights; the scale is that of outlines.
 SA_PHOTOS_SAM = replace(SA_PHOTOS, name="photos, Segment Anything", losses=at_alphas("sam-vit-b", 25.0))
