@@ -1,4 +1,4 @@
-"""A chapter in a few lines: the idea, what came out on scenes and on photographs, the caveat, the advice."""
+"""A chapter in a few lines: the idea, what came out on scenes and on real pictures, the caveat, the advice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def claims(chapter: Chapter) -> set[str]:
 
 
 def _real(chapter: Chapter) -> str:
-    """The id of the claim that says on photographs whether the idea works."""
+    """The id of the claim that says on real pictures whether the idea works."""
     return chapter.short.photographs or chapter.short.claim
 
 
@@ -37,7 +37,7 @@ def lines(chapter: Chapter, findings: Sequence[verdicts.Finding]) -> dict[str, s
         "idea": short.idea,
         "compared with": short.against,
         "on scenes": _came_out(drawn),
-        "on photographs": _came_out(real),
+        "on real pictures": _came_out(real),
         "caveat": short.caveat.format_map(told),
         "advice": advice.format_map(told) if advice else "None: it was written for another verdict.",
     }
