@@ -96,12 +96,10 @@ KODAK_SMALL = replace(
 SCENES_ELIC = replace(
     SCENES, name="scenes, better codec", role="ablation", codec="elic-small",
     training=replace(PHOTOS.training, train_images=3000, augment="none"), losses=PHOTOS.losses[:2],
-    lmbdas=(0.001, 0.004), seeds=(0,), measured=judges("mask-rcnn-small", "yolov5n-scenes"), anchors=())
-_ELIC_SEEDS = tuple(replace(SCENES_ELIC, name=f"{SCENES_ELIC.name}, seed {seed}", seeds=(seed,)) for seed in (1, 2))
-SCENES_ELIC = replace(SCENES_ELIC, beside=runs_of(*_ELIC_SEEDS))
+    lmbdas=(0.001, 0.004), seeds=(0, 1, 2), all_judge=True, measured=judges("mask-rcnn-small", "yolov5n-scenes"), anchors=())
 
-# Two more trainings at two lambdas, a study each, since every model judges a study's first seed. The task loss takes ten times as
-# long as the others.
+# Two more trainings at two lambdas, a study each, since SCENES has a second seed of its own, which its first model judges. The task
+# loss takes ten times as long as the others.
 SEEDS, TASK_SEEDS = (
     tuple(
         replace(SCENES, name=f"{name} {seed}", losses=losses, lmbdas=(0.001, 0.004), seeds=(seed,), anchors=())

@@ -114,9 +114,7 @@ MICROSCOPE = replace(
 DISTILL_PHOTOS = replace(
     base.PHOTOS, chapter=NAME, training=replace(base.PHOTOS.training, lr=2e-5), losses=taught_by("yolov5n", 0.0, 0.0, 0.0),
     lmbdas=base.REPEATED, measured=base.GENTLY, anchors=(), bit_allocation=True)
-DISTILL_PHOTO_SEEDS = tuple(
-    replace(DISTILL_PHOTOS, name=f"photos, seed {seed}", seeds=(seed,), bit_allocation=False) for seed in (1, 2))
-DISTILL_PHOTOS_MAIN = replace(DISTILL_PHOTOS, beside=runs_of(base.PHOTOS_MAIN, *DISTILL_PHOTO_SEEDS))
+DISTILL_PHOTOS_MAIN = replace(DISTILL_PHOTOS, seeds=(0, 1, 2), all_judge=True, beside=runs_of(base.PHOTOS_MAIN))
 PHOTOS_MSE_LOW_LR = replace(
     DISTILL_PHOTOS, name="photos, MSE, slower", role="slower", losses=((MSE(), 1.0),), bit_allocation=False)
 

@@ -82,9 +82,8 @@ SA_DILATED = replace(SA_DILATED, name="dilated", beside=runs_of(*_DILATED_SEEDS)
 # where a photo has a map, the edges of things and stuff. Scales are measured at the start.
 _OUTLINES, _ALL_EDGES = TrueEdges(of="outlines"), TrueEdges(of="maps, else outlines")
 SA_PHOTOS = replace(base.PHOTOS, chapter=NAME, losses=((_OUTLINES, 0.0),), measured=base.GENTLY, anchors=())
-SA_PHOTO_SEEDS = tuple(
-    replace(SA_PHOTOS, name=f"photos, seed {seed}", lmbdas=base.REPEATED, seeds=(seed,)) for seed in (1, 2))
-SA_PHOTOS_MAIN = replace(SA_PHOTOS, beside=runs_of(base.PHOTOS_MAIN, *SA_PHOTO_SEEDS))
+SA_PHOTOS_MAIN = replace(
+    SA_PHOTOS, seeds=(0, 1, 2), seed_lmbdas=base.REPEATED, all_judge=True, beside=runs_of(base.PHOTOS_MAIN))
 SA_PHOTO_MAPS = replace(
     SA_PHOTOS, name="photos, things and stuff", role="ablation", losses=((_ALL_EDGES, 0.0),),
     lmbdas=base.REPEATED)

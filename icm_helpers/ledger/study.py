@@ -69,9 +69,10 @@ class Study(_Runs):
     training: Training
     losses: Scaled  # and what multiplies lmbda so that rates overlap; 0: run.scale, at the start
     lmbdas: tuple[float, ...]  # of the losses that `ladders` does not name
-    measured: Accuracy  # of the first seed; the others have its first detector alone
+    measured: Accuracy  # of the first seed; the others have its first detector alone, unless `all_judge`
     seeds: tuple[int, ...] = (0,)  # the first has every lambda and loss, the others none that is costly
     seed_lmbdas: tuple[float, ...] = ()  # those of the other seeds; all where empty
+    all_judge: bool = False  # whether the other seeds are judged as the first is
     ladders: tuple[tuple[str, tuple[float, ...]], ...] = ()  # losses by name, each with lambdas of its own
     anchors: Anchors = ()  # classical codecs and their qualities or QPs
     bit_allocation: bool = False  # whether it is measured where the first seed's distilled codecs spend their bits
@@ -102,7 +103,7 @@ class Study(_Runs):
         trained = [
             recipe(
                 Trained(self.codec, loss, lmbda, self.training, scale, seed, _roi_of(self.codec, self.roi)),
-                judged if seed == first else alone,
+                judged if seed == first or self.all_judge else alone,
             )
             for seed in self.seeds
             for lmbda in dict.fromkeys(rung for loss, _ in self.losses for rung in rungs(loss, seed))
