@@ -22,6 +22,11 @@ def told_by(study: Study, finder: str) -> tuple[Recipe, ...]:
     return tuple(r for r in replace(study, roi=finder).recipes() if getattr(r.codec, "roi", "none") == finder)
 
 
+def distilled(*studies: Study) -> tuple[Recipe, ...]:
+    """The codecs of studies that learned by distillation, and what judges them."""
+    return tuple(r for r in runs_of(*studies) if r.kind == "trained" and "distill" in r.method)
+
+
 # fmt: off
 # In what follows, fields that belong together share a line.
 
@@ -58,14 +63,13 @@ FEATURES_TUNED = replace(
 PAPERS = (
     *(r for r in sa_icm.SA_MAIN.recipes() if r.kind in ("trained", "classical") and r.method != "hevc"),
     *(r for r in object_region_mse.MAIN.recipes() if r.loss and r.loss.name == "task"),
-    *(
-        r for r in runs_of(objectness_distillation.DISTILL_SCENES, *objectness_distillation.DISTILL_SEEDS)
-        if r.kind == "trained" and "distill" in r.method))
+    *distilled(objectness_distillation.DISTILL_SCENES, *objectness_distillation.DISTILL_SEEDS))
 MAIN = replace(FEATURES, name="scenes", beside=(*runs_of(LEARNED, *SEEDS, FEATURES_TUNED), *BOUND, *PAPERS))
 
 # Photographs: the losses as their chapters trained and judged them; then, on fewer of them, regions for the standards, beside MSE.
 PHOTOS = replace(
-    object_region_mse.PHOTOS, chapter=NAME, losses=(), lmbdas=(), anchors=(), beside=runs_of(sa_icm.SA_PHOTOS_MAIN))
+    object_region_mse.PHOTOS, chapter=NAME, losses=(), lmbdas=(), anchors=(),
+    beside=runs_of(sa_icm.SA_PHOTOS_MAIN))
 REGIONS = replace(
     COCO_MINI, chapter=NAME, losses=(), lmbdas=(), microscope=None, roi=PHOTO_FINDER, anchors=FEATURES.anchors,
     measured=replace(COCO_MINI.measured, divided=PHOTO_FINDER), beside=beside(replace(COCO_MINI, losses=COCO_MINI.losses[:1])))
@@ -188,8 +192,8 @@ IN_SHORT = Short(
     idea="Tell the encoder where objects are, and let it spend its bits there: here HEVC, inside the boxes of a detector.",
     against="HEVC without a region of interest",
     caveat="The encoder must run a detector first. On photographs the detector that chooses the region gives the number too; "
-    "by another one it is {compare/2a yolox-nano box_ap coco-mini}. No claim asks what a region costs a model that must name every "
-    "pixel. A learned codec with a region, compared with MSE: {compare/1a}.",
+    "by another one it is {compare/2a yolox-nano box_ap coco-mini}. A model that must name every pixel loses by it. A "
+    "learned codec with a region, compared with MSE: {compare/1a}.",
     advice={"for":
         "If your encoder can afford a detector, a region of interest is the first thing to try: with a standard codec, the decoder "
         "stays as it is."})
@@ -199,7 +203,7 @@ ADVICE = (
     Advice("Can you train the detector further?", "object-region/1c", {
         "for": "Do that first: fine-tune it on thousands of pictures that your codec decodes. It needs no new codec.",
         "against": "Leave it as it is: fine-tuning on decoded pictures costs bits here.",
-        "both": "Try it on your data: it helps some detectors here and harms others.",
+        "both": "Try it on your data: it helps on scenes, and harms on photographs, where there were few to learn from.",
         "open": f"It is not a sure gain. {_WAIT}"}),
     Advice("Must the detector stay as it is, and do you have object masks?", "object-region/1a", {
         "for": "Train the codec with object-region MSE, which needs no teacher. On photographs, measure first.",
@@ -216,16 +220,18 @@ ADVICE = (
         "open": f"Features weighted by objectness are not a sure gain over object masks. {_WAIT}"}),
     Advice("Do you know the objects in advance?", "sa-icm/1a", {
         "for": "If not, train on edges: SA-ICM needs fewer bits than object masks do, and no labels.",
-        "against": "If so, use their masks: edges from Segment Anything are better by no model here, and cost more bits by some.",
+        "against": "If so, use their masks to find objects: edges at the middle alpha are better by no model, and cost more "
+        "bits by some. To name every pixel, try the lowest alpha.",
         "both": "Edges from Segment Anything are better than object masks for some models, and worse for others.",
         "open": f"Edges and object masks cannot be distinguished. {_WAIT}"}),
     Advice("Will models that you do not know yet look at the pictures?", "sa-icm/5", {
         "for": "SA-ICM saves bits by every model here.",
         "against": "Do not use edges then: by at least one model here SA-ICM needs more bits than MSE.",
-        "both": "Use a standard codec, or measure first: SA-ICM is better than MSE by some measures here, and worse by others.",
+        "both": "Use a standard codec, or measure first: at the middle alpha SA-ICM is better than MSE by some measures here, and "
+        "worse by others; at the lowest it saves bits by all models as they are, on scenes.",
         "open": f"SA-ICM is not a sure gain over MSE. {_WAIT}"}),
     Advice("Can the encoder run a detector, and must the decoder be a standard one?", "compare/2a", {
-        "for": "Use HEVC with a region of interest: nothing changes at the decoder.",
+        "for": "Use HEVC with a region of interest, unless a model must name every pixel: nothing changes at the decoder.",
         "against": "Leave HEVC as it is: a region of interest costs bits here.",
         "both": "Test HEVC with a region of interest on your data: here it helps in some cases and harms in others.",
         "open": f"HEVC with a region of interest is not a sure gain. {_WAIT}"}),
@@ -236,7 +242,7 @@ ADVICE = (
         "open": f"A learned region of interest is not a sure gain. {_WAIT}"}),
     Advice("Must nothing be missed?", "compare/2c", {
         "for": "Then use no region of interest: objects that the encoder's detector misses suffer.",
-        "against": "No such harm is seen here where it can be decided. Test it on your data before you rely on a region.",
+        "against": "No such harm is seen here where it can be decided; most tests are open. Try it before you rely on a region.",
         "both": "Objects that the encoder's detector misses suffer in some cases.",
         "open": f"Be careful with a region of interest: what the encoder's detector misses may suffer. {_WAIT}"}),
     Advice("Do you have neither labels nor a teacher?", "compare/4a", {

@@ -221,8 +221,8 @@ IN_SHORT = Short(
     photographs=_EDGES.id,
     advice={"against":
         "For detectors of objects, use object masks instead. If your model must name every pixel, measure both with it "
-        "first. And draw edges thicker than one pixel: on scenes that saves bits by every model. On photographs neither mask is "
-        "seen to beat MSE."})
+        "first. And draw edges thicker than one pixel: on scenes that saves bits by every model, compared with thin ones. On "
+        "photographs neither mask is seen to beat MSE."})
 
 CHAPTER = Chapter(
     NAME, "SA-ICM", CLAIMS, {

@@ -77,12 +77,14 @@ def _tuned_alike(records: Sequence[Record]) -> list[Record]:
 
 
 def judges(records: Sequence[Record], metric: str, *, finetuned: bool = True) -> list[str | None]:
-    """The detectors that a metric was measured with, or only those not `finetuned`; [None] for a metric of the picture alone; []
-    where it was not measured."""
+    """The detectors that a metric was measured with, in the order that the records asked for, or only those not `finetuned`;
+    [None] for a metric of the picture alone; [] where it was not measured."""
     measured = [r.result[metric] for r in records if metric in r.result and metric in r.bootstrap]
     if not measured or not isinstance(measured[0], dict):
         return [None] * bool(measured)
-    return sorted(name for name in set().union(*measured) if finetuned or not name.endswith(FINETUNED))
+    asked = [name.partition("@")[0] for r in records for name in r.recipe.measured.detectors]
+    found = {name for name in set().union(*measured) if finetuned or not name.endswith(FINETUNED)}
+    return sorted(found, key=lambda name: (asked.index(name) if name in asked else len(asked), name))
 
 
 def curves(

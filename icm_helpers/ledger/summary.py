@@ -49,11 +49,12 @@ def _of(findings: Sequence[verdicts.Finding], claim: str, drawn: bool) -> list[v
 
 
 def _came_out(findings: Sequence[verdicts.Finding]) -> str:
-    """The word for all of these findings of one claim, and the number of the first."""
+    """The word for all of these findings of one claim, and the number of the first, with its judge."""
     if not findings:
         return f"**{verdicts.symbol('not measured')}**"
     first, word = findings[0], verdicts.of_claim(findings[0].claim, findings)
     what = f"{'bits at equal ' * (first.unit == '% rate')}{NAMES[first.metric]} {verdicts.number(first)}"
+    what += f" by {first.judge}" * (first.judge != "none")
     return f"**{verdicts.symbol(word)}**" + f": {what}" * (first.verdict != "not testable")
 
 
