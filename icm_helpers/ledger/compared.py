@@ -21,6 +21,7 @@ from icm_helpers.codecs import zoo
 from icm_helpers.intervals import Interval
 from icm_helpers.ledger import queries, report, verdicts
 from icm_helpers.ledger.chapter import Advice
+from icm_helpers.ledger.recipe import Accuracy
 from icm_helpers.ledger.results import Record
 from icm_helpers.objectives import SAICM, ObjectRegion
 
@@ -272,6 +273,7 @@ def with_own(chapter: report.Chapter, paths: Sequence[Path | str]) -> report.Cha
 def as_records(own: Own, pictures: Any) -> list[Record]:
     """Its rates as records, with a recipe that says only what a curve needs."""
     said = {"method": own.name, "kind": "given", "codec": None, "loss": None, "seed": 0, "pictures": pictures}
+    said |= {"measured": Accuracy(())}
     return [
         Record(SimpleNamespace(setting=k, **said), each["result"], each["bootstrap"], {})
         for k, each in enumerate(own.records)
