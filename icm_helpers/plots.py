@@ -105,9 +105,6 @@ def rate_accuracy(ax: Axes, curves: Mapping[str, Curve], *, ylabel: str, clean: 
         place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
         ax.annotate("uncompressed", (1, clean), color=INK, fontsize=9, **place)
     rate_axis(ax, ylabel)
-    rates = np.concatenate([curve.bpp for curve in curves.values()]) if curves else np.ones(1)
-    if rates.max() < 3 * rates.min():  # there may be no power of two in it to label
-        ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.legend(loc="lower right", fontsize=9)
 
 
@@ -132,8 +129,11 @@ def rate_axis(
 ) -> None:
     """Label the axes, rate on the first one: a step to the right is twice the bits, wherever one stands."""
     ax.set_xscale("log", base=2)
+    low, high = ax.dataLim.intervalx
     if ticks:
         ax.xaxis.set_major_locator(LogLocator(2, numticks=ticks))
+    elif high < 3 * low:  # there may be no power of two in it to label
+        ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.xaxis.set_major_formatter("{x:.3g}")
     ax.set(xlabel=xlabel, ylabel=ylabel)
 
@@ -223,8 +223,7 @@ def lines(ax: Axes, runs: Any, x: str, y: str) -> None:
         colour, marker, label = METHODS[method]
         points = points.sort_values(x)
         ax.plot(points[x], points[y], color=colour, marker=marker, label=label)
-    ax.set_xscale("log", base=2)
-    ax.xaxis.set_major_formatter("{x:g}")
+    rate_axis(ax, y)
     ax.legend(fontsize=9)
 
 

@@ -69,7 +69,7 @@ MAIN = replace(FEATURES, name="scenes", beside=(*runs_of(LEARNED, *SEEDS, FEATUR
 # Photographs: the losses as their chapters trained and judged them; then, on fewer of them, regions for the standards, beside MSE.
 PHOTOS = replace(
     object_region_mse.PHOTOS, chapter=NAME, losses=(), lmbdas=(), anchors=(),
-    beside=runs_of(sa_icm.SA_PHOTOS_MAIN))
+    beside=(*runs_of(sa_icm.SA_PHOTOS_MAIN), *distilled(objectness_distillation.DISTILL_PHOTOS)))
 REGIONS = replace(
     COCO_MINI, chapter=NAME, losses=(), lmbdas=(), microscope=None, roi=PHOTO_FINDER, anchors=FEATURES.anchors,
     measured=replace(COCO_MINI.measured, divided=PHOTO_FINDER), beside=beside(replace(COCO_MINI, losses=COCO_MINI.losses[:1])))
@@ -214,7 +214,7 @@ ADVICE = (
         "for": "Yes: do both.", "against": "No: then plain MSE is better.", "both": "It depends on the detector.",
         "open": f"Do not count on it. {_WAIT}"}),
     Advice("Do you have the detector itself, and time for longer trainings?", "compare/5b", {
-        "for": "Distil its features, weighted by objectness: that saves more bits than object masks.",
+        "for": "Distil its features, weighted by objectness: on scenes that saves more bits than object masks.",
         "against": "Object masks are enough: features weighted by objectness save less.",
         "both": "By some models features weighted by objectness are better than object masks, by others worse.",
         "open": f"Features weighted by objectness are not a sure gain over object masks. {_WAIT}"}),

@@ -235,11 +235,6 @@ class Chapter:
         records = select([r for p in like for r in p.records], lmbda=part.study.lmbdas, seed=seeds)
         return replace(like[0], records=records)
 
-    def whole(self, part: Part) -> Part:
-        """A part with all records of the main one on the same data and of the same teacher beside its own."""
-        main = next(p for p in self.main if p.data == part.data and part.teacher in ("none", p.teacher))
-        return replace(part, records=[*part.records, *main.records])
-
     def changes(self, part: Part) -> dict[str, tuple[Any, Any]]:
         """The fields in which a part's loss differs from that of the chapter's first: name -> its value, the first one's."""
         loss = part.study.losses[-1][0]
