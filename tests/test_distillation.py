@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from icm_helpers import chapters, cli, files, run
+from icm_helpers.chapters.objectness_distillation import MICROSCOPE
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
 from icm_helpers.data.crops import Crops
@@ -143,7 +144,11 @@ def test_a_loss_asks_for_a_teacher_that_can_teach_it(batch, codec):
 
 
 STUDIES = chapters.named("objectness_distillation").studies()
-TRAINED = [r for s in STUDIES for r in s.recipes() if isinstance(r.loss, Distill) and r.kind == "trained"]
+# The microscope's losses as if a codec were trained with them, since its scales follow the same rule.
+LIKE_MICROSCOPE = replace(MICROSCOPE, losses=MICROSCOPE.microscope.losses, lmbdas=(0.005,), microscope=None)
+TRAINED = [
+    r for s in (*STUDIES, LIKE_MICROSCOPE) for r in s.recipes() if isinstance(r.loss, Distill) and r.kind == "trained"
+]
 
 
 def test_a_refined_picture_asks_the_teacher_for_the_original_once(monkeypatch, tmp_path):
