@@ -272,8 +272,7 @@ def with_own(chapter: report.Chapter, paths: Sequence[Path | str]) -> report.Cha
 
 def as_records(own: Own, pictures: Any) -> list[Record]:
     """Its rates as records, with a recipe that says only what a curve needs."""
-    said = {"method": own.name, "kind": "given", "codec": None, "loss": None, "seed": 0, "pictures": pictures}
-    said |= {"measured": Accuracy(())}
+    said = dict(method=own.name, kind="given", codec=None, loss=None, seed=0, pictures=pictures, measured=Accuracy(()))
     return [
         Record(SimpleNamespace(setting=k, **said), each["result"], each["bootstrap"], {})
         for k, each in enumerate(own.records)
