@@ -75,7 +75,7 @@ class Study(_Runs):
     all_judge: bool = False  # whether the other seeds are judged as the first is
     ladders: tuple[tuple[str, tuple[float, ...]], ...] = ()  # losses by name, each with lambdas of its own
     anchors: Anchors = ()  # classical codecs and their qualities or QPs
-    bit_allocation: bool = False  # whether it is measured where the first seed's distilled codecs spend their bits
+    bit_allocation: bool = False  # whether it is measured where distilled codecs spend their bits, of the seeds that all judge
     probed: tuple[str, ...] = ()  # losses, of the first seed, and classical codecs: what textures do they give away?
     microscope: Microscope | None = None
     roi: str = "none"  # who tells encoders that take a region of interest where it is: a detector, or `truth`
@@ -113,7 +113,7 @@ class Study(_Runs):
         spent = [
             replace(r, measured=BitAllocation((r.loss.teacher,)))
             for r in trained
-            if self.bit_allocation and r.seed == first and isinstance(r.loss, Distill)
+            if self.bit_allocation and isinstance(r.loss, Distill) and (r.seed == first or self.all_judge)
         ]
         anchors = [
             recipe(codec, Accuracy(detectors, divided=judged.divided)) for codec in classical(self.anchors, self.roi)
