@@ -75,7 +75,7 @@ class Study(_Runs):
     all_judge: bool = False  # whether the other seeds are judged as the first is
     ladders: tuple[tuple[str, tuple[float, ...]], ...] = ()  # losses by name, each with lambdas of its own
     anchors: Anchors = ()  # classical codecs and their qualities or QPs
-    bit_allocation: bool = False  # whether it is measured where distilled codecs spend their bits, of the seeds that all judge
+    bit_allocation: bool = False  # whether distilled codecs' bits are located; the other seeds' only with `all_judge`
     probed: tuple[str, ...] = ()  # losses, of the first seed, and classical codecs: what textures do they give away?
     microscope: Microscope | None = None
     roi: str = "none"  # who tells encoders that take a region of interest where it is: a detector, or `truth`
