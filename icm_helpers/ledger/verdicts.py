@@ -269,7 +269,8 @@ def surviving(measured: Sequence[Finding]) -> str:
     """A sentence on how many decided findings stand if all of them are looked at together."""
     words, corrected = ("reproduced", "contradicted"), holm(list(map(_chance, measured)))
     stand = [p < 0.05 for f, p in zip(measured, corrected, strict=True) if f.verdict in words]
-    return f"Of {len(measured)} findings {len(stand)} have a sign; {sum(stand)} of these survive Holm's correction for all of them."
+    told = f"{len(stand)} of {len(measured)} findings are reproduced or contradicted"
+    return f"{told}; {sum(stand)} of these survive Holm's correction for all of them."
 
 
 def _chance(finding: Finding) -> float:
