@@ -219,9 +219,9 @@ IN_SHORT = Short(
     caveat="Small codecs, and only 343 photographs to learn from. At equal rate, PSNR inside objects changes by "
     "{object-region/2a none psnr_inside scenes} on scenes, and by {object-region/2a none psnr_inside photos} on photographs.",
     advice={"for":
-        "If you can fine-tune the detector on thousands of pictures, do that first: it needs no new codec. Even with this loss it "
-        "changes the bits by {object-region/1c yolov5n-scenes-finetuned box_ap} on scenes, but few photographs did not help. "
-        "If it must stay as it is, and objects are of few kinds, train with this loss. On photographs none gains: measure first."})
+        "If you can fine-tune the detector, try that first: it needs no new codec. Even with this loss it changes the bits by "
+        "{object-region/1c yolov5n-scenes-finetuned box_ap} on scenes; on photographs it did harm. If the detector must stay as it "
+        "is, and your pictures are as simple as our scenes, train with this loss. On photographs none gains: measure first."})
 
 CHAPTER = Chapter(
     NAME, "Object-region MSE", CLAIMS, {

@@ -129,7 +129,8 @@ IN_SHORT = Short(
     claim="sa-nerv/1b",
     idea="Train a network that draws a video, whose weights are the file, with edges counted twice.",
     against="edges counted once (NeRV)",
-    caveat="Short clips and tiny networks. A gain as small as the paper's would hardly be seen here. Of the two real videos, each with one training, the detector finds nothing in one.",
+    caveat="Short clips and tiny networks. A gain as small as the paper's would hardly be seen here. "
+    "Of the two real videos, each with one training, the detector finds nothing in one.",
     advice={"open":
         "For clips as short as these use HEVC or VVC, which need a small fraction of the bits. Of the networks use plain NeRV, and "
         "try the edges only if you can train many clips several times, and measure."})

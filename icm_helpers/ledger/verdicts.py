@@ -268,9 +268,10 @@ def of_claim(claim: Claim, mine: Sequence[Finding]) -> str:
 def surviving(measured: Sequence[Finding]) -> str:
     """A sentence on how many decided findings stand if all of them are looked at together."""
     words, corrected = ("reproduced", "contradicted"), holm(list(map(_chance, measured)))
-    stand = [p < 0.05 for f, p in zip(measured, corrected, strict=True) if f.verdict in words]
-    told = f"{len(stand)} of {len(measured)} findings are reproduced or contradicted"
-    return f"{told}; {sum(stand)} of these survive Holm's correction for all of them."
+    decided = [(f, p) for f, p in zip(measured, corrected, strict=True) if f.verdict in words]
+    stand = [f"{f.claim.id.partition('/')[2]} on {f.data}" for f, p in decided if p < 0.05]
+    told = f"{len(decided)} of {len(measured)} findings are reproduced or contradicted; {len(stand)} of these survive Holm's"
+    return f"{told} correction for all of them{': ' if stand else ''}{', '.join(dict.fromkeys(stand))}."
 
 
 def _chance(finding: Finding) -> float:
