@@ -7,6 +7,7 @@ is measured in turns with the same work by `mean-scale-small`, and their ratio i
 from __future__ import annotations
 
 import json
+import re
 import resource
 import statistics
 import time
@@ -118,10 +119,12 @@ def awaken(codec: CompressionModel, x: Tensor, spread: float = 0.3) -> None:
         last.weight *= spread / codec.g_a(x).std()
         # What predicts scales: of each slice or group, of each position, or all at once.
         names = ("cc_scale_transforms", "entropy_parameters", "h_s")
-        heads = next(getattr(codec, name) for name in names if hasattr(codec, name))
+        name = next(name for name in names if hasattr(codec, name))
+        heads = getattr(codec, name)
         for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
             bias = [layer for layer in head if isinstance(layer, nn.Conv2d)][-1].bias
-            bias[: last.out_channels] += spread  # where means come from the same layer, they come after the scales
+            scales = len(bias) // 2 if name == "entropy_parameters" else last.out_channels
+            bias[:scales] += spread  # where means come from the same layer, they come after the scales
     networks.update_tables(codec, force=True)  # not codec.update: the variable-rate models' tables need a gain
 
 
@@ -272,7 +275,7 @@ def report(
     known = {entry.key: entry for entry in entries()}
     if codec:
         zoo.find(codec)
-        stem = weights.name.partition(".")[0] if weights else "published"
+        stem = re.sub(r"(\.pth|\.tar|\.safetensors)+$", "", weights.name) if weights else "published"
         build = partial(zoo.load, codec, quality, weights=weights or "default")
         chosen = [Entry(codec, "" if quality is None else f"{quality}", stem, build)]
     elif unknown := [key for key in only if key not in known]:

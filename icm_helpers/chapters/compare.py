@@ -69,7 +69,9 @@ MAIN = replace(FEATURES, name="scenes", beside=(*runs_of(LEARNED, *SEEDS, FEATUR
 # Photographs: the losses as their chapters trained and judged them; then, on fewer of them, regions for the standards, beside MSE.
 PHOTOS = replace(
     object_region_mse.PHOTOS, chapter=NAME, losses=(), lmbdas=(), anchors=(),
-    beside=(*runs_of(sa_icm.SA_PHOTOS_MAIN), *distilled(objectness_distillation.DISTILL_PHOTOS)))
+    beside=(
+        *runs_of(sa_icm.SA_PHOTOS_MAIN, *object_region_mse.PHOTO_TASK),
+        *distilled(objectness_distillation.DISTILL_PHOTOS)))
 REGIONS = replace(
     COCO_MINI, chapter=NAME, losses=(), lmbdas=(), microscope=None, roi=PHOTO_FINDER, anchors=FEATURES.anchors,
     measured=replace(COCO_MINI.measured, divided=PHOTO_FINDER), beside=beside(replace(COCO_MINI, losses=COCO_MINI.losses[:1])))

@@ -94,7 +94,7 @@ ABLATIONS += tuple(
 DISTILL_PHOTOS = replace(
     base.PHOTOS, chapter=NAME, training=replace(base.PHOTOS.training, lr=2e-5), losses=taught_by("yolov5n", 0.0, 0.0, 0.0),
     lmbdas=base.REPEATED, seeds=(0, 1, 2), measured=base.GENTLY, all_judge=True, anchors=(), bit_allocation=True,
-    beside=runs_of(base.PHOTOS_MAIN))
+    beside=base.PHOTOS_BOTH)
 
 # MSE at that learning rate, or nobody could tell the loss from its pace.
 PHOTOS_MSE_LOW_LR = replace(

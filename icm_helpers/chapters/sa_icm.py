@@ -83,7 +83,7 @@ SA_DILATED = replace(SA_DILATED, name="dilated", beside=runs_of(*_DILATED_SEEDS)
 _OUTLINES, _ALL_EDGES = TrueEdges(of="outlines"), TrueEdges(of="maps, else outlines")
 SA_PHOTOS = replace(base.PHOTOS, chapter=NAME, losses=((_OUTLINES, 0.0),), measured=base.GENTLY, anchors=())
 SA_PHOTOS_MAIN = replace(
-    SA_PHOTOS, seeds=(0, 1, 2), seed_lmbdas=base.REPEATED, all_judge=True, beside=runs_of(base.PHOTOS_MAIN))
+    SA_PHOTOS, seeds=(0, 1, 2), seed_lmbdas=base.REPEATED, all_judge=True, beside=base.PHOTOS_BOTH)
 SA_PHOTO_MAPS = replace(
     SA_PHOTOS, name="photos, things and stuff", role="ablation", losses=((_ALL_EDGES, 0.0),),
     lmbdas=base.REPEATED)

@@ -541,16 +541,17 @@ def by_size(parts: Sequence[Part]) -> pd.DataFrame:
 
 
 def seed_spread(parts: Sequence[Part], methods: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
-    """The largest range over the seeds of one lambda, of rate and of metrics by the teacher, a row for each method that has several
-    seeds, by data and teacher."""
+    """The largest range over the seeds of one lambda, of rate and of metrics by the teacher, or where there is none by the first
+    detector, a row for each method that has several seeds, by data and judge."""
     spread = {}
     for part in parts:
-        listed = runs(part.select(method=tuple(methods)), metrics, part.teacher)
+        judge = part.teacher if part.teacher in part.detectors else part.detectors[0]
+        listed = runs(part.select(method=tuple(methods)), metrics, judge)
         rungs = listed.groupby(["method", "lmbda"])[[c for c in ("bpp", *map(measure, metrics)) if c in listed]]
         ranges = rungs.agg(lambda v: v.max() - v.min() if len(v) > 1 else np.nan).groupby("method").max()
         ranges.insert(0, "seeds", listed.groupby("method")["seed"].nunique())
-        spread[part.data, part.teacher] = ranges.reindex([m for m in methods if m in ranges.index])
-    return pd.concat(spread, names=["data", "teacher"]).dropna(subset="bpp").round(4)
+        spread[part.data, judge] = ranges.reindex([m for m in methods if m in ranges.index])
+    return pd.concat(spread, names=["data", "judge"]).dropna(subset="bpp").round(4)
 
 
 def ablations(chapter: Chapter, method: str, metrics: Sequence[str]) -> pd.DataFrame:

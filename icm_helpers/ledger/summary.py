@@ -76,7 +76,8 @@ def scoreboard() -> Iterator[Markdown]:
             told = "<br>".join(f"{data}: {n} {verdict}" for (data, verdict), n in tally.items())
             word = verdicts.symbol(verdicts.of_claim(claim, mine))
             card = f'<a href="../papers/{name}_appendix.html#every-finding">{claim.id.partition("/")[2]}</a>'
-            rows.append(f"| {card} | {claim.test} | **{word}** | {told} |")
+            said = " *(said of all)*" if claim.universal else ""
+            rows.append(f"| {card} | {claim.test}{said} | **{word}** | {told} |")
         yield Markdown("\n".join([*rows, "", verdicts.surviving(findings)]))
 
 
