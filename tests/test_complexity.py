@@ -44,7 +44,7 @@ def test_attention_and_linear_layers_are_counted_too():
     assert decode == 5 * 7 * 11
 
 
-@pytest.mark.parametrize("name", ["mean-scale-small", "tcm-tiny", "bmshj2018-hyperprior-vbr"])
+@pytest.mark.parametrize("name", ["mean-scale-small", "tcm-tiny", "elic-small", "bmshj2018-hyperprior-vbr"])
 def test_an_awakened_random_codec_writes_half_a_bit_a_symbol_as_its_likelihoods_promise(name):
     codec, x = zoo.load(name, weights=None), torch.rand(1, 3, 128, 128)
     complexity.awaken(codec, x)
@@ -107,6 +107,15 @@ def test_every_quoted_curve_names_its_source_and_rises():
         assert curve["source"], name
         assert curve["bpp"] == sorted(curve["bpp"]) and curve["psnr"] == sorted(curve["psnr"]), name
         assert len(curve["bpp"]) == len(curve["psnr"])
+
+
+def test_weights_of_two_lambdas_make_two_rows(tmp_path, monkeypatch):
+    keys: list[str] = []
+    monkeypatch.setattr(complexity, "kodak", lambda _: {})
+    monkeypatch.setattr(complexity, "_add", lambda entry, *_: keys.append(entry.key))
+    for name in ("n64-l0.05.pth.tar", "n64-l0.013.pth.tar"):
+        complexity.report(codec="tcm", weights=tmp_path / name)
+    assert keys == ["tcm n64-l0.05", "tcm n64-l0.013"]
 
 
 def test_a_folder_without_kodak_is_an_error_that_says_how_to_get_it(tmp_path):
