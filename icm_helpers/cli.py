@@ -186,7 +186,7 @@ class Codec(Command):
         if not zoo.find(self.codec)[0].network:
             raise ValueError(f"{self.codec} has no weights to train: name a network such as mean-scale-small")
         loss, how = loss_of(self.loss, self.options, self.data), self.training
-        if how.start not in ("none", "published") and "@" not in how.start:
+        if how.start not in ("none", "published") and not files.unmarked(how.start)[1]:
             weights = models.present(run.start_file(how.start))
             how = replace(how, start=f"{how.start}@{files.fingerprint(weights)}")
         codec = Trained(zoo.named(self.codec, self.quality), loss, self.lmbda, how, self.scale, self.seed)
@@ -224,9 +224,7 @@ class Grid(Command):
         studies = chapters.named(self.chapter).studies(self.preset)
         wanted = [recipe for recipe in _runs(studies, self.data) if self.only is None or self.only in recipe.run_id]
         if not wanted:
-            given = " ".join(f"--{name} {getattr(self, name)}" for name in ("data", "only") if getattr(self, name))
-            there = ", ".join(dict.fromkeys(study.data for study in studies))
-            raise ValueError(f"no run matches {given}: there is data {there}; --list without {given} shows every id")
+            raise ValueError(f"no run matches --only {self.only}: --list without it shows every id")
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise ValueError("grid starts its own processes: leave torchrun out, and use --jobs")
         missing = [recipe for recipe in wanted if not recipe.path.exists()]
@@ -277,6 +275,9 @@ class Cost(Command):
 def _runs(studies: Sequence[Study | VideoStudy], data: str | None) -> list[Recipe]:
     """The runs of studies, those on one data set or all; each once, though two studies may hold it."""
     of_data = [study for study in studies if data in (None, study.data)]
+    if not of_data:
+        there = ", ".join(dict.fromkeys(study.data for study in studies))
+        raise ValueError(f"no run matches --data {data}: there is data {there}")
     return list(dict.fromkeys(recipe for study in of_data for recipe in study.recipes()))
 
 
@@ -538,6 +539,12 @@ def ready(command: Any) -> Any:
     """
     if isinstance(command, Lessons | Codec | Judge | Complexity | Compare) and command.out:
         files.claim(command.out)
+    if isinstance(command, Make) and command.out:
+        files.claim(command.out / "masks.json")
+    if isinstance(command, Lessons | Codec) and command.out.suffix != ".safetensors":
+        raise ValueError(
+            f"--out {command.out}: weights are written as .safetensors, so name it {command.out}.safetensors"
+        )
     if getattr(command, "device", "") == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("--device cuda, but this machine shows no CUDA device: use auto or cpu")
     if isinstance(command, Pupil | Codec | Judge | Make):

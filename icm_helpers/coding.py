@@ -60,8 +60,12 @@ def code(asked: Coding, paths: Sequence[Path], out: Path) -> None:
 def _writer(path: Path) -> tuple[zoo.Codec | None, int | None] | None:
     """What wrote a coded file, and its quality; no codec where only the file's name says that it is coded, None for a picture."""
     with suppress(OSError), path.open("rb") as file, _named(path):
-        if found := zoo.writer(file.read(300)):
-            return found
+        try:
+            if found := zoo.writer(file.read(300)):
+                return found
+        except ValueError:  # a codec that is not registered, unless the file is damaged
+            container.opened(path.read_bytes(), b"ICM\x01", 5)
+            raise
     return (None, None) if path.suffix == ".icm" else None
 
 
@@ -86,6 +90,8 @@ def _decoding(asked: Coding, codec: zoo.Codec | None, quality: int | None) -> Co
     """The options of what decodes a file that a codec wrote."""
     if codec is None or (codec.network and zoo.find(asked.codec)[0] is codec and quality is None):
         return asked
+    if codec.video:
+        raise ValueError("a video: decode it with `icm video`")
     if codec.sizes and quality is None:
         raise ValueError(f"an older file of {codec.name}: name its quality, as in --codec {codec.name} --quality 3")
     if codec.network:

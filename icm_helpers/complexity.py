@@ -216,8 +216,11 @@ def read(path: Path = TABLE) -> dict[str, Row]:
 
 def _rows(path: Path) -> dict[str, Row]:
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
+        rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not all(isinstance(row, dict) and "setting" in row for row in rows.values()):
+            raise ValueError("it is another file")
+        return rows
+    except (OSError, ValueError, AttributeError) as error:
         raise results.LedgerError(f"{path} cannot be read ({error}): restore it with git, or delete it") from error
 
 
@@ -273,6 +276,8 @@ def report(
         out: the table.
     """
     known = {entry.key: entry for entry in entries()}
+    if (weights or quality is not None) and not codec:
+        raise ValueError("--weights and --quality are of one network: name it, as in --codec tcm")
     if codec:
         zoo.find(codec)
         stem = re.sub(r"(\.pth|\.tar|\.safetensors)+$", "", weights.name) if weights else "published"

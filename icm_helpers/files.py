@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -109,6 +110,16 @@ def fingerprint(path: Path | str) -> str:
     """The first eight hexadecimal digits of a file's SHA-256; or, where recipes know its tensors from another file, that file's."""
     found = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
     return _SAME.get(found, found)
+
+
+def unmarked(name: str) -> tuple[str, str]:
+    """A name and the fingerprint behind it, or ""; a path may hold an @ of its own.
+
+    >>> unmarked("yolov5n@ff6f13e9"), unmarked("mask-rcnn-small=a@b/judge.safetensors")
+    (('yolov5n', 'ff6f13e9'), ('mask-rcnn-small=a@b/judge.safetensors', ''))
+    """
+    found = re.fullmatch(r"(.*)@([0-9a-f]{8})", name, re.DOTALL)
+    return (found[1], found[2]) if found else (name, "")
 
 
 def require_finite(tensors: Mapping[str, Any], what: Path | str) -> None:

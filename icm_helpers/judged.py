@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -54,6 +55,8 @@ def judge(
         model = codec.coder()
         recipe = Recipe("mine", pictures, _part(codec, model), judges)
         asked = json.loads(json.dumps(flat(recipe))) | same
+        if others := {_sized(record["asked"]["codec"]) for record in kept} - {codec.codec}:
+            raise ValueError(f"{out} holds rates of {', '.join(sorted(others))}: give {codec.codec} a file of its own")
         record = next((record for record in kept if record["asked"] == asked), None)
         if record is None:
             result, bootstrap = run.measured(recipe, model, device=device)
@@ -106,6 +109,8 @@ def compare(paths: Sequence[Path], out: Path | None) -> None:
     for path, records in kept.items():
         if not records:
             raise ValueError(f"{path} is missing, or empty: `icm judge --out {path}` writes it")
+        if len(_pictures(records)) > 1:
+            raise ValueError(f"{path} holds rates on different pictures: judge each set into a file of its own")
         if _pictures(records) != _pictures(kept[paths[0]][:1]):
             raise ValueError(f"{path} holds other pictures than {paths[0]}: judge all on the same ones")
     groups = {path.stem: [_rate(k, record) for k, record in enumerate(records)] for path, records in kept.items()}
@@ -126,7 +131,9 @@ def compare(paths: Sequence[Path], out: Path | None) -> None:
         print(pd.DataFrame(gains).T.to_string())
     if out:
         looks = zip(names, cycle(plots.LOOKS), strict=False)
-        plots.METHODS.update({name: (colour, marker, name) for name, (colour, marker) in looks})
+        # matplotlib reads mathematics between dollars, and leaves out of a legend what begins with an underscore.
+        shown = {name: name.lstrip("_").replace("$", r"\$") for name in names}
+        plots.METHODS.update({name: (colour, marker, shown[name]) for name, (colour, marker) in looks})
         plots.use_style()
         title = f"{len(kept[paths[0]][0]['asked']['ids'])} pictures of {kept[paths[0]][0]['asked']['data']}"
         figure = plots.rate_accuracy_panels([(_called(*by), drawn, None) for by, drawn in curves.items()], title)
@@ -161,6 +168,11 @@ def named(text: str) -> str:
     if text.partition("=")[0] not in (known := models.names("detect") + models.names("semantic")):
         raise ValueError(f"no detector is called {text!r}; known: {', '.join(known)}")
     return models.fingerprinted(text)
+
+
+def _sized(codec: str) -> str:
+    """The name of a codec without its size."""
+    return re.sub(r"-q\d+$", "", codec)
 
 
 def _part(asked: Coding, model: Any) -> Given | Classical:

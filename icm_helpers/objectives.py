@@ -311,7 +311,7 @@ class Task(Taught):
     task_weight: float = 0.0
 
     def check(self, images: CocoDataset) -> None:
-        coco.require_categories(images, self.network.categories, self.teacher.partition("@")[0])
+        coco.require_categories(images, self.network.categories, files.unmarked(self.teacher)[0])
 
     def terms(self, out: dict[str, Any], x: Tensor, clean: Any, lmbda: float, scale: float) -> dict[str, Tensor]:
         found = losses.rate_distortion(out, x, lmbda * scale)

@@ -87,12 +87,14 @@ def loss_of(name: str, options: Any, data: str) -> objectives.Loss:
 
 
 _WHOLE = ("steps", "batch", "patch", "images", "train_images", "frames", "size", "height", "channels", "epochs", "jobs")
+_WHOLE += ("points", "points_per_batch")
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(_WHOLE, (lambda v: v > 0, "a whole number above zero")),
     **dict.fromkeys(("lr", "lmbda"), (lambda v: v > 0, "a number above zero")),
+    "scale": (lambda v: v >= 0, "a number, 0 or more"),
     **dict.fromkeys(("tune_epochs", "retries", "judged", "workers"), (lambda v: v >= 0, "a whole number, 0 or more")),
     "alpha": (lambda v: 0 < v < 1, "a number between 0 and 1"),
-    "density": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    **dict.fromkeys(("density", "stability"), (lambda v: 0 < v <= 1, "above 0 and at most 1")),
     "bits": (lambda v: 2 <= v <= 8, "a whole number from 2 to 8"),
 }
 
@@ -145,7 +147,9 @@ class Coding(Command):
     )
 
     def coder(self) -> Any:
-        """The codec."""
+        """The codec; ValueError where it codes videos alone."""
+        if zoo.find(self.codec)[0].video:
+            raise ValueError(f"{self.codec} codes videos, not pictures: use `icm video`")
         model = zoo.load(self.codec, self.quality, weights=self.weights or "default")
         return model.to(train.fabric(self.device).device) if isinstance(model, torch.nn.Module) else model
 

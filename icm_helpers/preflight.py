@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-from icm_helpers import cost, run
+from icm_helpers import cost, files, run
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
-from icm_helpers.files import RUNS
 from icm_helpers.ledger.recipe import Accuracy, Clip, Recipe, Trained
 from icm_helpers.tasks import models, training
 
@@ -41,7 +40,7 @@ def faults(recipes: Sequence[Recipe], device: str = "auto") -> Iterator[str]:
             yield f"{clip.clip}: {len(video)} of {clip.frames} frames are there: fetch the whole sequence"
     loaded = []
     for name in _networks(recipes):
-        model = models.MODELS.get(name.partition("@")[0])
+        model = models.MODELS.get(files.unmarked(name)[0])
         reading = _segmenter if model and "segment" in model.can else models.load
         loaded.append((yield from _tried(name, reading, name)) is not None)
     for one in _codecs(recipes):
@@ -53,7 +52,7 @@ def faults(recipes: Sequence[Recipe], device: str = "auto") -> Iterator[str]:
 
 def _segmenter(name: str) -> str:
     """Its weights are large, and only looked at: their fingerprint identifies them."""
-    models.present(models.MODELS[name.partition("@")[0]].file())
+    models.present(models.MODELS[files.unmarked(name)[0]].file())
     return models.segmenter(name)
 
 
@@ -107,12 +106,12 @@ def _disk(recipes: Sequence[Recipe], found: dict[Any, Any]) -> Iterator[str]:
     one codec."""
     missing = {r.codec_id: r.codec.codec for r in recipes if isinstance(r.codec, Trained) and not run.made(r)}
     sizes = {name: sum(p.nbytes for p in zoo.load(name, weights=None).parameters()) for name in set(missing.values())}
-    files = [models.MODELS[name.partition("@")[0]].file() for r in recipes for name in _tuned(r)]
-    tuned = sum(path.stat().st_size for path in files if path.is_file())
+    tuners = [models.MODELS[files.unmarked(name)[0]].file() for r in recipes for name in _tuned(r)]
+    tuned = sum(path.stat().st_size for path in tuners if path.is_file())
     lessons = [found.get((r.pictures.data, "train")) for r in recipes if _tuned(r)]
     decoded = max((training.PNG * some.pixels for some in lessons if some), default=0)
     needed = sum(sizes[name] for name in missing.values()) + 3 * max(sizes.values(), default=0) + 2 * tuned + decoded
-    place = next(folder for folder in (RUNS, *RUNS.parents) if folder.is_dir())
+    place = next(folder for folder in (files.RUNS, *files.RUNS.parents) if folder.is_dir())
     if needed > (free := shutil.disk_usage(place).free):
         yield f"disk of {place}: {free / 1e9:.1f} GB are free, about {needed / 1e9:.1f} are needed: make room there"
 

@@ -95,7 +95,7 @@ def start(recipe: Recipe, video: Video | None = None) -> Any:
         if codec.codec == "nerv-fitting":
             return nerv.fitting(*video.frames.shape[2:], codec.channels)
         return nerv.sized(codec.codec.removeprefix("nerv-"), lambda: (video or clip(recipe)).frames.shape[2])
-    name, _, wanted = (codec.start if isinstance(codec, Refined) else codec.training.start).partition("@")
+    name, wanted = files.unmarked(codec.start if isinstance(codec, Refined) else codec.training.start)
     torch.manual_seed(recipe.seed)  # of weights that no file brings
     if name == "none":
         return zoo.load(codec.codec, weights=None)
@@ -302,7 +302,7 @@ def measured(recipe: Recipe, model: Any, **options: Any) -> tuple[dict[str, Any]
     """Code with a recipe's codec, or its file of a video, and judge: result and bootstrap of a record."""
     how, wanted = How(**options), recipe.measured
     place, progress = how.place, how.progress
-    panel = {name.partition("@")[0]: models.load(name).to(place) for name in wanted.detectors}
+    panel = {files.unmarked(name)[0]: models.load(name).to(place) for name in wanted.detectors}
     if isinstance(recipe.pictures, Clip):
         return _measured_video(recipe, model, panel)
     if isinstance(model, torch.nn.Module):
@@ -329,7 +329,7 @@ def measured(recipe: Recipe, model: Any, **options: Any) -> tuple[dict[str, Any]
 @cache
 def clean(pictures: Pictures, judge: str, place: torch.device) -> list[dict[str, Any]]:
     """What a detector finds in uncompressed pictures; nothing where it does not detect."""
-    if "detect" not in models.MODELS[judge.partition("@")[0]].can:
+    if "detect" not in models.MODELS[files.unmarked(judge)[0]].can:
         return []
     dataset = datasets.load(pictures.data, "val", size=pictures.size, limit=pictures.images)
     return evaluate.clean_detections(dataset, models.load(judge).to(place))
@@ -360,7 +360,7 @@ def finetuned(recipe: Recipe, codec: Any, how: How) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() if not how.keep else nullcontext(RUNS / recipe.codec_id) as place:
         decoded = Path(place, f"decoded-{lessons.identity}")
         for full in who.finetuned:
-            made[full.partition("@")[0] + FINETUNED] = _finetuned(recipe, full, codec, lessons, decoded, how)
+            made[files.unmarked(full)[0] + FINETUNED] = _finetuned(recipe, full, codec, lessons, decoded, how)
         shutil.rmtree(decoded, ignore_errors=True)
     return made
 

@@ -126,9 +126,15 @@ def test_a_corrupt_picture_is_one_clear_line(damage, picture, tmp_path):
             "video a.avi --loss sa-nerv --segmenter nano-sam --alpha 0.3",
             "error: alpha is 0.3: masks are stored from 0.48",
         ),
-        ("codec --out a --steps 0", "error: --steps 0: must be a whole number above zero"),
-        ("codec --out a --lmbda -1", "error: --lmbda -1.0: must be a number above zero"),
-        ("codec --out a --loss sa-icm --alpha 1", "error: --alpha 1.0: must be a number between 0 and 1"),
+        ("codec --out a.pt", "error: --out a.pt: weights are written as .safetensors, so name it a.pt.safetensors"),
+        ("codec --out a.safetensors --scale=-1", "error: --scale -1.0: must be a number, 0 or more"),
+        ("masks make --stability 7", "error: --stability 7.0: must be above 0 and at most 1"),
+        ("code a.png --codec nerv", "error: nerv codes videos, not pictures: use `icm video`"),
+        ("complexity --weights a.pt", "error: --weights and --quality are of one network: name it"),
+        ("cost sa_nerv --data nowhere", "error: no run matches --data nowhere: there is data"),
+        ("codec --out a.safetensors --steps 0", "error: --steps 0: must be a whole number above zero"),
+        ("codec --out a.safetensors --lmbda -1", "error: --lmbda -1.0: must be a number above zero"),
+        ("codec --out a.safetensors --loss sa-icm --alpha 1", "error: --alpha 1.0: must be a number between 0 and 1"),
         ("sam --steps 1 1 0 1 1", "error: --steps 0: must be a whole number above zero"),
     ],
 )
@@ -141,16 +147,16 @@ def test_a_number_out_of_range_is_refused_before_any_work(words, message, monkey
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("codec --out a --alpha 0.9", "error: --loss mse has no --alpha; it takes no options"),
+        ("codec --out a.safetensors --alpha 0.9", "error: --loss mse has no --alpha; it takes no options"),
         (
-            "codec --out a --loss task --levels p2",
+            "codec --out a.safetensors --loss task --levels p2",
             "error: --loss task has no --levels; it takes --teacher, --task-weight",
         ),
         (
-            "codec --out a --loss sa-icm --data coco2017",
+            "codec --out a.safetensors --loss sa-icm --data coco2017",
             "error: --loss sa-icm on coco2017 needs --segmenter, such as sam-vit-b",
         ),
-        ("codec --out a --loss distill --teacher nobody", "error: no model is called 'nobody'"),
+        ("codec --out a.safetensors --loss distill --teacher nobody", "error: no model is called 'nobody'"),
         (
             "video a.avi --codec vvc-inter --quality 40 --beta 0.5",
             "error: vvc-inter is trained for no loss: leave --loss",
@@ -165,7 +171,7 @@ def test_an_option_that_a_loss_does_not_have_or_needs_is_one_clear_line(words, m
 
 def test_a_loss_has_the_options_that_its_class_has_and_the_books_defaults():
     def loss(words: str):
-        command = cli.parsed(["codec", "--out", "a", *words.split()])
+        command = cli.parsed(["codec", "--out", "a.safetensors", *words.split()])
         return options.loss_of(command.loss, command.options, command.data)
 
     nano, small, photo = "nano-sam@d7519e8d", "mask-rcnn-small@9fd0ed3f", "yolov5n@ff6f13e9"
@@ -176,7 +182,7 @@ def test_a_loss_has_the_options_that_its_class_has_and_the_books_defaults():
 
 
 def test_defaults_that_the_command_line_states_are_those_of_the_book():
-    how = cli.parsed(["finetune", "--out", "a"])
+    how = cli.parsed(["finetune", "--out", "a.safetensors"])
     assert (how.steps, how.batch, how.lr) == (training.FINETUNE.steps, training.FINETUNE.batch, training.FINETUNE.lr)
     recipe = Accuracy(())
     assert (how.batch, how.lr, how.images) == (recipe.finetune_batch, recipe.finetune_lr, recipe.finetune_images)
@@ -192,7 +198,7 @@ def test_what_a_module_of_ones_own_registers_is_known_to_the_command_line(tmp_pa
     )
     monkeypatch.setattr(objectives, "LOSSES", dict(objectives.LOSSES))
     monkeypatch.setattr(sys, "path", [*sys.path])
-    words = cli.imported(["codec", "--out", "a", "--loss=mine_icm:mine", "--power", "3"])
+    words = cli.imported(["codec", "--out", "a.safetensors", "--loss=mine_icm:mine", "--power", "3"])
     assert words[3] == "--loss=mine"
     assert cli.imported(["codec", "--loss", "mine_icm:mine"]) == ["codec", "--loss", "mine"]
     command = cli.parsed(words)

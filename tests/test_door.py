@@ -345,7 +345,8 @@ def test_a_coded_file_that_cannot_be_decoded_is_named(photo, tmp_path):
     content = coded.read_bytes()
     for damage, told in (
         (content[:-9], "checksum differs"),
-        (b"ICM\x01\x04mine" + content[21:], "written by codec 'mine', which"),
+        (container.sealed(b"ICM\x01\x04mine" + content[21:-4]), "written by codec 'mine', which"),
+        (b"ICM\x01\x04mine" + content[21:], "checksum differs"),
     ):
         coded.write_bytes(damage)
         with pytest.raises(SystemExit, match=f"{coded}: {told}"):

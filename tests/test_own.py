@@ -96,6 +96,10 @@ def test_categories_are_called_as_the_judge_calls_them_and_what_is_left_out_is_s
     assert (
         own.mapped(name, dataset, [], "mine", {7: "walker", 9: "tree"}) == name
     )  # an own detector knows them as they are
+    renamed = own.mapped(
+        name, dataset, ["walker=person", "tree=kite"], "yolov5n", {7: "person", 9: "kite"}
+    )  # the same numbers
+    assert datasets.load(renamed, "val").used_categories() == {7: "person", 9: "kite"}
     renumbered = datasets.load(own.mapped(name, dataset, [], "theirs", {1: "Walker", 2: "tree"}), "val")
     assert renumbered.used_categories() == {1: "Walker", 2: "tree"}
 
@@ -121,6 +125,8 @@ def test_own_pictures_are_judged_by_an_own_detector_and_two_codecs_compared(phot
         words = ["--codec", codec, "--quality", "10", "50", "90", "--data", "./photos", "--detector", detector]
         cli.main(["judge", *words, "--out", f"{codec}.json"])
     assert "3 pictures of photos-" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="error: webp.json holds rates of webp: give jpeg a file of its own"):
+        cli.main(["judge", "--codec", "jpeg", *words[2:], "--out", "webp.json"])
     cli.main(["compare", "jpeg.json", "webp.json", "--out", "figure.svg"])
     said = capsys.readouterr().out
     table, gains = said.split("BD-rate [%] against jpeg")
@@ -143,7 +149,7 @@ def test_own_pictures_are_judged_by_an_own_detector_and_two_codecs_compared(phot
 def test_a_detector_of_ones_own_can_teach(photos):
     SmallMaskRCNN({7: "walker", 9: "tree"}, size=64).save("judge.safetensors")
     words = ["--loss", "distill", "--teacher", "mask-rcnn-small=judge.safetensors"]
-    command = cli.ready(cli.parsed(["codec", "--out", "a", "--data", "./photos", *words]))
+    command = cli.ready(cli.parsed(["codec", "--out", "a.safetensors", "--data", "./photos", *words]))
     loss = cli.loss_of(command.loss, command.options, command.data)
     assert loss.teacher == f"mask-rcnn-small=judge.safetensors@{files.fingerprint('judge.safetensors')}"
     assert loss.bind(torch.device("cpu")).network.categories == {7: "walker", 9: "tree"}
@@ -161,7 +167,7 @@ def test_a_codec_starts_from_a_file_of_ones_own(tmp_path):
     )
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), codec.parameters(), strict=True))
     with pytest.raises(SystemExit, match=r"weight file .*nowhere.*is missing"):
-        cli.main(["codec", "--out", "a", "--start", "nowhere.safetensors"])
+        cli.main(["codec", "--out", "a.safetensors", "--start", "nowhere.safetensors"])
 
 
 @pytest.mark.parametrize(
@@ -171,7 +177,7 @@ def test_a_codec_starts_from_a_file_of_ones_own(tmp_path):
         ("detector --out photos", r"cannot write photos \(it is a folder\)"),
         ("judge --codec png --out photos/labels.json/x", r"cannot write photos/labels.json/x"),
         ("judge --weights none.safetensors", r"no weights at none.safetensors: correct the path"),
-        ("finetune --out a --detector yolox-nano", r"yolox-nano cannot be trained here; mask-rcnn-small"),
+        ("finetune --out a.safetensors --detector yolox-nano", r"yolox-nano cannot be trained here; mask-rcnn-small"),
     ],
 )
 def test_what_cannot_end_well_is_refused_before_any_picture_is_drawn(words, message, photos, monkeypatch):
@@ -183,6 +189,13 @@ def test_what_cannot_end_well_is_refused_before_any_picture_is_drawn(words, mess
 def test_a_device_that_is_not_there_is_refused_before_any_picture_is_drawn(monkeypatch):
     monkeypatch.setattr(datasets, "load", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for words in ("detector --out a", "codec --out a", "judge", "code x.png", "video x.mp4", "grid object_region_mse"):
+    for words in (
+        "detector --out a.safetensors",
+        "codec --out a.safetensors",
+        "judge",
+        "code x.png",
+        "video x.mp4",
+        "grid object_region_mse",
+    ):
         with pytest.raises(SystemExit, match="error: --device cuda, but this machine shows no CUDA device"):
             cli.main([*words.split(), "--device", "cuda"])

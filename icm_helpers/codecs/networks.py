@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import compressai.zoo
@@ -130,10 +130,13 @@ def _read(path: Path, codec: Codec, quality: int | None) -> dict[str, Tensor]:
             if found not in (wanted, f"({codec.extends!r}, {quality})"):
                 raise ValueError(f"{path} was saved from load{found}, this is load{wanted}: ask for what it holds.")
             return _unpacked(state)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged pickle fails in a dozen ways
+            raise SafetensorError(f"{type(error).__name__}: {error}") from error
+    except SafetensorError as error:
         why = "the file is damaged, or holds more than tensors, which is refused because it could run code"
-        told = str(error).partition("\n")[0]
+        told = re.split(r"\. |\n", str(error))[0]  # torch goes on with the advice to run what the file holds
         raise ValueError(f"{path} cannot be read as weights ({told}): {why}.") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

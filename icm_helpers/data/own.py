@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from icm_helpers import files
 from icm_helpers.data import DataError, datasets
@@ -66,7 +66,7 @@ def mapped(name: str, dataset: CocoDataset, pairs: Sequence[str], judge: str, ca
         if known.casefold() not in numbers:
             raise DataError(f"--map {own}={known}: {judge} knows {', '.join(categories.values())}")
     target = {i: numbers.get(wanted.get(own, own).casefold()) for i, own in dataset.categories.items()}
-    if all(target[i] == i for i in used):
+    if all(target[i] == i and categories[i] == own for i, own in used.items()):
         return name
     lost = [own for i, own in used.items() if target[i] is None]
     if lost and not pairs:
@@ -130,12 +130,12 @@ def _opened(
 
 
 def _pictures(annotations: Path) -> Path:
-    """The folder where the first picture of an annotation file lies; its own where it is nowhere, as whoever opens it then says."""
+    """The folder where most of the first pictures of an annotation file lie; its own where none does, as whoever opens it says."""
     stem = annotations.stem.removeprefix("instances_")
     bases = annotations.parent, annotations.parent.parent
     folders = [folder for base in bases for folder in (base, base / "images", base / stem, base / "images" / stem)]
     try:
-        first: Any = json.loads(annotations.read_bytes())["images"][0]["file_name"]
-        return next((folder for folder in folders if (folder / first).is_file()), annotations.parent)
+        first = [image["file_name"] for image in json.loads(annotations.read_bytes())["images"][:20]]
+        return max(folders, key=lambda folder: sum((folder / name).is_file() for name in first))
     except (ValueError, LookupError, TypeError):  # its reader says what is wrong with it
         return annotations.parent

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from torchvision.ops import masks_to_boxes
 
+from icm_helpers.codecs.container import MAX_PIXELS
 from icm_helpers.data import DataError, blamed, pictures, scenes, schema
 from icm_helpers.data.coco import Sample
 from icm_helpers.data.scenes import Scene
@@ -186,6 +187,10 @@ def _shown(frame: Any, path: Path, number: int, height: int | None) -> np.ndarra
     picture = np.ascontiguousarray(picture[..., :3])
     if height:
         size = (max(1, round(picture.shape[1] * height / picture.shape[0])), height)
+        if size[0] * size[1] > MAX_PIXELS:
+            raise DataError(
+                f"{which} scaled to {size[0]} x {size[1]} would have more than {MAX_PIXELS} pixels: lower the height"
+            )
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     return picture
 

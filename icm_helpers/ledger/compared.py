@@ -43,7 +43,7 @@ def marked(delta: Interval) -> str:
 def strangers(part: report.Part, metric: str = "box_ap") -> pd.DataFrame:
     """BD-rates against MSE by every model as it is, a row for each method that a model taught; its teacher's are in bold."""
     taught = {
-        r.recipe.method: r.recipe.loss.teacher.partition("@")[0]
+        r.recipe.method: files.unmarked(r.recipe.loss.teacher)[0]
         for r in part.records
         if r.recipe.kind == "trained" and getattr(r.recipe.loss, "teacher", "none") != "none"
     }
@@ -58,8 +58,8 @@ def asks(part: report.Part) -> pd.DataFrame:
     rows = {}
     for method in methods(part, "trained", "classical"):
         some = [r.recipe for r in part.records if r.recipe.method == method]
-        loss, roi = some[0].loss, getattr(some[0].codec, "roi", "none").partition("@")[0]
-        teacher = getattr(loss, "teacher", "none").partition("@")[0]
+        loss, roi = some[0].loss, files.unmarked(getattr(some[0].codec, "roi", "none"))[0]
+        teacher = files.unmarked(getattr(loss, "teacher", "none"))[0]
         rows[report.label(method)] = {
             "of training pictures": _labels(loss),
             "a teacher": "" if teacher == "none" else teacher,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from icm_helpers import chapters
+from icm_helpers import chapters, files
 from icm_helpers.bd import Curve, bd_rate, curve
 from icm_helpers.evaluate import resamplings
 from icm_helpers.intervals import Interval
@@ -82,7 +82,7 @@ def judges(records: Sequence[Record], metric: str, *, finetuned: bool = True) ->
     measured = [r.result[metric] for r in records if metric in r.result and metric in r.bootstrap]
     if not measured or not isinstance(measured[0], dict):
         return [None] * bool(measured)
-    asked = [name.partition("@")[0] for r in records for name in r.recipe.measured.detectors]
+    asked = [files.unmarked(name)[0] for r in records for name in r.recipe.measured.detectors]
     found = {name for name in set().union(*measured) if finetuned or not name.endswith(FINETUNED)}
     return sorted(found, key=lambda name: (asked.index(name) if name in asked else len(asked), name))
 

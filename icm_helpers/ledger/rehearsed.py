@@ -48,7 +48,7 @@ def _usable(part: Any) -> Any:
         return replace(part, **{f.name: _usable(getattr(part, f.name)) for f in fields(part)})
     if isinstance(part, tuple):
         return tuple(found for item in part if (found := _usable(item)) is not None or item is None)
-    name = part.partition("@")[0] if isinstance(part, str) else None
+    name = files.unmarked(part)[0] if isinstance(part, str) else None
     others = SMALLER if find_spec("detectron2") else SMALLER | WITHOUT_DETECTRON2
     return part if name not in others else others[name] and models.fingerprinted(others[name])
 

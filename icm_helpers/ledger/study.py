@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
+from icm_helpers import files
 from icm_helpers.codecs import zoo
 from icm_helpers.ledger.recipe import (
     Accuracy,
@@ -229,4 +230,4 @@ def _unmarked(value: Any) -> Any:
     """The names of models without the fingerprints of their weights."""
     if isinstance(value, tuple):
         return tuple(map(_unmarked, value))
-    return value.partition("@")[0] if isinstance(value, str) else value
+    return files.unmarked(value)[0] if isinstance(value, str) else value

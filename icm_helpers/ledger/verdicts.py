@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from icm_helpers import bd, chapters
+from icm_helpers import bd, chapters, files
 from icm_helpers.evaluate import THIRDS
 from icm_helpers.intervals import Interval, holm, widened
 from icm_helpers.ledger import results
@@ -192,7 +192,7 @@ def _speaks_of(claim: Claim, records: Sequence[Record], judge: str) -> bool:
 def _teacher(records: Sequence[Record]) -> str | None:
     """The detector whose features the codecs were trained to keep."""
     taught = (r.recipe.loss.teacher for r in records if isinstance(r.recipe.loss, Distill))
-    return next((name.partition("@")[0] for name in taught), None)
+    return next((files.unmarked(name)[0] for name in taught), None)
 
 
 def _measured(claim: Claim, records: Sequence[Record], metric: str, judge: str | None) -> tuple[Interval, str] | None:

@@ -95,7 +95,7 @@ def load(name: str) -> Any:
         FileNotFoundError, DataError: its weights, or the folder that has them, are missing.
         ImportError: a package that it needs is not installed.
     """
-    name, _, wanted = name.partition("@")
+    name, wanted = files.unmarked(name)
     judging = names("detect") + names("semantic")
     if _own(name) not in (*names("detect"), *names("semantic"), *names("stages")):
         raise ValueError(f"no detector is called {name!r}; known: {', '.join(judging)}")
@@ -118,7 +118,7 @@ def segmenter(name: str) -> str:
     Raises:
         ValueError: unknown name, or other weights lie where its own belong. Where none lie, whoever loads them says what to do.
     """
-    name, _, wanted = name.partition("@")
+    name, wanted = files.unmarked(name)
     if name not in names("segment"):
         raise ValueError(f"no Segment Anything is called {name!r}; known: {', '.join(names('segment'))}")
     path = MODELS[name].file()
