@@ -543,7 +543,7 @@ def ready(command: Any) -> Any:
         files.claim(command.out / "masks.json")
     if isinstance(command, Lessons | Codec) and command.out.suffix != ".safetensors":
         raise ValueError(
-            f"--out {command.out}: weights are written as .safetensors, so name it {command.out}.safetensors"
+            f"--out {command.out}: weights are written as .safetensors, so name it {command.out.with_suffix('.safetensors')}"
         )
     if getattr(command, "device", "") == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("--device cuda, but this machine shows no CUDA device: use auto or cpu")

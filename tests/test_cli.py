@@ -126,7 +126,7 @@ def test_a_corrupt_picture_is_one_clear_line(damage, picture, tmp_path):
             "video a.avi --loss sa-nerv --segmenter nano-sam --alpha 0.3",
             "error: alpha is 0.3: masks are stored from 0.48",
         ),
-        ("codec --out a.pt", "error: --out a.pt: weights are written as .safetensors, so name it a.pt.safetensors"),
+        ("codec --out a.pt", "error: --out a.pt: weights are written as .safetensors, so name it a.safetensors"),
         ("codec --out a.safetensors --scale=-1", "error: --scale -1.0: must be a number, 0 or more"),
         ("masks make --stability 7", "error: --stability 7.0: must be above 0 and at most 1"),
         ("code a.png --codec nerv", "error: nerv codes videos, not pictures: use `icm video`"),
@@ -138,7 +138,7 @@ def test_a_corrupt_picture_is_one_clear_line(damage, picture, tmp_path):
         ("sam --steps 1 1 0 1 1", "error: --steps 0: must be a whole number above zero"),
     ],
 )
-def test_a_number_out_of_range_is_refused_before_any_work(words, message, monkeypatch):
+def test_what_cannot_be_is_refused_before_any_work(words, message, monkeypatch):
     monkeypatch.setattr(zoo, "load", lambda *_, **__: None)
     with pytest.raises(SystemExit, match=message):
         cli.main(words.split())

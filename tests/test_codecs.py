@@ -211,7 +211,8 @@ def test_damaged_files_and_pickles_with_code_are_refused(tmp_path):
         zoo.load(weights=path)
     (tmp_path / "evil.pt").write_bytes(pickle.dumps(print, protocol=2))
     (tmp_path / "empty.pt").write_bytes(b"")
-    for name in ("evil.pt", "empty.pt"):
+    (tmp_path / "text.pt").write_bytes(b"Rate limit exceeded")
+    for name in ("evil.pt", "empty.pt", "text.pt"):
         with pytest.raises(ValueError, match=f"{name} cannot be read"):
             zoo.load(weights=tmp_path / name)
 

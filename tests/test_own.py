@@ -125,7 +125,7 @@ def test_own_pictures_are_judged_by_an_own_detector_and_two_codecs_compared(phot
         words = ["--codec", codec, "--quality", "10", "50", "90", "--data", "./photos", "--detector", detector]
         cli.main(["judge", *words, "--out", f"{codec}.json"])
     assert "3 pictures of photos-" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="error: webp.json holds rates of webp: give jpeg a file of its own"):
+    with pytest.raises(SystemExit, match=r"error: webp\.json holds rates of webp: give jpeg a file of its own"):
         cli.main(["judge", "--codec", "jpeg", *words[2:], "--out", "webp.json"])
     cli.main(["compare", "jpeg.json", "webp.json", "--out", "figure.svg"])
     said = capsys.readouterr().out
