@@ -55,7 +55,7 @@ def judge(
         model = codec.coder()
         recipe = Recipe("mine", pictures, _part(codec, model), judges)
         asked = json.loads(json.dumps(flat(recipe))) | same
-        if others := {_sized(record["asked"]["codec"]) for record in kept} - {codec.codec}:
+        if others := {_sized(record["asked"]["codec"]) for record in kept} - {_sized(codec.codec)}:
             raise ValueError(f"{out} holds rates of {', '.join(sorted(others))}: give {codec.codec} a file of its own")
         record = next((record for record in kept if record["asked"] == asked), None)
         if record is None:

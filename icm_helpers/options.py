@@ -86,8 +86,10 @@ def loss_of(name: str, options: Any, data: str) -> objectives.Loss:
     return loss(**{k: models.fingerprinted(v) if k in ("teacher", "segmenter") else v for k, v in values.items()})
 
 
-_WHOLE = ("steps", "batch", "patch", "images", "train_images", "frames", "size", "height", "channels", "epochs", "jobs")
-_WHOLE += ("points", "points_per_batch")
+_WHOLE = (
+    *("steps", "batch", "patch", "images", "train_images", "frames", "size", "height", "channels", "epochs", "jobs"),
+    *("points", "points_per_batch"),
+)
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(_WHOLE, (lambda v: v > 0, "a whole number above zero")),
     **dict.fromkeys(("lr", "lmbda"), (lambda v: v > 0, "a number above zero")),
