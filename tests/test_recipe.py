@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 import pytest
 
 from icm_helpers import chapters, objectives
-from icm_helpers.files import ROOT
+from icm_helpers.files import ROOT, unmarked
 from icm_helpers.ledger import results
 from icm_helpers.ledger.recipe import (
     Accuracy,
@@ -120,7 +120,7 @@ def test_every_recipe_of_the_book_has_the_name_that_it_had_when_names_were_flat(
     unstated = {
         name for name, model in models.MODELS.items() if not model.fingerprint
     }  # named by the file that lies here
-    static = [s for s in studies if not unstated & {judge.partition("@")[0] for judge in s.measured.detectors}]
+    static = [s for s in studies if not unstated & {unmarked(judge)[0] for judge in s.measured.detectors}]
     names = sorted({(r.run_id, r.codec_id) for study in static for r in study.recipes()})
     digest = hashlib.sha256("\n".join(" ".join(pair) for pair in names).encode()).hexdigest()
     assert (len(names), digest[:16]) == (1276, "05d93d25d30f7301")

@@ -145,11 +145,11 @@ def test_networks_of_videos_have_the_channels_that_studies_say():
 
 def test_a_shipped_or_real_model_is_the_file_that_its_fingerprint_says(real_data):
     named = {detector for *_, s in EVERY for detector in s.measured.detectors}
-    present = {name: models.MODELS[name.partition("@")[0]].file() for name in named}
-    present = {name: path for name, path in present.items() if path.is_file()}
-    assert {"mask-rcnn-small", "yolov5n", "yolox-nano"} <= {name.partition("@")[0] for name in present}
-    for name, path in present.items():
-        assert name.partition("@")[2] == files.fingerprint(path)
+    present = {name: (mark, models.MODELS[name].file()) for name, mark in map(files.unmarked, named)}
+    present = {name: (mark, path) for name, (mark, path) in present.items() if path.is_file()}
+    assert {"mask-rcnn-small", "yolov5n", "yolox-nano"} <= set(present)
+    for mark, path in present.values():
+        assert mark == files.fingerprint(path)
 
 
 def test_a_wrong_name_is_an_error_that_lists_what_there_is():

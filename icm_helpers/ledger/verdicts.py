@@ -270,8 +270,11 @@ def surviving(measured: Sequence[Finding]) -> str:
     words, corrected = ("reproduced", "contradicted"), holm(list(map(_chance, measured)))
     decided = [(f, p) for f, p in zip(measured, corrected, strict=True) if f.verdict in words]
     stand = [f"{f.claim.id.partition('/')[2]} on {f.data}" for f, p in decided if p < 0.05]
-    told = f"{len(decided)} of {len(measured)} findings are reproduced or contradicted; {len(stand)} of these survive Holm's"
-    return f"{told} correction for all of them{': ' if stand else ''}{', '.join(dict.fromkeys(stand))}."
+    told = f"{len(decided) or 'None'} of {len(measured)} findings are reproduced or contradicted"
+    if not decided:
+        return f"{told}."
+    told += f"; {len(stand) or 'none'} of these survive Holm's correction for all of them"
+    return f"{told}{': ' if stand else ''}{', '.join(dict.fromkeys(stand))}."
 
 
 def _chance(finding: Finding) -> float:
