@@ -96,7 +96,7 @@ def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
     for output in whole:
         if output.output_type == "stream":
             output.text = re.sub(r"[^\n]*\r[^\n]+\n?", "", output.text)
-    return [output for output in whole if output.output_type != "stream" or output.text]
+    return [output for output in whole if output.output_type != "stream" or output.text.strip()]
 
 
 def seal(nb: NotebookNode, executed: Path, key: str) -> None:

@@ -369,7 +369,7 @@ def anatomy(codec: nn.Module, picture: Tensor) -> dict[str, float]:
 
 
 def anatomies(sizes: pd.DataFrame) -> Figure:
-    """Rows of :func:`anatomy` as pairs of bars, pale what was promised."""
+    """Rows of :func:`anatomy` as pairs of bars: what was promised, and what was written."""
     figure, ax = plt.subplots(figsize=(7.4, 3))
     colours = {"y": "mse", "z": "task", "header": "object-region"}
     for pale, names in ((True, ("y", "z")), (False, ("y", "z", "header"))):
@@ -380,7 +380,7 @@ def anatomies(sizes: pd.DataFrame) -> Figure:
             colour = plots.METHODS[colours[name]][0]
             ax.bar(sizes.index + (-0.2 if pale else 0.2), high, 0.36, base, color=colour, **how)
             base = base + high
-    ax.set(xticks=sizes.index, xlabel="picture; pale: promised by the likelihoods, full: written", ylabel="bytes")
+    ax.set(xticks=sizes.index, xlabel="picture; left: promised by the likelihoods, right: written", ylabel="bytes")
     ax.legend(fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure
 

@@ -24,7 +24,7 @@ window.addEventListener("load", () => {
     placed.legend = { orientation: "h", y: 0, yref: "container", yanchor: "bottom" };
     placed.font = { color: ink };
     placed.paper_bgcolor = placed.plot_bgcolor = "rgba(0, 0, 0, 0)";
-    placed.margin = { l: 8, r: 8, t: 64, b: 24 + 20 * Math.ceil((170 * methods) / width) };
+    placed.margin = { l: 8, r: 8, t: width < 600 ? 88 : 64, b: 24 + 20 * Math.ceil((170 * methods) / width) };
     placed.height = 300 * rows + placed.margin.t + placed.margin.b;
     placed.hovermode = "closest";
     return placed;

@@ -306,4 +306,4 @@ def points(part: report.Part, metric: str = "box_ap") -> pd.DataFrame:
         row = {"method": report.label(recipe.method), "λ, quality or QP": f"{recipe.setting:g}", "seed": recipe.seed}
         row |= {"bpp": result["bpp"], "PSNR [dB]": result["psnr"]}
         rows.append(row | {j: result[metric].get(j) for j in queries.judges(part.records, metric, finetuned=False)})
-    return pd.DataFrame(rows).set_index("method").sort_values("bpp").round(3).fillna("")
+    return pd.DataFrame(rows).drop_duplicates().set_index("method").sort_values("bpp").round(3).fillna("")

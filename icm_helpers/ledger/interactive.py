@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from IPython.display import HTML
+from matplotlib.ticker import MaxNLocator
 
 from icm_helpers import plots
 from icm_helpers.bd import Curve
@@ -32,18 +33,23 @@ Panels = Sequence[tuple[str, Mapping[str, Curve], float | None]]
 
 def chart(panels: Panels, title: str) -> HTML:
     """The panels of `plots.rate_accuracy_panels` as plotly's traces and layout, which a reader of the notebook does not see."""
-    layout: dict[str, Any] = {"title": {"text": title}, "shapes": []}
+    layout: dict[str, Any] = {"title": {"text": title}, "shapes": [], "annotations": []}
     traces: list[dict[str, Any]] = []
     legend: set[str] = set()
     for k, (label, curves, clean) in enumerate(panels, start=1):
         axes = {"xaxis": f"x{k}", "yaxis": f"y{k}"}
         rates = np.concatenate([curve.bpp for curve in curves.values()]) if curves else np.ones(1)
-        powers = 2.0 ** np.arange(np.floor(np.log2(rates.min())), np.ceil(np.log2(rates.max())) + 1)
-        layout[f"xaxis{k}"] = {"tickvals": powers.tolist(), "ticktext": [f"{power:.3g}" for power in powers]}
+        ticks = 2.0 ** np.arange(np.floor(np.log2(rates.min())), np.ceil(np.log2(rates.max())) + 1)
+        if rates.max() < 3 * rates.min():  # as in the picture: there may be no power of two in it
+            ticks = MaxNLocator(5).tick_values(rates.min(), rates.max())
+        layout[f"xaxis{k}"] = {"tickvals": ticks.tolist(), "ticktext": [f"{tick:.3g}" for tick in ticks]}
         layout[f"yaxis{k}"] = {"title": {"text": label}}
         if clean is not None:
             ends = {"x0": 0, "x1": 1, "xref": f"x{k} domain", "y0": clean, "y1": clean, "yref": f"y{k}"}
             layout["shapes"].append({"type": "line", **ends, "line": {"dash": "dot", "color": plots.INK, "width": 1.3}})
+            place = {"x": 1, "xref": f"x{k} domain", "xanchor": "right", "y": clean, "yref": f"y{k}"}
+            told = {"text": "uncompressed", "font": {"size": 11}, "showarrow": False, "yanchor": "bottom"}
+            layout["annotations"].append(told | place)
         for method, curve in curves.items():
             traces += [trace | axes for trace in _traces(method, curve, label, method not in legend)]
             legend.add(method)
@@ -65,7 +71,7 @@ def _traces(method: str, curve: Curve, label: str, first: bool) -> Iterator[dict
     several = len(curve.trainings) > 1
     for seed, one in curve.trainings.items() if several else ():
         told = [f"{name}, seed {seed}{at}" for at in _told(one, plain, label)]
-        small = {"symbol": "circle-open", "size": 5, "color": colour}
+        small = {"size": 5, "color": "white", "line": {"color": colour, "width": 1}}
         points = {"x": [*one.bpp], "y": _known(one.metric), "hovertext": told, "hoverinfo": "text"}
         yield group | points | {"mode": "markers", "marker": small, "showlegend": False}
     seeds = ", ".join(map(str, curve.trainings))

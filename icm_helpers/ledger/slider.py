@@ -21,8 +21,8 @@ _STYLE = """@media screen {{
 #{id} > div {{ display: grid !important; position: relative }}
 #{id} figure {{ grid-area: 1 / 1; width: 100% !important; margin: 0 !important }}
 #{id} figure + figure {{ clip-path: inset(0 0 0 var(--at, 50%)) }}
-#{id} figcaption {{ padding: 0 .4em; text-align: left }}
-#{id} figure + figure figcaption {{ text-align: right }}
+#{id} figcaption {{ padding: 0 .4em; text-align: left; max-width: 50%; box-sizing: border-box }}
+#{id} figure + figure figcaption {{ text-align: right; margin-left: auto }}
 #{id} i {{ position: absolute; top: 0; bottom: 0; left: var(--at, 50%); border-left: 2px solid #e69f00; pointer-events: none }}
 #{id} input {{ width: 100%; margin: .4em 0 0 }}
 }}

@@ -269,7 +269,7 @@ def surviving(measured: Sequence[Finding]) -> str:
     """A sentence on how many decided findings stand if all of them are looked at together."""
     words, corrected = ("reproduced", "contradicted"), holm(list(map(_chance, measured)))
     decided = [(f, p) for f, p in zip(measured, corrected, strict=True) if f.verdict in words]
-    stand = [f"{f.claim.id.partition('/')[2]} on {f.data}" for f, p in decided if p < 0.05]
+    stand = [f"claim {f.claim.id.partition('/')[2]} on {f.data}" for f, p in decided if p < 0.05]
     told = f"{len(decided) or 'None'} of {len(measured)} findings are reproduced or contradicted"
     if not decided:
         return f"{told}."
@@ -341,9 +341,9 @@ def describe(finding: Finding, pictures_alone: bool = False) -> str:
     judge = "" if finding.judge == "none" else f"{finding.judge} "
     what = f"{finding.data}, {judge}{NAMES[finding.metric]}" if finding.metric in NAMES else finding.data
     if finding.verdict == "not testable":
-        return (
-            f"{what}: not testable ({100 * finding.interval.defined:.0f} % of the replicates have curves that overlap)"
-        )
+        few = f"{100 * finding.interval.defined:.0f} % of the replicates have curves that overlap"
+        why = few if finding.interval.defined < DEFINED else "the curves of one of its trainings do not overlap"
+        return f"{what}: not testable ({why})"
     rate, word = " of the rate" * (finding.unit == "% rate"), finding.verdict
     rate += ", one training" * (finding.interval.trainings == 1)
     if finding.interval.pictures_alone:
