@@ -39,7 +39,8 @@ def spending(
     """What a network spends on objects that a detector finds in the uncompressed pictures, on those it misses, and elsewhere.
 
     An object is found where one of the detector's `clean` detections (:func:`icm_helpers.evaluate.clean_detections`, by name) has
-    its category, a score of 0.3 or more and an IoU of 0.5 or more with its box. Crowd regions are neither.
+    its category, a score of 0.3 or more and an IoU of 0.5 or more with its box. Crowd regions are neither. Pictures of which nobody
+    drew the outlines are left out: the ground beside an object has its price, too.
 
     Returns:
         `result`: images, bpp (by the likelihoods, as all here), and by detector how many objects are found and missed, and the
@@ -50,7 +51,8 @@ def spending(
     parts: dict[str, list] = {name: [] for name in clean}  # a row an image: bits and pixels found, missed, background
     counts = {name: np.zeros(2, int) for name in clean}
     confident = {name: _by_image(d for d in found if d["score"] >= CONFIDENT) for name, found in clean.items()}
-    for i in tqdm(range(len(dataset)), desc="pricing", disable=None if progress else True):
+    shown = [i for i, name in enumerate(dataset.ids) if "outlines" not in dataset.lacks(name)]
+    for i in tqdm(shown, desc="pricing", disable=None if progress else True):
         sample = dataset[i]
         price = rate_map(codec, sample.image)
         pixels.append(price.numel())
@@ -63,8 +65,8 @@ def spending(
             where = found, missed & ~found, sample.object_mask == 0
             parts[name].append([v for m in where for v in (price[m].sum().item(), m.sum().item())])
     count, spent = np.asarray(pixels, float), np.asarray(bits)
-    samples = resamplings(dataset.ids)
-    result: dict[str, Any] = {"images": len(dataset), "bpp": spent.sum() / count.sum()}
+    samples = resamplings([dataset.ids[i] for i in shown])
+    result: dict[str, Any] = {"images": len(shown), "bpp": spent.sum() / count.sum()}
     bootstrap: dict[str, Any] = {"bpp": (spent[samples].sum(1) / count[samples].sum(1)).tolist()}
     for name, rows in parts.items():
         table = np.asarray(rows)  # (images, 6)

@@ -322,13 +322,16 @@ def test_spending_tells_found_objects_from_missed_ones_and_from_the_rest():
     crowd = torch.tensor([False, False, True])
     sample = coco.Sample(torch.rand(3, 64, 64), boxes, torch.tensor([1, 1, 2]), masks, crowd, 7, "one")
 
-    class One(list):
-        ids = (7,)
+    class Pictures(list):
+        ids = (7, 8)
+
+        def lacks(self, name):
+            return () if name == 7 else ("outlines",)
 
     seen = {"image_id": 7, "category_id": 1, "bbox": [0, 0, 30, 32], "score": 0.4}
     unsure, other = seen | {"bbox": [32, 0, 16, 16], "score": 0.2}, seen | {"bbox": [32, 0, 16, 16], "category_id": 2}
-    result, bootstrap = spending(Halves(), One([sample]), {"judge": [seen, unsure, other]}, progress=False)
-    assert (result["found"]["judge"], result["missed"]["judge"]) == (1, 1)
+    result, bootstrap = spending(Halves(), Pictures([sample, None]), {"judge": [seen, unsure, other]}, progress=False)
+    assert (result["images"], result["found"]["judge"], result["missed"]["judge"]) == (1, 1, 1)
     assert result["bpp"] == pytest.approx(2.5 / 256)
     assert result["bpp_found"]["judge"] == pytest.approx(4 / 256)
     assert result["missed_to_found"]["judge"] == pytest.approx(1 / 4)
