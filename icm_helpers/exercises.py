@@ -377,7 +377,7 @@ def check_shifted(yours: Callable, mask: Tensor) -> None:
         assert torch.equal(moved[..., pixels:], mask[..., :-pixels]), "to the right, by so many pixels"
         assert torch.equal(moved[..., :pixels], mask[..., -pixels:]), "what leaves comes in on the other side"
     share = (moved * mask).sum() / mask.sum()
-    print(f"right; {share:.0%} of the moved edges lie on an edge by chance")
+    print(f"right; {share:.0%} of the moved edges still lie on an edge")
 
 
 # --- SA-NeRV -------------------------------------------------------------------------------------------------------------
