@@ -193,8 +193,8 @@ IN_SHORT = Short(
     caveat="Compared with weights from true boxes: {objectness/2}. That other detectors gain less: {objectness/4}. "
     "Verdicts depend on the learning rate.",
     advice={"for":
-        "If you distil features anyway, weight them by objectness: it needs no labels. Judge with the detector that you will use, "
-        "and try two learning rates."})
+        "On pictures like scenes, weight distilled features by objectness: unlike boxes, it needs no labels. Judge with the "
+        "detector that you will use, and try two learning rates."})
 
 CHAPTER = Chapter(
     NAME, "Objectness distillation", CLAIMS, {
