@@ -193,9 +193,9 @@ IN_SHORT = Short(
     claim=_ADDROI.id,
     idea="Tell the encoder where objects are, and let it spend its bits there: here HEVC, inside the boxes of a detector.",
     against="HEVC without a region of interest",
-    caveat="The encoder must run a detector first. On photographs the detector that chooses the region gives the number too; "
-    "by another one it is {compare/2a yolox-nano box_ap coco-mini}. A model that must name every pixel loses by it. A "
-    "learned codec with a region, compared with MSE: {compare/1a}.",
+    caveat="The encoder must run a detector first. On photographs the region's own detector gives the number; by another "
+    "it is {compare/2a yolox-nano box_ap coco-mini}. On scenes a model that must name every pixel loses by it. A learned "
+    "region, against MSE on scenes: {compare/1a}.",
     advice={"for":
         "If your encoder can afford a detector, a region of interest is the first thing to try: with a standard codec, the decoder "
         "stays as it is."})
@@ -205,7 +205,7 @@ ADVICE = (
     Advice("Can you train the detector further?", "object-region/1c", {
         "for": "Do that first: fine-tune it on thousands of pictures that your codec decodes. It needs no new codec.",
         "against": "Leave it as it is: fine-tuning on decoded pictures costs bits here.",
-        "both": "Try it on your data: it helps on scenes, and harms on photographs, where there were few to learn from.",
+        "both": "Try it on your data: it helps on scenes, and harms on photographs; we do not know why.",
         "open": f"It is not a sure gain. {_WAIT}"}),
     Advice("Must the detector stay as it is, and do you have object masks?", "object-region/1a", {
         "for": "Train the codec with object-region MSE, which needs no teacher. On photographs, measure first.",
@@ -215,22 +215,22 @@ ADVICE = (
     Advice("Does that loss still pay once the detector is fine-tuned?", "object-region/1b", {
         "for": "Yes: do both.", "against": "No: then plain MSE is better.", "both": "It depends on the detector.",
         "open": f"Do not count on it. {_WAIT}"}),
-    Advice("Do you have the detector itself, and time for longer trainings?", "compare/5b", {
-        "for": "Distil its features, weighted by objectness: on scenes that saves more bits than object masks.",
+    Advice("Do you have the detector itself?", "compare/5b", {
+        "for": "Distil its features, weighted by objectness: on scenes that beats object masks. On photographs measure first.",
         "against": "Object masks are enough: features weighted by objectness save less.",
         "both": "By some models features weighted by objectness are better than object masks, by others worse.",
         "open": f"Features weighted by objectness are not a sure gain over object masks. {_WAIT}"}),
     Advice("Do you know the objects in advance?", "sa-icm/1a", {
         "for": "If not, train on edges: SA-ICM needs fewer bits than object masks do, and no labels.",
-        "against": "If so, use their masks to find objects: edges at the middle alpha are better by no model, and cost more "
-        "bits by some. To name every pixel, try the lowest alpha.",
+        "against": "If so, use their masks: SA-ICM's edges of the surer segments (alpha .93) cost more bits by some models. "
+        "Otherwise, or to name every pixel, try more edges (alpha .48).",
         "both": "Edges from Segment Anything are better than object masks for some models, and worse for others.",
         "open": f"Edges and object masks cannot be distinguished. {_WAIT}"}),
     Advice("Will models that you do not know yet look at the pictures?", "sa-icm/5", {
         "for": "SA-ICM saves bits by every model here.",
         "against": "Do not use edges then: by at least one model here SA-ICM needs more bits than MSE.",
-        "both": "Use a standard codec, or measure first: at the middle alpha SA-ICM is better than MSE by some measures here, and "
-        "worse by others; at the lowest it saves bits by all models as they are, on scenes.",
+        "both": "Use HEVC or VVC, or measure first: at alpha .93 SA-ICM is better than MSE by some measures here, and worse by "
+        "others; at .48 it saves bits by all models as they are, on scenes.",
         "open": f"SA-ICM is not a sure gain over MSE. {_WAIT}"}),
     Advice("Can the encoder run a detector, and must the decoder be a standard one?", "compare/2a", {
         "for": "Use HEVC with a region of interest, unless a model must name every pixel: nothing changes at the decoder.",
@@ -238,20 +238,21 @@ ADVICE = (
         "both": "Test HEVC with a region of interest on your data: here it helps in some cases and harms in others.",
         "open": f"HEVC with a region of interest is not a sure gain. {_WAIT}"}),
     Advice("Can it run a detector, and may the codec be learned?", "compare/1a", {
-        "for": "Tell the codec where the objects are: by boxes and masks the learned region of interest saves bits against MSE.",
+        "for": "On scenes the learned region saves bits against MSE by boxes and masks, not pixel by pixel; HEVC with a region "
+        "saves more.",
         "against": "Do not tell it: the learned region of interest costs bits against MSE.",
         "both": "A learned region of interest saves bits by some measures here, and costs bits by others.",
         "open": f"A learned region of interest is not a sure gain. {_WAIT}"}),
     Advice("Must nothing be missed?", "compare/2c", {
         "for": "Then use no region of interest: objects that the encoder's detector misses suffer.",
-        "against": "No such harm is seen here where it can be decided; most tests are open. Try it before you rely on a region.",
+        "against": "Then rely on no region yet: the AP of missed objects is near zero here, so these tests hardly show harm.",
         "both": "Objects that the encoder's detector misses suffer in some cases.",
         "open": f"Be careful with a region of interest: what the encoder's detector misses may suffer. {_WAIT}"}),
     Advice("Do you have neither labels nor a teacher?", "compare/4a", {
         "for": "Train for features that were learned without labels: they save bits by every model here.",
         "against": "Train with MSE: features learned without labels cost bits by at least one model.",
         "both": "Train with MSE: features learned without labels save bits by some models, and cost bits by others.",
-        "open": "Train with MSE: no gain from features learned without labels is seen here."}))
+        "open": "Train with MSE: our features learned without labels are far behind it."}))
 
 CHAPTER = Chapter(
     NAME, "Compare", CLAIMS, {
