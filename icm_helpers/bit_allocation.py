@@ -39,8 +39,8 @@ def spending(
     """What a network spends on objects that a detector finds in the uncompressed pictures, on those it misses, and elsewhere.
 
     An object is found where one of the detector's `clean` detections (:func:`icm_helpers.evaluate.clean_detections`, by name) has
-    its category, a score of 0.3 or more and an IoU of 0.5 or more with its box. Crowd regions are neither. Pictures of which nobody
-    drew the outlines are left out: the ground beside an object has its price, too.
+    its category, a score of 0.3 or more and an IoU of 0.5 or more with its box. Crowd regions are neither. Where some pictures
+    have outlines, others are left out: the ground beside an object has its price, too.
 
     Returns:
         `result`: images, bpp (by the likelihoods, as all here), and by detector how many objects are found and missed, and the

@@ -145,10 +145,10 @@ def test_networks_of_videos_have_the_channels_that_studies_say():
 
 def test_a_shipped_or_real_model_is_the_file_that_its_fingerprint_says(real_data):
     named = {detector for *_, s in EVERY for detector in s.measured.detectors}
-    present = {name: (mark, models.MODELS[name].file()) for name, mark in map(files.unmarked, named)}
-    present = {name: (mark, path) for name, (mark, path) in present.items() if path.is_file()}
-    assert {"mask-rcnn-small", "yolov5n", "yolox-nano"} <= set(present)
-    for mark, path in present.values():
+    present = [(name, mark, models.MODELS[name].file()) for name, mark in map(files.unmarked, named)]
+    present = [each for each in present if each[2].is_file()]
+    assert {"mask-rcnn-small", "yolov5n", "yolox-nano"} <= {name for name, *_ in present}
+    for _, mark, path in present:
         assert mark == files.fingerprint(path)
 
 

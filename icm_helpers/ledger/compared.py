@@ -297,7 +297,7 @@ def ranking(part: report.Part, anchor: str = "hevc", metric: str = "box_ap") -> 
 
 
 def points(part: report.Part, metric: str = "box_ap") -> pd.DataFrame:
-    """Every point of every curve: method, what decides its rate, seed, bpp, PSNR, and AP of each judge as it is."""
+    """Every point of every curve, once: method, what decides its rate, seed, bpp, PSNR, and AP of each judge as it is."""
     rows = []
     for record in part.records:
         recipe, result = record.recipe, record.result

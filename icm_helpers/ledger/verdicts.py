@@ -342,7 +342,7 @@ def describe(finding: Finding, pictures_alone: bool = False) -> str:
     what = f"{finding.data}, {judge}{NAMES[finding.metric]}" if finding.metric in NAMES else finding.data
     if finding.verdict == "not testable":
         few = f"{100 * finding.interval.defined:.0f} % of the replicates have curves that overlap"
-        why = few if finding.interval.defined < DEFINED else "the curves of one of its trainings do not overlap"
+        why = few if finding.interval.defined < DEFINED else "too few trainings or clips have curves that overlap"
         return f"{what}: not testable ({why})"
     rate, word = " of the rate" * (finding.unit == "% rate"), finding.verdict
     rate += ", one training" * (finding.interval.trainings == 1)
