@@ -446,6 +446,9 @@ def test_the_scoreboard_is_what_the_ledger_says(board):
         ("sa-nerv/2", "davis", "boundary_f", "none"): "not decided",
         ("sa-nerv/3", "davis", "psnr", "none"): "not decided",
         ("sa-nerv/4", "davis", "box_ap", "yolov5n"): "not decided",
+        ("sa-nerv/4", "davis", "box_ap50", "yolov5n"): "not decided",
+        ("sa-nerv/5", "scenes-video", "boundary_f", "none"): "contradicted",
+        ("sa-nerv/5", "davis", "boundary_f", "none"): "no difference",
     }
     found = [f for listed in board.values() for f in listed]
     assert {(f.claim.id, f.data, f.metric, f.judge): f.verdict for f in found} == golden
