@@ -133,7 +133,7 @@ IN_SHORT = Short(
     idea="Train a network that draws a video, whose weights are the file, with edges counted twice.",
     against="edges counted once (NeRV)",
     caveat="Short clips and tiny networks. A gain as small as the paper's would hardly be seen here. "
-    "On the eight real videos each network was trained once, and in two the detector finds next to nothing.",
+    "The real videos here are two, with one training each; on eight, only true outlines were tried.",
     advice={"open":
         "For clips as short as these use HEVC or VVC, which need a small fraction of the bits. Of the networks use plain NeRV, and "
         "try the edges only if you can train many clips several times, and measure."})

@@ -48,7 +48,7 @@ def chart(panels: Panels, title: str) -> HTML:
             ends = {"x0": 0, "x1": 1, "xref": f"x{k} domain", "y0": clean, "y1": clean, "yref": f"y{k}"}
             layout["shapes"].append({"type": "line", **ends, "line": {"dash": "dot", "color": plots.INK, "width": 1.3}})
             place = {"x": 1, "xref": f"x{k} domain", "xanchor": "right", "y": clean, "yref": f"y{k}"}
-            told = {"text": "uncompressed", "font": {"size": 11}, "showarrow": False, "yanchor": "bottom"}
+            told = {"text": "uncompressed", "font": {"size": 11}, "showarrow": False, "yanchor": "bottom", "xshift": -8}
             layout["annotations"].append(told | place)
         for method, curve in curves.items():
             traces += [trace | axes for trace in _traces(method, curve, label, method not in legend)]
