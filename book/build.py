@@ -86,8 +86,8 @@ def is_fresh(executed: Path, key: str) -> bool:
 
 def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
     """Outputs, of which prints that follow each other are one, whenever the kernel sent them; what was shown in between divides
-    them, so that a table's title stays above its table. Left out are empty prints, and lines written over
-    themselves, as bars are: they are for who waits."""
+    them, so that a table's title stays above its table. Left out are empty prints, and lines written over themselves, as bars
+    are: they are for who waits."""
     whole: list[NotebookNode] = []
     for output in outputs:
         if whole and output.output_type == "stream" and output.get("name") == whole[-1].get("name"):

@@ -124,6 +124,11 @@ def rate_accuracy_panels(panels: Sequence[tuple[str, Mapping[str, Curve], float 
     return figure
 
 
+def close_rates(low: float, high: float) -> MaxNLocator | None:
+    """What labels an axis of rates that lie so close that there may be no power of two between them; else None."""
+    return MaxNLocator(5) if high < 3 * low else None
+
+
 def rate_axis(
     ax: Axes, ylabel: str, xlabel: str = "rate [bits per pixel, all bytes counted]", ticks: int | None = None
 ) -> None:
@@ -132,8 +137,8 @@ def rate_axis(
     low, high = ax.dataLim.intervalx
     if ticks:
         ax.xaxis.set_major_locator(LogLocator(2, numticks=ticks))
-    elif high < 3 * low:  # there may be no power of two in it to label
-        ax.xaxis.set_major_locator(MaxNLocator(5))
+    elif near := close_rates(low, high):
+        ax.xaxis.set_major_locator(near)
     ax.xaxis.set_major_formatter("{x:.3g}")
     ax.set(xlabel=xlabel, ylabel=ylabel)
 

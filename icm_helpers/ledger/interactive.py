@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from IPython.display import HTML
-from matplotlib.ticker import MaxNLocator
 
 from icm_helpers import plots
 from icm_helpers.bd import Curve
@@ -40,8 +39,8 @@ def chart(panels: Panels, title: str) -> HTML:
         axes = {"xaxis": f"x{k}", "yaxis": f"y{k}"}
         rates = np.concatenate([curve.bpp for curve in curves.values()]) if curves else np.ones(1)
         ticks = 2.0 ** np.arange(np.floor(np.log2(rates.min())), np.ceil(np.log2(rates.max())) + 1)
-        if rates.max() < 3 * rates.min():  # as in the picture: there may be no power of two in it
-            ticks = MaxNLocator(5).tick_values(rates.min(), rates.max())
+        if near := plots.close_rates(rates.min(), rates.max()):  # as in the picture
+            ticks = near.tick_values(rates.min(), rates.max())
         layout[f"xaxis{k}"] = {"tickvals": ticks.tolist(), "ticktext": [f"{tick:.3g}" for tick in ticks]}
         layout[f"yaxis{k}"] = {"title": {"text": label}}
         if clean is not None:
