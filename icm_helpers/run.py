@@ -273,7 +273,7 @@ def refined_bytes(recipe: Recipe, model: Any, sample: Sample) -> bytes:
     if not codec.loss.refinable:
         raise ValueError(f"latents cannot be refined under {codec.loss.name}: it asks for more than a picture brings")
     terms, x = objective(recipe, device), sample.image[None].to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=codec.precision == "bf16-mixed"):
+    with train.autocast(device.type, codec.precision == "bf16-mixed"):
         boxes = [{"boxes": sample.boxes[~sample.crowd]}]
         clean = terms.loss.clean(x, sample.object_mask[None].to(device), boxes)  # once an image, not once a step
         score = lambda out: terms.terms(out, x, clean)["loss"]  # noqa: E731

@@ -149,6 +149,23 @@ def test_entropy_models_compute_in_float32_under_bf16():
         assert model(torch.rand(1, 3, 64, 64))["likelihoods"]["z"].dtype == torch.float32
 
 
+def test_bfloat16_without_its_instructions_is_bfloat16(monkeypatch):
+    def step(capability: str) -> list[torch.Tensor]:
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        torch.manual_seed(0)
+        layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.SiLU(), nn.ConvTranspose2d(8, 4, 3), nn.Flatten(), nn.Linear(4 * 64, 2)
+        )
+        with train.autocast("cpu"):
+            answer = layers(torch.rand(2, 3, 8, 8))
+        answer.float().square().sum().backward()
+        return [answer, *(parameter.grad for parameter in layers.parameters())]
+
+    for own, rounded in zip(step("AVX512"), step("AVX2"), strict=True):
+        assert rounded.dtype == own.dtype
+        torch.testing.assert_close(rounded, own, rtol=2**-6, atol=2**-7 * own.abs().max().item())
+
+
 def test_a_copy_of_a_trained_codec_computes_with_its_own_weights():
     model = codec()
     fit(model, 2)
