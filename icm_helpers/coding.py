@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -28,8 +28,10 @@ def code(asked: Coding, paths: Sequence[Path], out: Path) -> None:
 
     Raises:
         ValueError: two outputs have one name, or a file is no whole image; the message names it.
-        OSError: an output cannot be written. Both are found before any work, where they can be.
+        OSError: a file is missing, or an output cannot be written. All are found before any work, where they can be.
     """
+    if lost := [path for path in paths if not path.is_file()]:
+        raise FileNotFoundError(f"{lost[0]} is missing: correct the path")
     suffix, coder, finder = zoo.find(asked.codec)[0].suffix, cache(Coding.coder), cache(regions.finder)
     writers = {path: _writer(path) for path in paths}
     _claim_all({path: _outputs(path, out, suffix, writers[path] is not None) for path in paths}, len(paths))
@@ -59,7 +61,7 @@ def code(asked: Coding, paths: Sequence[Path], out: Path) -> None:
 
 def _writer(path: Path) -> tuple[zoo.Codec | None, int | None] | None:
     """What wrote a coded file, and its quality; no codec where only the file's name says that it is coded, None for a picture."""
-    with suppress(OSError), path.open("rb") as file, _named(path):
+    with path.open("rb") as file, _named(path):
         try:
             if found := zoo.writer(file.read(300)):
                 return found

@@ -321,6 +321,12 @@ def test_two_inputs_never_write_one_file(photo, tmp_path):
     assert coded.read_bytes() == before and not list(tmp_path.glob("both/*"))
 
 
+def test_a_missing_picture_leaves_no_folder(photo, tmp_path):
+    with pytest.raises(SystemExit, match="absent.png is missing: correct the path"):
+        code(photo, tmp_path / "absent.png", "--out", tmp_path / "new")
+    assert list(tmp_path.iterdir()) == [photo]
+
+
 @pytest.mark.parametrize("how", [["--codec", "hevc", "--quality", "40"], ["--codec", "vvc", "--quality", "40"], []])
 def test_a_coded_file_is_decoded_without_naming_its_codec(how, photo, tmp_path):
     code(photo, *how, "--out", tmp_path / "q")
