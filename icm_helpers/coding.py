@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -30,19 +30,22 @@ def code(asked: Coding, paths: Sequence[Path], out: Path) -> None:
         ValueError: two outputs have one name, or a file is no whole image; the message names it.
         OSError: a file is missing, or an output cannot be written. All are found before any work, where they can be.
     """
-    if lost := [path for path in paths if not path.is_file()]:
-        raise FileNotFoundError(f"{lost[0]} is missing: correct the path")
     suffix, coder, finder = zoo.find(asked.codec)[0].suffix, cache(Coding.coder), cache(regions.finder)
     writers = {path: _writer(path) for path in paths}
-    _claim_all({path: _outputs(path, out, suffix, writers[path] is not None) for path in paths}, len(paths))
+    outputs = {path: _outputs(path, out, suffix, writers[path] is not None) for path in paths}
+    _require_apart(outputs, len(paths))
     if None in writers.values():
         coder(asked)  # what is wrong with it is no picture's fault
         if asked.roi is not None:
             require_roi(asked.codec, asked.roi)
             finder(asked.roi)
+    if lost := [path for path in paths if not path.is_file()]:
+        raise FileNotFoundError(f"{lost[0]} is missing: correct the path")
+    for file in (file for files in outputs.values() for file in files):
+        claim(file)
     for path, writer in writers.items():
         with _named(path):
-            back = _outputs(path, out, suffix, writer is not None)[-1]
+            back = outputs[path][-1]
             if writer is not None:
                 _draw(back, container.decode(coder(_decoding(asked, *writer)), path.read_bytes()).cpu())
                 print(f"{path}: decoded to {back}")
@@ -61,7 +64,7 @@ def code(asked: Coding, paths: Sequence[Path], out: Path) -> None:
 
 def _writer(path: Path) -> tuple[zoo.Codec | None, int | None] | None:
     """What wrote a coded file, and its quality; no codec where only the file's name says that it is coded, None for a picture."""
-    with path.open("rb") as file, _named(path):
+    with suppress(OSError), path.open("rb") as file, _named(path):
         try:
             if found := zoo.writer(file.read(300)):
                 return found
@@ -77,15 +80,14 @@ def _outputs(path: Path, out: Path, suffix: str, coded: bool) -> list[Path]:
     return [decoded] if coded else [out / f"{path.stem}.coded.{suffix}", decoded]
 
 
-def _claim_all(outputs: Mapping[Path, Sequence[Path]], count: int) -> None:
-    """ValueError where two files come of one name, or one would overwrite what is still to be read; OSError as of `claim`."""
+def _require_apart(outputs: Mapping[Path, Sequence[Path]], count: int) -> None:
+    """ValueError where two files come of one name, or one would overwrite what is still to be read."""
     taken = {path.resolve(): path for path in outputs}
     if len(taken) < count:
         raise ValueError("a file is named twice: name each once")
     for path, file in ((path, file) for path, files in outputs.items() for file in files):
         if (other := taken.setdefault(file.resolve(), path)) is not path or file.resolve() == path.resolve():
             raise ValueError(f"{path} and {other} would both need {file}: give each a call with an --out of its own")
-        claim(file)
 
 
 def _decoding(asked: Coding, codec: zoo.Codec | None, quality: int | None) -> Coding:

@@ -322,7 +322,7 @@ def test_two_inputs_never_write_one_file(photo, tmp_path):
 
 
 def test_a_missing_picture_leaves_no_folder(photo, tmp_path):
-    with pytest.raises(SystemExit, match="absent.png is missing: correct the path"):
+    with pytest.raises(SystemExit, match=r"absent\.png is missing: correct the path"):
         code(photo, tmp_path / "absent.png", "--out", tmp_path / "new")
     assert list(tmp_path.iterdir()) == [photo]
 
