@@ -171,6 +171,7 @@ def test_the_authors_files_load(tmp_path):
 def test_bits_from_likelihoods_are_those_of_the_strings_on_kodak(real_data, monkeypatch):
     """After a short training. The coder has 64 scales and takes the next larger one: with these the likelihoods tell the strings'
     length closely. With the scales as they are they promise less, by as much as the scales are too large: 1.2 % after 800 steps.
+    In the coder's tables no symbol costs more than 16 bits; after so short a training hundreds would cost more.
     """
     photos = [read_image(str(path)).float() / 255 for path in sorted((real_data / "kodak").glob("*.png"))[:2]]
     codec = zoo.load("tcm-tiny", weights=None)
@@ -182,7 +183,8 @@ def test_bits_from_likelihoods_are_those_of_the_strings_on_kodak(real_data, monk
 
     @torch.no_grad()
     def promised() -> float:
-        return sum(-p.log2().sum().item() for photo in photos for p in codec(photo[None])["likelihoods"].values())
+        likelihoods = [p for photo in photos for p in codec(photo[None])["likelihoods"].values()]
+        return sum(-p.clamp(min=2**-16).log2().sum().item() for p in likelihoods)
 
     photos = [photo[:, 100:356, 100:484] for photo in photos]  # a quarter of each
     real = 8 * sum(len(s[0]) for photo in photos for s in codec.compress(photo[None])["strings"])
