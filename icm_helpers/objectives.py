@@ -305,7 +305,7 @@ class Task(Taught):
         task_weight: of its loss, beside that of the MSE.
     """
 
-    name, label, colour, marker = "task", "task loss", "#009e73", "D"
+    name, label, colour, marker = "task", "task loss", "#7a6ff0", "D"
     needs_objects, costly, asks = True, True, "task_loss"
 
     task_weight: float = 0.0
