@@ -170,7 +170,7 @@ def decode_video(path: Path, out: Path) -> bool:
 def _draw(path: Path, x: Tensor) -> None:
     """Write a picture, (3, H, W) in [0, 1], as PNG."""
     with atomically(path) as temporary:
-        Image.fromarray((x * 255).round().byte().permute(1, 2, 0).numpy()).save(temporary, "PNG")  # -> (H, W, 3)
+        Image.fromarray(pictures.pixels(x)).save(temporary, "PNG")
 
 
 def _draw_all(folder: Path, frames: Tensor) -> None:

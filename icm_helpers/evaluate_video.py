@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from icm_helpers import overfit
+from icm_helpers.data.pictures import pixels
 from icm_helpers.data.video import Video
 from icm_helpers.evaluate import Detector, average_precision, clean_detections, psnr, resamplings
 
@@ -92,8 +93,7 @@ def f_score(counts: Sequence[float]) -> float:
 
 def canny(picture: Tensor) -> np.ndarray:
     """Canny's edges of the luma of a picture (3, H, W) in [0, 1], thresholds 50 and 100: (H, W) uint8 in {0, 1}."""
-    pixels = (picture * 255).round().byte().permute(1, 2, 0).numpy()  # (H, W, 3)
-    return (cv2.Canny(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), 50, 100) > 0).astype(np.uint8)
+    return (cv2.Canny(cv2.cvtColor(pixels(picture), cv2.COLOR_RGB2GRAY), 50, 100) > 0).astype(np.uint8)
 
 
 def _widened(binary: np.ndarray, by: int) -> np.ndarray:

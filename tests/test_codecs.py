@@ -5,6 +5,7 @@ import subprocess
 import sys
 import urllib.error
 from functools import partial
+from pathlib import Path
 from pkgutil import resolve_name
 
 import numpy as np
@@ -231,6 +232,10 @@ def test_without_a_network_the_error_names_url_cache_and_alternatives(tmp_path, 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     message = rf"https://\S+cheng2020_attn-mse-3-\S+ .*not known.*{tmp_path}\S*/checkpoints/\S+.*weights="
     with pytest.raises(ConnectionError, match=message):
+        zoo.load("cheng2020-attn", 3)
+    cached = tmp_path / "hub" / "checkpoints" / Path(image.model_urls["cheng2020-attn"]["mse"][3]).name
+    cached.write_bytes(b"cut short")
+    with pytest.raises(ConnectionError, match=f"place the whole file at {cached}"):
         zoo.load("cheng2020-attn", 3)
     with pytest.raises(ValueError, match="publishes no 'mse' weights of bmshj2018-factorized-relu"):
         zoo.load("bmshj2018-factorized-relu", 1)

@@ -139,13 +139,21 @@ def test_every_loader_of_judges_refuses_weights_that_are_not_finite(tmp_path):
             kind.from_weights(tmp_path / ("a.safetensors" if kind is YOLOv5 else "a.pth"))
 
 
-def test_running_out_of_memory_says_what_to_do(small, monkeypatch):
-    def full(*_):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+ALLOCATION = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
+
+@pytest.mark.parametrize("error", [ALLOCATION, MemoryError()], ids=["torch", "Python"])
+def test_running_out_of_memory_says_what_to_do(error, small, monkeypatch):
+    def full(*_):
+        raise error
+
+    data = container.encode(small, IMAGE)
     monkeypatch.setattr(small, "compress", full)
     with pytest.raises(RuntimeError, match=r"mean-scale-small ran out of memory .*cut the picture into tiles"):
         container.encode(small, IMAGE)
+    monkeypatch.setattr(small, "decompress", full)
+    with pytest.raises(RuntimeError, match="ran out of memory"):
+        container.decode(small, data)
 
 
 # --- every codec ---------------------------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ def test_a_detector_with_other_weights_than_asked_for_is_an_error():
         models.segmenter("mask-rcnn-small@9fd0ed3f")
     with pytest.raises(ValueError, match="the edges are those of nano-sam@12345678: other weights"):
         models.segmenter("nano-sam@12345678")
-    assert models.segmenter(models.fingerprinted("nano-sam")) == "nano"
+    assert models.segmenter(models.fingerprinted("nano-sam")) == models.segmenter("nano-sam") == "nano"
     assert models.segmenter(models.fingerprinted("sam-vit-b")) == "vit_b"
 
 

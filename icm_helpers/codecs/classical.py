@@ -13,6 +13,7 @@ from PIL import Image, features
 from torch import Tensor
 
 from icm_helpers.codecs.container import MAX_PIXELS, BitstreamError
+from icm_helpers.data.pictures import pixels
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,8 @@ class _Format:
         """The file of a picture, (3, H, W) in [0, 1], rounded to 8 bits first; ImportError where Pillow was built without the
         format, ValueError where a side is longer than the format allows."""
         self._check_support()
-        pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()  # (3, H, W) -> (H, W, 3)
         file = io.BytesIO()
-        Image.fromarray(pixels).save(file, self.name.upper(), **vars(self), **self.options)
+        Image.fromarray(pixels(image)).save(file, self.name.upper(), **vars(self), **self.options)
         return file.getvalue()
 
     def decode(self, data: bytes) -> Tensor:

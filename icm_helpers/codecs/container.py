@@ -353,7 +353,8 @@ def _exactly(codec: CompressionModel, call: Callable[[], Any]) -> tuple[Any, int
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "memory" not in str(error):
             raise
-        told = f"{codec.name} ran out of memory ({str(error).strip().splitlines()[-1]})"
+        last = (str(error).strip().splitlines() or ["no more is known"])[-1]
+        told = f"{codec.name} ran out of memory ({last})"
         raise RuntimeError(f"{told}: cut the picture into tiles, or use a classical codec such as avif") from error
     finally:
         for model in models.values():

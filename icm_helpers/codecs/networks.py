@@ -192,11 +192,11 @@ def _fetch(name: str, quality: int | None, metric: str) -> tuple[dict[str, Tenso
         raise ValueError(f"CompressAI publishes no {metric!r} weights of {name}, quality {quality}: use weights=None.")
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True), url
-    except OSError as error:
+    except Exception as error:  # no network, another hash, or a damaged file where the cache is
         cache = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
-        cure = f"place the file at {cache}, name one of your own with weights=..."
+        cure = f"place the whole file at {cache}, name one of your own with weights=..."
         other = "use weights=None for a random start, or use load('mean-scale-small'), which needs no network"
-        raise ConnectionError(f"cannot fetch {url} ({error}): {cure}, {other}.") from error
+        raise ConnectionError(f"cannot fetch or read {url} ({error}): {cure}, {other}.") from error
 
 
 def _fill(codec: CompressionModel, state: dict[str, Tensor], source: Path | str) -> None:

@@ -23,7 +23,6 @@ from compressai.ops import quantize_ste
 from compressai.zoo import load_state_dict
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from icm_helpers.codecs.container import pad
 
@@ -75,34 +74,26 @@ class TransformerBlock(nn.Module):
     multiples of the window. Where `shifted`, the grid of windows is moved by half of one, and those that the border cuts are
     smaller: the same numbers as with rolling and masks, without scores that a mask throws away."""
 
-    def __init__(self, channels: int, head_dim: int, window: int, drop_path: float, shifted: bool) -> None:
+    def __init__(self, channels: int, head_dim: int, window: int, shifted: bool) -> None:
         super().__init__()
         self.ln1 = nn.LayerNorm(channels)
         self.msa = WindowAttention(channels, head_dim, window)
         self.ln2 = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels))
-        self.drop_path, self.shifted = drop_path, shifted
+        self.shifted = shifted
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape
-        find = (
-            window_order if torch.compiler.is_compiling() else _kept_order
-        )  # a compiler traces through a cache, and says so
+        # A compiler traces through a cache, and says so.
+        find = window_order if torch.compiler.is_compiling() else _kept_order
         order, inverse, shapes = find(tuple(size[:3]), self.msa.window, self.shifted, x.device)
         # Every step but attention looks at one pixel at a time: the pixels stay in the windows' order throughout.
         x = _Permute.apply(x.reshape(-1, size[3]), order, inverse)  # (N, H, W, C) -> (N H W, C)
-        x = x + self._dropped(self.msa(self.ln1(x), shapes), order, size)
+        x = x + self.msa(self.ln1(x), shapes)
         # On a CPU, what the perceptron holds of so many pixels stays in the caches.
         parts = self.ln2(x).split(len(x) if x.is_cuda else 8192)
-        x = x + self._dropped(torch.cat([self.mlp(part) for part in parts]), order, size)
+        x = x + torch.cat([self.mlp(part) for part in parts])
         return _Permute.apply(x, inverse, order).reshape(size)
-
-    def _dropped(self, branch: Tensor, order: Tensor, size: Sequence[int]) -> Tensor:
-        """Stochastic depth: in training, for some pictures of the batch, no branch at all."""
-        if not (self.training and self.drop_path):
-            return branch
-        kept = torch.rand(size[0], device=branch.device) >= self.drop_path
-        return branch * (kept / (1 - self.drop_path))[order // (size[1] * size[2]), None]
 
 
 def window_order(
@@ -149,9 +140,9 @@ class _Permute(torch.autograd.Function):
 class ConvTransBlock(nn.Module):
     """Half of the channels through convolutions, half through window attention, then mixed; (N, 2 C, H, W) -> the same."""
 
-    def __init__(self, channels: int, head_dim: int, window: int, drop_path: float, shifted: bool) -> None:
+    def __init__(self, channels: int, head_dim: int, window: int, shifted: bool) -> None:
         super().__init__()
-        self.trans_block = TransformerBlock(channels, head_dim, window, drop_path, shifted)
+        self.trans_block = TransformerBlock(channels, head_dim, window, shifted)
         self.conv1_1 = layers.conv1x1(2 * channels, 2 * channels)
         self.conv1_2 = layers.conv1x1(2 * channels, 2 * channels)
         self.conv_block = layers.ResidualBlock(channels, channels)
@@ -169,8 +160,8 @@ class SwinBlock(nn.Module):
 
     def __init__(self, channels: int, head_dim: int, window: int) -> None:
         super().__init__()
-        self.block_1 = TransformerBlock(channels, head_dim, window, 0.0, shifted=False)
-        self.block_2 = TransformerBlock(channels, head_dim, window, 0.0, shifted=True)
+        self.block_1 = TransformerBlock(channels, head_dim, window, shifted=False)
+        self.block_2 = TransformerBlock(channels, head_dim, window, shifted=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block_2(self.block_1(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
@@ -249,24 +240,16 @@ class FastGaussianConditional(GaussianConditional):
         return rows, lengths, self._offset.tolist()
 
 
-class LatentShape(tuple):
-    """Height and width of z, as CompressAI's `shape`; it also remembers the `size` of the pictures, which decoding crops to."""
-
-    size: tuple[int, int]
-
-
 class TCM(CompressionModel):
     r"""LIC-TCM, of 45.2, 59.1 and 76.6 million parameters at N = 64, 96 and 128 (the paper's small, medium, large).
 
     Answers CompressAI's `forward`, `compress`, `decompress` and `update`. Pictures of any size from 1 x 1 are continued to
     multiples of 128 by their last row and column, and cropped again. Each of a batch is coded by itself, so its bytes, and what is
-    decoded from them, are the same in any batch. Set `checkpointing` to compute the blocks of g_a and g_s a second time in the
-    backward pass instead of keeping what they computed. ValueError where the numbers do not go together.
+    decoded from them, are the same in any batch. ValueError where the numbers do not go together.
 
     Args:
         config: blocks in the three stages of g_a, then of g_s; h_a has as many as the first, h_mean_s and h_scale_s as the fourth.
         head_dim: channels of an attention head in the same six stages; each divides N.
-        drop_path_rate: of stochastic depth in training, growing linearly from 0 to this over the blocks of g_a and g_s.
         N: channels of each half of a mixed block, a multiple of 32.
         M: channels of y.
         num_slices: that y is coded in; divides M.
@@ -285,7 +268,6 @@ class TCM(CompressionModel):
         self,
         config: Sequence[int] = (2,) * 6,
         head_dim: Sequence[int] = (8, 16, 32, 32, 16, 8),
-        drop_path_rate: float = 0.0,
         N: int = 128,
         M: int = 320,
         num_slices: int = 5,
@@ -304,15 +286,13 @@ class TCM(CompressionModel):
         hyper = width * 3 // 2  # channels of z
         # The last slice has num_slices - 1 before it: from there on, and below zero, every number means all of them.
         self.max_support_slices = max_support_slices if 0 <= max_support_slices < num_slices - 1 else num_slices
-        self.checkpointing = False
-        depths = (drop_path_rate * i / max(sum(config) - 1, 1) for i in range(sum(config)))
         down, up = layers.ResidualBlockWithStride, layers.ResidualBlockUpsample
 
         def stage(blocks: int, head: int) -> list[nn.Module]:
-            return [ConvTransBlock(N, head, 8, next(depths), shifted=i % 2 == 1) for i in range(blocks)]
+            return [ConvTransBlock(N, head, 8, shifted=i % 2 == 1) for i in range(blocks)]
 
         def hyper_stage(blocks: int) -> list[nn.Module]:
-            return [ConvTransBlock(N, 32, 4, 0.0, shifted=i % 2 == 1) for i in range(blocks)]
+            return [ConvTransBlock(N, 32, 4, shifted=i % 2 == 1) for i in range(blocks)]
 
         def hyper_synthesis() -> nn.Sequential:
             blocks = hyper_stage(config[3])  # first: the order of making decides the random start
@@ -339,7 +319,7 @@ class TCM(CompressionModel):
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> TCM:
-        """The network that a state dict was saved from, official ones included, with `drop_path_rate` 0; ValueError if of none."""
+        """The network that a state dict was saved from, official ones included; ValueError if of none."""
         state = remap_old_keys("entropy_bottleneck", load_state_dict(state_dict))
         model = cls(**arguments(state))
         model.load_state_dict(state)
@@ -397,15 +377,12 @@ class TCM(CompressionModel):
             # One string a picture, slice after slice, each in the order of channel, row, column.
             coded = (torch.cat(symbols, dim=1).flatten().tolist(), indexes.flatten().tolist())
             y_strings.append(RansEncoder().encode_with_indexes(*coded, *tables))
-        shape = LatentShape(z.shape[-2:])
-        shape.size = tuple(x.shape[-2:])
-        return {"strings": [y_strings, z_strings], "shape": shape}
+        return {"strings": [y_strings, z_strings], "shape": tuple(z.shape[-2:])}
 
     @torch.no_grad()
     def decompress(self, strings: Sequence[Sequence[bytes]], shape: Sequence[int]) -> dict[str, Tensor]:
         """The pictures in `strings`, N of y and N of z, as `x_hat` (N, 3, H, W) in [0, 1]; what `forward` gives in eval mode,
-        clamped. With a plain tuple for `shape`, that of another program's header, they keep their padding. ValueError as in
-        `compress`."""
+        clamped, with the padding that only the caller can cut. ValueError as in `compress`."""
         if len(strings) != 2 or len(strings[0]) != len(strings[1]) or not strings[0]:
             raise ValueError(f"strings of {[len(s) for s in strings]} pictures: TCM has one of y and one of z for each")
         tables = self.gaussian_conditional.tables()
@@ -421,8 +398,7 @@ class TCM(CompressionModel):
                 symbols = torch.tensor(symbols, dtype=mean.dtype, device=mean.device).reshape(mean.shape)
                 y_hat.append(self._corrected(i, support, symbols + mean))
             pictures.append(self._run(self.g_s, torch.cat(y_hat, dim=1)).clamp(0, 1))
-        height, width = getattr(shape, "size", pictures[0].shape[-2:])
-        return {"x_hat": torch.cat(pictures)[..., :height, :width]}
+        return {"x_hat": torch.cat(pictures)}
 
     def _run(self, transform: nn.Sequential, x: Tensor) -> Tensor:
         """g_a or g_s, in channels_last where maps are large: there it is faster. With gradients, pictures enter in PyTorch's
@@ -431,7 +407,7 @@ class TCM(CompressionModel):
         for block in transform:
             large = x.shape[2] * x.shape[3] >= 4096 and not (x.shape[1] == 3 and torch.is_grad_enabled())
             x = x.contiguous(memory_format=torch.channels_last if large else torch.contiguous_format)
-            x = checkpoint(block, x, use_reentrant=False) if self.checkpointing and self.training else block(x)
+            x = block(x)
         return x
 
     def _medians(self, z: Tensor) -> Tensor:
@@ -471,9 +447,8 @@ def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The constructor's arguments that a state dict, perhaps of a model in parallel, was made with; ValueError if of no TCM."""
     state = {key.removeprefix("module."): value for key, value in state.items()}
 
-    def numbers(
-        pattern: str,
-    ) -> list[int]:  # those that stand in place of the group in the entries' names, in order
+    def numbers(pattern: str) -> list[int]:
+        """Those that stand in place of the group in the entries' names, in order."""
         return sorted({int(found[1]) for found in (re.match(pattern, key) for key in state) if found})
 
     def last(transform: str) -> int:

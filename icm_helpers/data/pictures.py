@@ -76,3 +76,12 @@ def _rgb(image: Image.Image, path: Path, file: Image.Image) -> np.ndarray:
 def load_picture(path: Path | str) -> Tensor:
     """Read a picture file for codecs and detectors, (3, H, W) float32 in [0, 1]; DataError as in :func:`read`."""
     return torch.from_numpy(read(path)).permute(2, 0, 1).float() / 255  # (H, W, 3) -> (3, H, W)
+
+
+def pixels(x: Tensor) -> np.ndarray:
+    """A picture (3, H, W) in [0, 1], on any device, rounded to 8 bits: (H, W, 3) uint8.
+
+    >>> pixels(torch.full((3, 1, 2), 0.5)).tolist()
+    [[[128, 128, 128], [128, 128, 128]]]
+    """
+    return (x * 255).round().byte().permute(1, 2, 0).numpy(force=True)

@@ -8,10 +8,11 @@ import itertools
 from collections.abc import Mapping
 from html import escape
 
-import numpy as np
 from IPython.display import HTML
 from PIL import Image
 from torch import Tensor
+
+from icm_helpers.data.pictures import pixels
 
 _number = itertools.count()
 
@@ -55,7 +56,6 @@ def compare(pictures: Mapping[str, Tensor], *, width: int = 480) -> HTML:
 
 def _address(picture: Tensor) -> str:
     """A picture as a data address, without loss."""
-    pixels = (picture.detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "WEBP", lossless=True)
+    Image.fromarray(pixels(picture.clamp(0, 1))).save(file, "WEBP", lossless=True)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 
@@ -31,6 +31,8 @@ class Detector(nn.Module):
         Raises:
             ValueError: an image is not (3, H, W), or holds values that are not finite.
         """
+        for image in images:
+            require_picture(image)
         self.eval()
         return [self._detect_one(image.to(self.device), **settings) for image in images]
 
@@ -47,6 +49,15 @@ def resized_to(image: Tensor, size: int) -> tuple[Tensor, float]:
     if list(image.shape[1:]) == inner:
         return image[None], scale
     return interpolate(image[None], inner, mode="bilinear", antialias=scale < 1).clamp(0, 1), scale
+
+
+def letterboxed(image: Tensor, size: int, multiple: int = 32) -> tuple[Tensor, float, int, int]:
+    """(3, H, W) -> (1, 3, h, w): longer side `size`, in the middle of grey borders to multiples of `multiple`; scale, left and top
+    border."""
+    resized, scale = resized_to(image, size)
+    short = [-n % multiple for n in resized.shape[2:]]
+    top, left = (n // 2 for n in short)
+    return pad(resized, (left, short[1] - left, top, short[0] - top), value=114 / 255), scale, left, top
 
 
 class Resize(GeneralizedRCNNTransform):

@@ -84,7 +84,6 @@ class Detectron2(Detector, RCNNTeacher):
         return self.model.proposal_generator.rpn_head
 
     def _detect_one(self, image: Tensor) -> dict[str, Tensor]:
-        require_picture(image)
         height, width = image.shape[1:]
         scale = min(self.min_size / min(height, width), self.max_size / max(height, width))
         size = [max(1, int(side * scale + 0.5)) for side in (height, width)]

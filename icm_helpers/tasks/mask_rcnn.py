@@ -16,12 +16,12 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import Conv2dNormActivation, MultiScaleRoIAlign
 
-from icm_helpers.tasks.detector import Resize, require_picture
+from icm_helpers.tasks.detector import Detector, Resize
 from icm_helpers.tasks.teacher import RCNNTeacher
 from icm_helpers.tasks.weights import Own
 
 
-class SmallMaskRCNN(Own, RCNNTeacher):
+class SmallMaskRCNN(Own, Detector, RCNNTeacher):
     """A Mask R-CNN of four million parameters: a half-width ResNet, a 64-channel pyramid p2..p5, light heads.
 
     He et al., "Mask R-CNN", ICCV 2017; the classes are torchvision's. Labels are the data set's own category ids. Inside, the
@@ -100,16 +100,12 @@ class SmallMaskRCNN(Own, RCNNTeacher):
             for module, mode in modes.items():
                 module.training = mode
 
-    @torch.no_grad()
-    def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        """Find objects: for each image `boxes` (n, 4) in pixels, `scores` (n,), `labels` (n,) ids, and `masks` (n, H, W) bool."""
-        for image in images:
-            require_picture(image)
-        self.eval()
-        ids = torch.tensor([0, *self._ids], device=next(self.parameters()).device)
-        found = self.model([image.to(ids.device) for image in images])
-        masks = [{"masks": d["masks"][:, 0] > 0.5} if self.masks else {} for d in found]
-        return [{**d, "labels": ids[d["labels"]], **m} for d, m in zip(found, masks, strict=True)]
+    def _detect_one(self, image: Tensor) -> dict[str, Tensor]:
+        (found,) = self.model([image])
+        found["labels"] = torch.tensor([0, *self._ids], device=image.device)[found["labels"]]
+        if self.masks:
+            found["masks"] = found["masks"][:, 0] > 0.5  # (n, 1, H, W) probabilities -> (n, H, W)
+        return found
 
 
 class SmallFasterRCNN(SmallMaskRCNN):

@@ -9,8 +9,8 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from icm_helpers import files
@@ -48,10 +48,7 @@ class Model:
 
     def kind(self) -> Any:
         """Its class, imported now."""
-        if not isinstance(self.adapter, str):
-            return self.adapter
-        module, _, name = self.adapter.partition(":")
-        return getattr(import_module(module), name)
+        return resolve_name(self.adapter) if isinstance(self.adapter, str) else self.adapter
 
 
 MODELS: dict[str, Model] = {}
@@ -97,7 +94,7 @@ def load(name: str) -> Any:
     """
     name, wanted = files.unmarked(name)
     judging = names("detect") + names("semantic")
-    if _own(name) not in (*names("detect"), *names("semantic"), *names("stages")):
+    if _own(name) not in (*judging, *names("stages")):
         raise ValueError(f"no detector is called {name!r}; known: {', '.join(judging)}")
     path = MODELS[name].file()
     if MODELS[name].made and not path.is_file():
@@ -122,7 +119,7 @@ def segmenter(name: str) -> str:
     if name not in names("segment"):
         raise ValueError(f"no Segment Anything is called {name!r}; known: {', '.join(names('segment'))}")
     path = MODELS[name].file()
-    if path.exists() and (found := files.fingerprint(path)) != wanted:
+    if wanted and path.exists() and (found := files.fingerprint(path)) != wanted:
         raise ValueError(f"{path} has fingerprint {found}, the edges are those of {name}@{wanted}: other weights")
     return name.removeprefix("sam-").removesuffix("-sam").replace("-", "_")
 
@@ -230,7 +227,7 @@ _CITYSCAPES, _FILE = "CityscapesPanopticDeepLab", "panoptic_deeplab_R_52_os16_mg
 _model(
     "panoptic-deeplab-d2", f"detectron2:{_CITYSCAPES}", "", "detect panoptic", _FILE
 )  # nobody has stated its SHA-256
-_model("contrastive-scenes", "contrastive:Backbone", "60da74f4", "stages")
+_model("contrastive-scenes", "contrastive:Backbone", "60da74f4", "stages", made="icm contrastive")
 _model("nano-sam", "sam:load", "d7519e8d", "segment")
 _model("sam-vit-b", "sam:load", "ec2df627", "segment", "sam_vit_b_01ec64.pth")
 _model("sam-vit-l", "sam:load", "3adcc431", "segment", "sam_vit_l_0b3195.pth")

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import batched_nms, box_convert
 
+from icm_helpers.tasks import models
 from icm_helpers.tasks.coco import CATEGORIES
-from icm_helpers.tasks.detector import reported, require_picture, resized_to
+from icm_helpers.tasks.detector import letterboxed, reported, require_picture
 
 STRIDES = (8, 16, 32)
 
@@ -150,10 +151,8 @@ class YOLOv7(_Exported):
     def _detect_one(
         self, image: Tensor, conf: float = 0.001, iou: float = 0.65, max_det: int = 300
     ) -> dict[str, Tensor]:
-        resized, scale = resized_to(image.float(), self.size)
-        short = [self.size - n for n in resized.shape[2:]]
-        top, left = (n // 2 for n in short)
-        (output,) = self._outputs(F.pad(resized, (left, short[1] - left, top, short[0] - top), value=114 / 255))
+        x, scale, left, top = letterboxed(image.float(), self.size, self.size)
+        (output,) = self._outputs(x)
         if output.ndim == 2:  # picture, x1 y1 x2 y2, class, score
             boxes, best, scores = output[:, 1:5], output[:, 5].long(), output[:, 6]
         else:
@@ -237,8 +236,7 @@ def open_session(path: Path) -> Any:
         raise ImportError(
             f"ONNX files need the package onnxruntime ({error}): install the extra `onnx`, as in `pip install 'icm-book[onnx]'`"
         ) from error
-    if not path.is_file():
-        raise FileNotFoundError(f"weight file {path} is missing: fetch it, or correct the path")
+    models.present(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.use_deterministic_compute = True

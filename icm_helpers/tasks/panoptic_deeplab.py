@@ -65,7 +65,7 @@ class PanopticDeepLab(Own):
         self.instance = _Decoder((48, 24, 16), 3)  # heat of centres, offsets along y and x
         self.to(memory_format=torch.channels_last)  # a fifth faster on a CPU
 
-    def features(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the three heads say of images (N, 3, H, W) in [0, 1]: logits (N, K, H, W), heat (N, 1, H, W), and offsets to the
         centre (N, 2, H, W), y x in pixels.
         """
@@ -95,7 +95,7 @@ class PanopticDeepLab(Own):
         """
         if len({image.shape for image in images}) != 1:
             raise ValueError(f"images of shapes {[tuple(image.shape) for image in images]}: one batch takes one size")
-        logits, heat, offset = self.features(torch.stack(images))
+        logits, heat, offset = self.maps(torch.stack(images))
         true = [self._targets(t["semantic"].to(heat.device), t["masks"].to(heat.device)) for t in targets]
         classes, weight, true_heat, true_offset, inside = (torch.stack(v) for v in zip(*true, strict=True))
         error = functional.cross_entropy(logits, classes, reduction="none", ignore_index=-1) * weight
@@ -145,7 +145,7 @@ class PanopticDeepLab(Own):
 
     def _one(self, image: Tensor) -> Panoptic:
         require_picture(image)
-        (logits,), ((heat,),), (offset,) = self.features(image[None])
+        (logits,), ((heat,),), (offset,) = self.maps(image[None])
         classes = logits.argmax(0)  # (H, W)
         probabilities = logits.softmax(0)
         foreground = self.isthing[classes]

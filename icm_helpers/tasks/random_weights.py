@@ -24,7 +24,7 @@ from icm_helpers.codecs import zoo
 from icm_helpers.data.formats import VISDRONE
 from icm_helpers.tasks import models, sam
 from icm_helpers.tasks.coco import CATEGORIES
-from icm_helpers.tasks.detectron2 import CityscapesPanopticDeepLab
+from icm_helpers.tasks.detectron2 import CONFIGS, CityscapesPanopticDeepLab
 from icm_helpers.tasks.rcnn import COCORCNN
 from icm_helpers.tasks.yolov5 import YOLOv5
 
@@ -44,8 +44,9 @@ def write(folder: Path, names: Sequence[str] = ()) -> dict[str, str]:
             told[name] = "written"
         except ImportError as error:
             told[name] = f"not installed: {error.name}"
-    stated = {name: files.fingerprint(folder / known[name][0]) for name in _MODELS if told.get(name) == "written"}
-    (folder / "fingerprints.json").write_text(json.dumps(stated))
+    there = {name: folder / known[name][0] for name in _MODELS if (folder / known[name][0]).is_file()}
+    with files.atomically(folder / "fingerprints.json") as temporary:
+        temporary.write_text(json.dumps({name: files.fingerprint(path) for name, path in there.items()}))
     return told
 
 
@@ -115,8 +116,8 @@ _MODELS: dict[str, Callable[[Path], None]] = {
     "yolov5m-visdrone": lambda path: _yolov5(path, dict(enumerate(VISDRONE, start=1))),
     "faster-rcnn-r50": lambda path: _rcnn(path, masks=False),
     "mask-rcnn-r50": lambda path: _rcnn(path, masks=True),
-    "faster-rcnn-d2": lambda path: _detectron2(path, "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"),
-    "mask-rcnn-d2": lambda path: _detectron2(path, "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"),
+    "faster-rcnn-d2": lambda path: _detectron2(path, CONFIGS["faster_rcnn_R_50_FPN_3x"]),
+    "mask-rcnn-d2": lambda path: _detectron2(path, CONFIGS["mask_rcnn_R_50_FPN_3x"]),
     "panoptic-deeplab-d2": lambda path: _detectron2(path, ""),
     "sam-vit-b": _sam,
     "yolov7": lambda path: _onnx(path, suppressed=False),

@@ -25,6 +25,7 @@ from icm_helpers import masks, train
 from icm_helpers.data import bsds, photos, scenes
 from icm_helpers.data.coco import CocoDataset
 from icm_helpers.data.formats import run_lengths
+from icm_helpers.data.pictures import pixels
 from icm_helpers.tasks import models, weights
 from icm_helpers.tasks.detector import repeats, require_picture
 
@@ -211,7 +212,7 @@ def every_mask(
         output_mode="uncompressed_rle",  # the package's compressed one asks for pycocotools
     )
     told = ("predicted_iou", "stability_score")
-    found = generator.generate(_pixels(image))
+    found = generator.generate(pixels(image))
     found = [{"rle": _compressed(f["segmentation"])} | {k: f[k] for k in told} for f in found]
     for mask in found if times > 1 else ():
         drawn = coco_mask.decode(mask["rle"])  # (H, W)
@@ -320,7 +321,7 @@ def photo_lessons(root: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """
     yield from _of_coco(photos.opened(root, "train"))
     for photo in bsds.photos(root / "bsds500_test", every=2, first=1):
-        yield from ((_pixels(photo.image), _parts(regions)) for regions in photo.maps)
+        yield from ((pixels(photo.image), _parts(regions)) for regions in photo.maps)
 
 
 def _of_coco(dataset: CocoDataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -332,11 +333,7 @@ def _of_coco(dataset: CocoDataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         else:
             regions = masks.painted(masks.largest_first(sample.masks[~sample.crowd])) - 1
         if (regions >= 0).any():
-            yield _pixels(sample.image), _parts(regions)
-
-
-def _pixels(image: Tensor) -> np.ndarray:
-    return (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()  # (3, H, W) -> (H, W, 3)
+            yield pixels(sample.image), _parts(regions)
 
 
 def _parts(regions: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from icm_helpers import evaluate, files, train
 from icm_helpers.data import DataError, coco
+from icm_helpers.data.pictures import pixels
 from icm_helpers.tasks import models
 
 FINETUNE = train.Schedule(steps=200, batch=16, lr=3e-4, warmup=20, milestones=(0.6, 0.85), clip=5.0)
@@ -110,9 +111,8 @@ class Decoded(Dataset):
         coded = evaluate.coded(codec, Subset(dataset, mine))
         bar = tqdm(coded, "coding training pictures", len(mine), disable=None if progress else True)
         for i, (_, _, x_hat) in zip(mine, bar, strict=True):
-            pixels = (x_hat * 255).round().byte().permute(1, 2, 0).numpy()  # (3, H, W) -> (H, W, 3)
             with files.atomically(self._file(i)) as temporary:
-                Image.fromarray(pixels).save(temporary, "png", compress_level=1)
+                Image.fromarray(pixels(x_hat)).save(temporary, "png", compress_level=1)
         for i in range(len(dataset)):
             while not self._file(i).is_file():  # another process has it; a barrier would give up after some minutes
                 time.sleep(1)

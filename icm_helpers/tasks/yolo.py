@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import batched_nms, box_convert
 
-from icm_helpers.tasks.detector import Detector, reported, require_picture, resized_to
+from icm_helpers.tasks.detector import Detector, reported, resized_to
 from icm_helpers.tasks.weights import Own
 
 
@@ -110,7 +110,6 @@ class YOLO(Own, Detector):
     def _detect_one(
         self, image: Tensor, *, conf: float = 0.001, iou: float = 0.6, max_det: int = 100
     ) -> dict[str, Tensor]:
-        require_picture(image)
         x, scale = resized_to(image, self.size)
         x = functional.pad(x, (0, -x.shape[3] % 32, 0, -x.shape[2] % 32), value=0.5)
         raw = self.model(x)[0][0]  # (4 + K, cells): centre x, centre y, width, height in pixels, K probabilities

@@ -18,7 +18,7 @@ from torchvision.ops import batched_nms, complete_box_iou_loss
 
 from icm_helpers.tasks import weights
 from icm_helpers.tasks.coco import CATEGORIES
-from icm_helpers.tasks.detector import Detector, reported, require_picture, resized_to
+from icm_helpers.tasks.detector import Detector, letterboxed, reported
 from icm_helpers.tasks.teacher import require_pictures
 
 STRIDES = {"p3": 8, "p4": 16, "p5": 32}
@@ -173,7 +173,7 @@ class YOLOv5(Detector):
         """
         seen, moved = [], []
         for image, target in zip(images, targets, strict=True):
-            x, scale, left, top = _letterbox(image, self.size)
+            x, scale, left, top = letterboxed(image, self.size)
             seen.append(F.pad(x[0], (0, self.size - x.shape[3], 0, self.size - x.shape[2]), value=114 / 255))
             moved.append({**target, "boxes": target["boxes"] * scale + image.new_tensor([left, top, left, top])})
         return self._losses(torch.stack(seen), moved)
@@ -254,8 +254,7 @@ class YOLOv5(Detector):
         self, image: Tensor, *, conf: float = 0.001, iou: float = 0.6, max_det: int = 300
     ) -> dict[str, Tensor]:
         """A box is reported once for every class that reaches `conf`; the longer side of the picture is resized to `size`."""
-        require_picture(image)
-        boxed, scale, left, top = _letterbox(image, self.size)
+        boxed, scale, left, top = letterboxed(image, self.size)
         boxes, probabilities = self._decode(self.raw(boxed), conf)
 
         at, classes = (probabilities > conf).nonzero(as_tuple=True)
@@ -308,15 +307,6 @@ def _assign(boxes: Tensor, anchors: Tensor, height: int, width: int) -> tuple[Te
 
 
 _double = partial(F.interpolate, scale_factor=2, mode="nearest")
-
-
-def _letterbox(image: Tensor, size: int) -> tuple[Tensor, float, int, int]:
-    """(3, H, W) -> (1, 3, h, w): longer side `size`, grey borders to multiples of 32; scale, left and top border."""
-    resized, scale = resized_to(image, size)
-    short = [-n % 32 for n in resized.shape[2:]]
-    top, left = (n // 2 for n in short)
-    borders = (left, short[1] - left, top, short[0] - top)
-    return F.pad(resized, borders, value=114 / 255), scale, left, top
 
 
 class _Inert:
