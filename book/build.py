@@ -34,7 +34,7 @@ import nbformat
 from nbformat import NotebookNode
 from PIL import Image
 
-from icm_helpers import editions, notebooks
+from icm_helpers import editions, files, notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = """
@@ -65,7 +65,9 @@ def tree(folder: Path) -> list[Path]:
 def shared_key(root: Path, preset: str) -> str:
     """The key of what all chapters depend on."""
     shared = [*(root / "icm_helpers").rglob("*.py"), root / "pyproject.toml", root / "constraints.txt"]
-    data = [path for path in tree(root / "data") if (root / "data" / "cache") not in path.parents]
+    # Not what was fetched: pictures are large, and weights have their fingerprints in the code.
+    folders = [root / "data" / name for name in ("checkpoints", "results", "leaderboard")]
+    data = [*filter(Path.is_file, (root / "data").glob("*")), *(path for folder in folders for path in tree(folder))]
     return digest(root, [*shared, *data], preset, platform.python_version())
 
 
@@ -108,13 +110,12 @@ def seal(nb: NotebookNode, executed: Path, key: str) -> None:
         cell.metadata.pop("papermill", None)
         if cell.cell_type == "code":
             cell.outputs = joined(cell.outputs)
-    partial = executed.with_suffix(".sealing.ipynb")
-    nbformat.write(nb, partial)
-    os.replace(partial, executed)
+    with files.atomically(executed) as temporary:
+        nbformat.write(nb, temporary)
 
 
-def execute_stale(root: Path, preset: str, only: str | None = None, jobs: int | None = None) -> list[Path]:
-    """Execute the chapters whose key changed, `jobs` side by side (one for each two cores, at least two); returns them.
+def execute_stale(root: Path, preset: str, only: str | None = None) -> list[Path]:
+    """Execute the chapters whose key changed, one for each two cores side by side, or two; returns them.
 
     Raises:
         ValueError: `only` names no chapter.
@@ -132,7 +133,7 @@ def execute_stale(root: Path, preset: str, only: str | None = None, jobs: int | 
     if not stale:
         return []
     cores = os.cpu_count() or 1
-    jobs = min(jobs or max(2, cores // 2), len(stale))
+    jobs = min(max(2, cores // 2), len(stale))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
     start = time.monotonic()
 
@@ -282,8 +283,8 @@ def lighten(html: Path, cache: Path) -> None:
     def convert(png: Path) -> None:
         made = cache / f"{png.stem}.webp"
         if not made.is_file():
-            Image.open(png).save(made.with_suffix(".partial"), "webp", lossless=True, method=2, quality=30)
-            os.replace(made.with_suffix(".partial"), made)
+            with files.atomically(made) as temporary:
+                Image.open(png).save(temporary, "webp", lossless=True, method=2, quality=30)
         shutil.copyfile(made, png.with_suffix(".webp"))
         png.unlink()
 

@@ -86,10 +86,9 @@ def main(root: Path = ROOT) -> None:
     """Print the table."""
     print("| page | minutes | words | tables | words a sentence | longest |\n| --- | --: | --: | --: | --: | --: |")
     for path in sorted((root / "book").rglob("*.md")):
-        if rows := measure(path, root):
-            name = path.relative_to(root / "book").with_suffix("").as_posix()
-            told = [f"{rows[k]:.{digits}f}" for k, digits in zip(rows, (0, 0, 0, 1, 0), strict=True)]
-            print(f"| {name} | {' | '.join(told)} |")
+        name, row = path.relative_to(root / "book").with_suffix("").as_posix(), measure(path, root)
+        told = [f"{value:.{digits}f}" for value, digits in zip(row.values(), (0, 0, 0, 1, 0), strict=True)]
+        print(f"| {name} | {' | '.join(told)} |")
 
 
 if __name__ == "__main__":

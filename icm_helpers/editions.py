@@ -260,9 +260,17 @@ def numbered(nb: NotebookNode) -> NotebookNode:
 
 
 def write(edition: str, folder: Path, root: Path = ROOT) -> Path:
-    """All chapters as notebooks of an edition, below a folder that is made anew, and a zip of it; the zip is returned."""
+    """All chapters as notebooks of an edition, below a folder that is made anew, and a zip of it; the zip is returned.
+
+    Raises:
+        FileExistsError: the folder holds what no edition writes.
+    """
     url, make = address(root), {"student": student, "instructor": instructor}[edition]
-    shutil.rmtree(folder, ignore_errors=True)
+    ours = (".ipynb", ".txt")
+    if strange := next((p for p in folder.rglob("*") if p.is_file() and p.suffix not in ours), None):
+        raise FileExistsError(f"{folder} holds {strange.name}, which belongs to no edition: name another folder")
+    if folder.exists():
+        shutil.rmtree(folder)
     for chapter in notebooks.chapters(root / "book"):
         path = folder / chapter.relative_to(root / "book").with_suffix(".ipynb")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -280,13 +288,13 @@ def main() -> None:
     parser.add_argument("edition", choices=["student", "instructor", "slides"])
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
-    if args.edition == "slides":
-        try:
+    try:
+        if args.edition == "slides":
             print(*write_slides(args.folder), sep="\n")
-        except FileNotFoundError as error:
-            raise SystemExit(f"error: {error}") from None
-        return
-    print(f"{args.edition} edition: {args.folder}, and all of it in {write(args.edition, args.folder)}")
+        else:
+            print(f"{args.edition} edition: {args.folder}, and all of it in {write(args.edition, args.folder)}")
+    except OSError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import special, stats
 from scipy.optimize import brentq
 
+DEFINED = 0.95  # a value must exist in this share of the bootstrap replicates to be judged
 _NAN = float("nan")
 _TWO_SIDED = special.ndtri(0.975)
 
@@ -29,6 +30,11 @@ class Interval:
     def pictures_alone(self) -> bool:
         """Whether it rests on one training, and does not cover the chance of training."""
         return self.trainings == 1 and not np.isfinite(self.spread)
+
+    @property
+    def testable(self) -> bool:
+        """Whether it has an interval, and a value in nearly every replicate."""
+        return bool(np.isfinite([self.value, self.low, self.high]).all()) and self.defined >= DEFINED
 
     def __str__(self) -> str:
         told = f"{self.value:+.3g}" + ("" if np.isnan(self.low) else f" [{self.low:+.3g}, {self.high:+.3g}]")

@@ -19,7 +19,8 @@ import torch
 from icm_helpers import bd, evaluate, files, plots, run, train
 from icm_helpers.codecs import networks, zoo
 from icm_helpers.data import coco, datasets, own
-from icm_helpers.ledger import queries, verdicts
+from icm_helpers.intervals import Interval, of_pictures
+from icm_helpers.ledger import queries
 from icm_helpers.ledger.recipe import Accuracy, Classical, Given, Pictures, Recipe, flat
 from icm_helpers.options import Coding
 from icm_helpers.tasks import models
@@ -94,7 +95,7 @@ def _compared(records: list[Any], pictures: Pictures, ids: Sequence[int]) -> Ite
         found = queries.rivals(bd.curve(records, metric, name), known, metric, name)
         yield f"BD-rate [%] by {_called(metric, name)}, below zero where yours needs fewer bits:"
         for rival, change in found.items():
-            yield f"  {rival:20} {change if change.defined >= verdicts.DEFINED else 'no common range of accuracy'}"
+            yield f"  {rival:20} {_shown(change)}"
         if not found:
             yield f"  the book measured nothing on these {len(ids)} pictures with this detector{files.NO_CLONE}"
 
@@ -127,7 +128,10 @@ def compare(paths: Sequence[Path], out: Path | None) -> None:
     anchor, *others = names
     if others:
         print(f"BD-rate [%] against {anchor}, below zero where fewer bits are needed:")
-        gains = {_called(*by): {n: bd.bd_rate(drawn[anchor], drawn[n]) for n in others} for by, drawn in curves.items()}
+        gains = {
+            _called(*by): {n: _shown(bd.bd_rate(drawn[anchor], drawn[n])) for n in others}
+            for by, drawn in curves.items()
+        }
         print(pd.DataFrame(gains).T.to_string())
     if out:
         looks = zip(names, cycle(plots.LOOKS), strict=False)
@@ -215,8 +219,12 @@ def _accuracies(records: list[Any]) -> list[tuple[str, str | None]]:
 def _told(record: Any, metric: str, name: str | None) -> str:
     """A value with its 95 % interval."""
     value, drawn = (part[metric] if name is None else part[metric][name] for part in (record.result, record.bootstrap))
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    found = of_pictures(value, np.array(drawn))
+    return f"{value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _shown(change: Interval) -> str:
+    return str(change) if change.testable else "no common range of accuracy"
 
 
 def _called(metric: str, name: str | None) -> str:

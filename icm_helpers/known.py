@@ -14,6 +14,7 @@ import numpy as np
 from icm_helpers import evaluate, train
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
+from icm_helpers.intervals import of_pictures
 from icm_helpers.tasks.yolov5 import YOLOv5
 
 PUBLISHED = {0.02: (0.149, 40.3), 0.03: (0.179, 41.1), 0.04: (0.205, 41.6), 0.05: (0.227, 41.9), 0.06: (0.244, 42.2)}
@@ -46,8 +47,8 @@ def answers(
         result, bootstrap = evaluate.evaluate(codec.to(place).eval(), dataset, {"yolov5": judge}, {})
         sizes, pixels = (np.array(result["per_image"][key]) for key in ("bytes", "pixels"))
         bpp, ap = float((8 * sizes / pixels).mean()), 100 * result["box_ap"]["yolov5"]
-        low, high = 100 * np.percentile(bootstrap["box_ap"]["yolov5"], [2.5, 97.5])
-        told = f"{ap:.1f} [{low:.1f}, {high:.1f}]"
+        found = of_pictures(ap, 100 * np.array(bootstrap["box_ap"]["yolov5"]))
+        told = f"{ap:.1f} [{found.low:.1f}, {found.high:.1f}]"
         rate, points = PUBLISHED[lmbda]
         ours = f"{lmbda:6} {bpp:7.3f} {rate:7.3f} {told:>20} {points:7.1f}"
         yield f"{ours}  {verdict(bpp, ap, lmbda, len(dataset))}"

@@ -57,6 +57,8 @@ def house(tmp_path: Path, build, monkeypatch) -> Path:
 
 def test_nothing_runs_again_when_nothing_changed(build, house):
     (house / "data/cache/photo").write_text("another download\n")
+    (house / "data/weights").mkdir()
+    (house / "data/weights/fetched.pt").write_text("other weights\n")
     (house / "book/intro.md").write_text("# Other text\n")
     assert build.execute_stale(house, "book") == []
 

@@ -54,10 +54,17 @@ def test_a_codec_of_ones_own_stands_beside_the_books(tmp_path):
     chapter = report.Chapter(chapters.named("compare"), [part])
     ids = part.records[0].result["per_image"]["id"]
     mine = written(tmp_path / "mine.json", *(record(s, a, ids) for s, a in ((1, 0.2), (2, 0.3), (4, 0.4))))
-    beside = compared.with_own(chapter, [mine]).parts[0]
+    whole = compared.with_own(chapter, [mine])
+    _, pictures = compared.seen(whole, ("jpeg",), count=1, shown=0)
+    assert [name.partition(",")[0] for name in pictures] == ["original", "MSE"]
+    beside = whole.parts[0]
     assert "mine" in compared.methods(beside) and report.label("mine") == "mine"
     assert len(beside.curves("box_ap", "m")["mine"].bpp) == 3
-    assert "mine" in compared.points(beside).index
+    listed = compared.points(beside)
+    assert (
+        "mine" in listed.index
+        and not listed.set_index(["λ, quality or QP", "seed"], append=True).index.duplicated().any()
+    )
     other = written(tmp_path / "other.json", record(1, 0.2))
     with pytest.raises(ValueError, match=r"other\.json was measured on 4 other pictures than those of this page"):
         compared.with_own(chapter, [other])
@@ -79,6 +86,9 @@ def _part() -> report.Part:
         (lambda r: r["bootstrap"]["box_ap"].update(m=[float("nan")] * 200), "box_ap has values that are not finite"),
         (lambda r: r["result"]["per_image"].update(id=[9]), "same pictures"),
         (lambda r: r.pop("bootstrap"), "KeyError: 'bootstrap'"),
+        (lambda r: r.update(bootstrap=[]), "AttributeError"),
+        (lambda r: r["result"]["per_image"].update(pixels=[0] * 4), "ZeroDivisionError"),
+        (lambda r: r["result"]["box_ap"].update(m=float("nan")), "box_ap has values that are not finite"),
     ],
 )
 def test_a_record_that_is_damaged_or_forged_is_refused(tmp_path, change, says):

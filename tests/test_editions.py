@@ -55,6 +55,10 @@ def test_the_editions_come_in_one_zip_and_install_the_package_where_it_is_missin
     assert "%pip install" in first and "git+https://example.org/book" in first
     (tmp_path / "_config.yml").write_text("repository: {url: ''}\n")
     editions.write("instructor", tmp_path / "out", tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.md").write_text("of a year")
+    with pytest.raises(FileExistsError, match=r"holds notes\.md, which belongs to no edition"):
+        editions.write("student", tmp_path / "mine", tmp_path)
     assert "%pip" not in (tmp_path / "out/a.ipynb").read_text()
 
 

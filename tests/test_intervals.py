@@ -102,3 +102,8 @@ def test_holm_multiplies_the_smallest_by_all_and_never_lets_order_change():
     assert holm([0.01, 0.02, 0.04]) == pytest.approx([0.03, 0.04, 0.04])
     assert np.isnan(holm([0.01, float("nan")])[1]) and holm([0.01, float("nan")])[0] == pytest.approx(0.01)
     assert list(holm([])) == []
+
+
+def test_what_was_not_tested_makes_holm_no_stricter():
+    for p in np.random.default_rng(0).uniform(size=(100, 5)):
+        assert (holm([*p[1:], float("nan")])[:4] <= holm([*p[1:], p[0]])[:4]).all()

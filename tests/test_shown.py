@@ -2,8 +2,11 @@
 
 import base64
 import io
+import itertools
 import math
+import random
 import re
+from types import SimpleNamespace
 from typing import ClassVar
 
 import av
@@ -13,7 +16,7 @@ import torch
 
 from icm_helpers import chapters, train
 from icm_helpers.intervals import Interval
-from icm_helpers.ledger import film, forest, live, slider
+from icm_helpers.ledger import film, forest, live, report, slider
 from icm_helpers.ledger.verdicts import Finding
 
 matplotlib.use("Agg")
@@ -112,3 +115,13 @@ def test_a_training_that_learns_nothing_is_an_error():
     others = [(-x, mask) for x, mask in (Numbers()[i] for i in range(4))]  # the held-out crops ask for the opposite
     with pytest.raises(RuntimeError, match="did not fall in 50 steps"):
         live.fit(Weight(), Numbers(), others, distance, schedule, title="x", device="cpu", progress=False)
+
+
+def test_the_nearest_rates_are_those_of_all_combinations():
+    dice = random.Random(0)
+    for _ in range(50):
+        groups = [[SimpleNamespace(result={"bpp": dice.random()}) for _ in range(4)] for _ in range(3)]
+        spread = lambda some: max(r.result["bpp"] for r in some) - min(r.result["bpp"] for r in some)  # noqa: E731
+        chosen = report._nearest(groups)
+        assert all(record in group for record, group in zip(chosen, groups, strict=True))
+        assert spread(chosen) == min(map(spread, itertools.product(*groups)))

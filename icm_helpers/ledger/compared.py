@@ -138,9 +138,9 @@ def seen(
         rate, PSNR and MS-SSIM of each method, means over the pictures; and the decoded pictures (3, H, W).
     """
     part = chapter.main[0]
-    told = {r.recipe.method for r in part.records if zoo.find(r.recipe.codec.codec)[0].roi}
+    told = {r.method for r in part.study.recipes() if zoo.find(r.codec.codec)[0].roi}
     chosen = chapter.nearest([m for m in methods(part, "trained") if m not in told])
-    pairs = list(zip(part.study.recipes(), part.records, strict=True)) if standards else []
+    pairs = [(r.recipe, r) for r in part.records if r.recipe.kind != "given"] if standards else []
     rates = [r.result["bpp"] for recipe, r in pairs if recipe in chosen.values()]
     for name in standards:
         own = [(recipe, r.result["bpp"]) for recipe, r in pairs if recipe.method == name]
@@ -229,7 +229,8 @@ def read(path: Path | str) -> Own:
                 raise ValueError("its rates were not measured on the same pictures: judge all of them in one call")
             for name, values in record["bootstrap"].items():
                 _require_numbers(name, values)
-    except (OSError, LookupError, TypeError, ValueError) as error:
+                _require_numbers(name, {"": result[name]})
+    except (OSError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         told = "`icm judge --out FILE` writes one"
         raise ValueError(f"{path} is not a record of a codec ({type(error).__name__}: {error}); {told}") from error
     return Own(path.stem, ids, records)
@@ -298,12 +299,13 @@ def ranking(part: report.Part, anchor: str = "hevc", metric: str = "box_ap") -> 
 
 def points(part: report.Part, metric: str = "box_ap") -> pd.DataFrame:
     """Every point of every curve, once: method, what decides its rate, seed, bpp, PSNR, and AP of each judge as it is."""
-    rows = []
+    rows, names, setting = [], queries.judges(part.records, metric, finetuned=False), "λ, quality or QP"
     for record in part.records:
         recipe, result = record.recipe, record.result
-        if recipe.kind not in ("trained", "classical", "given") or metric not in result:
+        if recipe.kind not in ("trained", "classical", "given") or not {*names} & {*result.get(metric, {})}:
             continue
-        row = {"method": report.label(recipe.method), "λ, quality or QP": f"{recipe.setting:g}", "seed": recipe.seed}
+        row = {"method": report.label(recipe.method), setting: f"{recipe.setting:g}", "seed": recipe.seed}
         row |= {"bpp": result["bpp"], "PSNR [dB]": result["psnr"]}
-        rows.append(row | {j: result[metric].get(j) for j in queries.judges(part.records, metric, finetuned=False)})
-    return pd.DataFrame(rows).drop_duplicates().set_index("method").sort_values("bpp").round(3).fillna("")
+        rows.append(row | {judge: result[metric].get(judge) for judge in names})
+    once = pd.DataFrame(rows).groupby(["method", setting, "seed"], as_index=False, sort=False).first()
+    return once.set_index("method").sort_values("bpp").round(3).fillna("")

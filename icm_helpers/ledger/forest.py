@@ -64,7 +64,7 @@ def _panel(ax: Axes, findings: Sequence[Finding], unit: str) -> None:
     # Wide enough for every value, and for the intervals of all but the least certain ones.
     ends = sorted(max(abs(i.low), abs(i.high)) for i in known)
     usual = ends[int(0.8 * (len(ends) - 1))] if ends else 0.0
-    limit = 1.15 * max([usual, 2 * MARGINS[unit], *(abs(i.value) for i in known)], default=1.0) or 1.0
+    limit = 1.15 * max([usual, 2 * MARGINS[unit], *(abs(i.value) for i in known)]) or 1.0
     ax.axvspan(-MARGINS[unit], MARGINS[unit], color=plots.INK, alpha=0.2, linewidth=0)
     ax.axvline(0, color=plots.INK, linewidth=1)
     for y, finding in enumerate(findings):

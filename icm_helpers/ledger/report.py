@@ -135,7 +135,7 @@ class Part:
 
     @property
     def role(self) -> str:
-        """What the study is there for: main, ablation, slower (or faster) or demonstration."""
+        """What the study is there for, see `study.ROLES`."""
         return self.study.role
 
     @property
@@ -159,14 +159,13 @@ class Part:
         """Method -> curve, see `queries.curves`."""
         return queries.curves(self.records, metric, judge, methods)
 
-    def at_hand(self, methods: Sequence[str]) -> dict[str, list[tuple[Recipe, Record]]]:
-        """The trained codecs that need no training now, by method: shipped, or finished in runs/; all where nothing is kept."""
-        ready: dict[str, list[tuple[Recipe, Record]]] = {method: [] for method in methods}
-        for recipe, record in zip(self.study.recipes(), self.records, strict=True):
-            told = facts(record)
-            there = not self.study.ledger or run.made(recipe)
-            if told["kind"] == "trained" and told["method"] in ready and there:
-                ready[told["method"]].append((recipe, record))
+    def at_hand(self, methods: Sequence[str]) -> dict[str, list[Record]]:
+        """Records of the trained codecs that need no training now, by method: shipped, or finished in runs/; all where nothing is
+        kept."""
+        ready: dict[str, list[Record]] = {method: [] for method in methods}
+        for record, recipe in ((record, record.recipe) for record in self.records):
+            if recipe.kind == "trained" and recipe.method in ready and (not self.study.ledger or run.made(recipe)):
+                ready[recipe.method].append(record)
         return {method: found for method, found in ready.items() if found}
 
 
@@ -216,7 +215,7 @@ class Chapter:
         return summary.of(self.said, self.findings)
 
     def role(self, role: str) -> list[Part]:
-        """The parts that are there for something: main, ablation, slower or demonstration."""
+        """The parts that are there for something, see `study.ROLES`."""
         return [part for part in self.parts if part.role == role]
 
     @property
@@ -364,15 +363,14 @@ class Chapter:
     def nearest(self, methods: Sequence[str]) -> dict[str, Recipe]:
         """One available codec of each method, chosen so that their rates are nearest."""
         ready = self.main[0].at_hand(methods)
-        chosen = min(itertools.product(*ready.values()), key=lambda some: np.ptp([r.result["bpp"] for _, r in some]))
-        return {method: recipe for method, (recipe, _) in zip(ready, chosen, strict=True)}
+        return {method: record.recipe for method, record in zip(ready, _nearest([*ready.values()]), strict=True)}
 
     def same_lambda(self, methods: Sequence[str]) -> dict[str, Recipe]:
         """One available codec of each method, at the lambda that most of them have."""
         rungs: dict[float, dict[str, Recipe]] = {}
         for method, found in self.main[0].at_hand(methods).items():
-            for recipe, record in found:
-                rungs.setdefault(facts(record)["lmbda"], {}).setdefault(method, recipe)
+            for record in found:
+                rungs.setdefault(record.recipe.setting, {}).setdefault(method, record.recipe)
         return max(rungs.values(), key=len)
 
     def train_live(
@@ -458,11 +456,7 @@ def table(
 
 def tested(delta: Interval, otherwise: str = "-") -> str:
     """An interval, or another word where curves overlap in too few replicates, or not in every training, for a verdict."""
-    return str(delta) if _judged(delta) else otherwise
-
-
-def _judged(delta: Interval) -> bool:
-    return delta.defined >= verdicts.DEFINED and bool(np.isfinite(delta.low))
+    return str(delta) if delta.testable else otherwise
 
 
 def gains(part: Part, pairs: Mapping[str, Pair]) -> pd.DataFrame:
@@ -475,10 +469,18 @@ def gains(part: Part, pairs: Mapping[str, Pair]) -> pd.DataFrame:
     return pd.concat([t.add_suffix(f", {name}") for t, (name, *_) in zip(told, kinds, strict=True)], axis=1)
 
 
+def _nearest(groups: Sequence[Sequence[Record]]) -> list[Record]:
+    """A record of each group, of rates as near together as there are: the least of all, and of the others the next above it."""
+    rate = lambda record: record.result["bpp"]  # noqa: E731
+    lows = sorted({rate(record) for group in groups for record in group})
+    above = ([min((r for r in group if rate(r) >= low), key=rate, default=None) for group in groups] for low in lows)
+    return min((some for some in above if None not in some), key=lambda some: np.ptp([*map(rate, some)]))
+
+
 def decimal(delta: Interval, scale: float = 1.0) -> str:
     """The same to one decimal, multiplied by a number."""
     value, low, high = (scale * v for v in (delta.value, delta.low, delta.high))
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]" if _judged(delta) else "overlap too little"
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]" if delta.testable else "overlap too little"
 
 
 def points(delta: Interval) -> str:

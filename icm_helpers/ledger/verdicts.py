@@ -11,7 +11,7 @@ from typing import Any
 
 from icm_helpers import bd, chapters, files
 from icm_helpers.evaluate import THIRDS
-from icm_helpers.intervals import Interval, holm, widened
+from icm_helpers.intervals import DEFINED, Interval, holm, widened
 from icm_helpers.ledger import results
 from icm_helpers.ledger.chapter import Claim
 from icm_helpers.ledger.queries import FINETUNED, NAMES, UNITS, curves, judges, within
@@ -21,7 +21,6 @@ from icm_helpers.objectives import Distill
 
 _log = logging.getLogger(__name__)
 
-DEFINED = 0.95  # a BD value must exist in this share of the bootstrap replicates to be judged
 MARGINS = {"% rate": 3.0, "dB": 0.1, "": 0.01, "of the videos": 0.0}
 """By unit: nobody chooses a codec by so small a difference. Fixed on 2026-11-28, before a verdict was taken by them, but when the
 records were known."""
@@ -68,7 +67,7 @@ def verdict(interval: Interval, sign: int, margin: float = 0.0) -> str:
     >>> verdict(Interval(-1.0, -1.6, 0.4), sign=-1, margin=3.0)
     'no difference'
     """
-    if not all(math.isfinite(v) for v in (interval.value, interval.low, interval.high)) or interval.defined < DEFINED:
+    if not interval.testable:
         return "not testable"
     low, high = sorted((sign * interval.low, sign * interval.high))
     if -margin < low and high < margin:
@@ -273,13 +272,13 @@ def surviving(measured: Sequence[Finding]) -> str:
     told = f"{len(decided) or 'None'} of {len(measured)} findings are reproduced or contradicted"
     if not decided:
         return f"{told}."
-    told += f"; {len(stand) or 'none'} of these survive Holm's correction for all of them"
+    told += f"; {len(stand) or 'none'} of these survive Holm's correction for all that were tested"
     return f"{told}{': ' if stand else ''}{', '.join(dict.fromkeys(stand))}."
 
 
 def _chance(finding: Finding) -> float:
-    """Its p; NaN where one training leaves it untested, so that it makes Holm's correction no milder for others."""
-    return math.nan if finding.interval.pictures_alone else finding.interval.p
+    """Its p; NaN where nothing was tested: one training, or curves that overlap too little."""
+    return finding.interval.p if finding.interval.testable and not finding.interval.pictures_alone else math.nan
 
 
 def rows(claims: Sequence[Claim], measured: Sequence[Finding]) -> list[dict[str, Any]]:
