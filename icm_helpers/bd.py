@@ -186,7 +186,8 @@ def _values(measure: Any, anchor: Curve, test: Curve) -> tuple[float, np.ndarray
     """The measure itself, and in each bootstrap replicate."""
     curves = (anchor.bpp_replicates, anchor.metric_replicates, test.bpp_replicates, test.metric_replicates)
     value = measure(anchor.bpp, anchor.metric, test.bpp, test.metric)
-    return value, np.array([measure(*replicate) for replicate in zip(*curves, strict=True)])
+    drawn = zip(*curves, strict=True) if all(map(len, curves)) else ()  # of plain points there are no replicates
+    return value, np.array([measure(*replicate) for replicate in drawn])
 
 
 _HOW = {"method": "pchip", "require_matching_points": False, "min_overlap": 0}

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
-from icm_helpers import evaluate, overfit, regions
+from icm_helpers import evaluate, overfit, regions, train
 from icm_helpers.codecs import container, zoo
 from icm_helpers.data import pictures, video
 from icm_helpers.files import atomically, claim
@@ -30,19 +30,21 @@ def code(asked: Coding, paths: Sequence[Path], out: Path) -> None:
         ValueError: two outputs have one name, or a file is no whole image; the message names it.
         OSError: a file is missing, or an output cannot be written. All are found before any work, where they can be.
     """
-    suffix, coder, finder = zoo.find(asked.codec)[0].suffix, cache(Coding.coder), cache(regions.finder)
+    suffix, coder = zoo.find(asked.codec)[0].suffix, cache(Coding.coder)
+    finder = cache(partial(regions.finder, device=train.fabric(asked.device).device))
     writers = {path: _writer(path) for path in paths}
     outputs = {path: _outputs(path, out, suffix, writers[path] is not None) for path in paths}
     _require_apart(outputs, len(paths))
+    lost = [path for path in paths if not path.is_file()]
+    for file in (file for files in outputs.values() for file in files if not lost):
+        claim(file)
     if None in writers.values():
         coder(asked)  # what is wrong with it is no picture's fault
         if asked.roi is not None:
             require_roi(asked.codec, asked.roi)
             finder(asked.roi)
-    if lost := [path for path in paths if not path.is_file()]:
+    if lost:
         raise FileNotFoundError(f"{lost[0]} is missing: correct the path")
-    for file in (file for files in outputs.values() for file in files):
-        claim(file)
     for path, writer in writers.items():
         with _named(path):
             back = outputs[path][-1]

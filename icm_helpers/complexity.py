@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from icm_helpers import evaluate, files, plots
 from icm_helpers.codecs import container, networks, zoo
-from icm_helpers.data import datasets, downloads, pictures, scenes
+from icm_helpers.data import DataError, datasets, pictures, scenes
 from icm_helpers.ledger import results
 from icm_helpers.ledger.recipe import LEDGER
 
@@ -226,14 +226,10 @@ def _rows(path: Path) -> dict[str, Row]:
 
 def kodak(folder: Path | None = None) -> dict[str, Tensor]:
     """The Kodak pictures in a folder by name, (3, H, W) in [0, 1]: as many of the 24 as are there; DataError without `CROP`."""
-    given = folder or datasets.fetched_or_real(downloads.assets()["kodak"].home(), "kodak")
-    paths = sorted(given.glob("kodim*.png"))
-    if CROP not in {path.stem for path in paths}:
-        cure = "`icm datasets fetch kodak`, or name another folder with --kodak"
-        raise downloads.DataError(f"{given} has no {CROP}.png: {cure}")
-    found = {}
-    for path in paths:
-        found[path.stem] = pictures.load_picture(path)
+    given = folder or datasets.fetched_or_real(datasets.home("kodak"), "kodak")
+    found = {path.stem: pictures.load_picture(path) for path in sorted(given.glob("kodim*.png"))}
+    if CROP not in found:
+        raise DataError(f"{given} has no {CROP}.png: `icm datasets fetch kodak`, or name another folder with --kodak")
     return found
 
 
@@ -322,7 +318,7 @@ def published() -> dict[str, dict[str, Any]]:
 
 def tried(*names: str) -> dict[str, Row]:
     """Rows of random networks, or JPEG, measured once on a drawn picture: to see that measuring works."""
-    picture = torch.from_numpy(scenes.scene(1_000_000, 128).image).permute(2, 0, 1).float() / 255
+    picture = pictures.tensor(scenes.scene(1_000_000, 128).image)
     rows = {}
     for name in names:
         network = zoo.find(name)[0].network

@@ -74,7 +74,7 @@ def estimate(
             return run.overfitted(replace(few, codec=fewer), video, None, **how)
 
         model, of_epoch = _slope(train, steps)
-        hours, disk = of_epoch * (codec.steps + codec.tune_steps) * codec.batch / frames, 4 * len(model) / 1e9
+        seconds, disk = of_epoch * (codec.steps + codec.tune_steps) * codec.batch / frames, 4 * len(model) / 1e9
     elif isinstance(codec, Trained):
         plan = replace(codec.training, train_images=(steps + 1) * codec.training.batch)
         few = replace(recipe, codec=replace(codec, training=plan))
@@ -84,9 +84,9 @@ def estimate(
             return run.train_codec(replace(recipe, codec=fewer), None, **how)
 
         model, of_step = _slope(train, steps)
-        hours, disk = of_step * codec.training.steps, 4 * sum(p.nbytes for p in model.parameters()) / 1e9
+        seconds, disk = of_step * codec.training.steps, 4 * sum(p.nbytes for p in model.parameters()) / 1e9
     else:
-        few, model, hours, disk = recipe, run.trained_codec(recipe, **how), 0.0, 0.0
+        few, model, seconds, disk = recipe, run.trained_codec(recipe, **how), 0.0, 0.0
 
     def judge(count: int) -> Any:
         plain = replace(wanted, finetuned=()) if isinstance(wanted, Accuracy) else wanted
@@ -111,7 +111,7 @@ def estimate(
         lessons = run.images(few, "train", few.codec.training.train_images)
         disk += training.PNG * lessons.pixels / len(lessons) * coded / 1e9
     peak = torch.cuda.max_memory_allocated() if cuda else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Cost(hours / 3600, tuning / 3600, judging / 3600, peak / 1e9, disk)
+    return Cost(seconds / 3600, tuning / 3600, judging / 3600, peak / 1e9, disk)
 
 
 def _timed(work: Callable[[int], Any], count: int) -> tuple[Any, float]:

@@ -37,10 +37,10 @@ def evaluate(clip: Video, x_hat: Tensor, detectors: dict[str, Detector]) -> tupl
         rows.append([*(part.item() for part in parts), *edge_matches(sample.image, x_hat[k], mask)])
     table = np.asarray(rows)  # (T, 8)
     whole, drawn = table.sum(0), table[samples].sum(1)  # (8,) and (replicates, 8)
-    total, inside, area, pixels = whole[:4]
+    total, inside, area, count = whole[:4]
     similar = overfit.quality(clip.frames, x_hat)["ms_ssim"]
-    result: dict[str, Any] = {"frames": len(clip), "pixels": int(pixels) // len(clip), "psnr": psnr(total / pixels)}
-    result |= {"psnr_inside": psnr(inside / area), "psnr_outside": psnr((total - inside) / (pixels - area))}
+    result: dict[str, Any] = {"frames": len(clip), "pixels": int(count) // len(clip), "psnr": psnr(total / count)}
+    result |= {"psnr_inside": psnr(inside / area), "psnr_outside": psnr((total - inside) / (count - area))}
     result |= ({} if math.isnan(similar) else {"ms_ssim": similar}) | {"boundary_f": f_score(whole[4:])}
     bootstrap: dict[str, Any] = {"psnr": [psnr(row[0] / row[3]) for row in drawn]}
     bootstrap["boundary_f"] = [f_score(row[4:]) for row in drawn]
@@ -57,11 +57,11 @@ def evaluate(clip: Video, x_hat: Tensor, detectors: dict[str, Detector]) -> tupl
     return result, bootstrap
 
 
-def edge_matches(x: Tensor, x_hat: Tensor, mask: Tensor, tolerance: int = TOLERANCE) -> tuple[int, int, int, int]:
+def edge_matches(x: Tensor, x_hat: Tensor, mask: Tensor) -> tuple[int, int, int, int]:
     """Canny's edges on and around objects, in a frame and in the decoded one: what :func:`f_score` is made of.
 
-    Of pictures (3, H, W) in [0, 1] the edges of :func:`canny`; of the objects' mask (1, H, W) in {0, 1} also `tolerance` + 1 pixels
-    around it, so that their outlines lie inside. An edge pixel is met by one at most `tolerance` rows and columns away.
+    Of pictures (3, H, W) in [0, 1] the edges of :func:`canny`; of the objects' mask (1, H, W) in {0, 1} also `TOLERANCE` + 1 pixels
+    around it, so that their outlines lie inside. An edge pixel is met by one at most `TOLERANCE` rows and columns away.
 
     Returns:
         How many decoded edge pixels meet an original one, of how many; how many original ones meet a decoded one, of how many.
@@ -72,9 +72,9 @@ def edge_matches(x: Tensor, x_hat: Tensor, mask: Tensor, tolerance: int = TOLERA
     >>> f_score(edge_matches(x, x, x[:1])), f_score(edge_matches(x, x.roll(3, 1), x[:1])) < 1
     (1.0, True)
     """
-    near = _widened(mask[0].numpy().astype(np.uint8), tolerance + 1)
+    near = _widened(mask[0].numpy().astype(np.uint8), TOLERANCE + 1)
     original, found = (canny(picture) & near for picture in (x, x_hat))
-    met, known = found & _widened(original, tolerance), original & _widened(found, tolerance)
+    met, known = found & _widened(original, TOLERANCE), original & _widened(found, TOLERANCE)
     return int(met.sum()), int(found.sum()), int(known.sum()), int(original.sum())
 
 

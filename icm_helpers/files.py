@@ -108,7 +108,11 @@ _SAME = {"e1784706": "aa2ff663", "2be22ced": "edbb1b8d", "4f180cf2": "ff6f13e9"}
 
 def fingerprint(path: Path | str) -> str:
     """The first eight hexadecimal digits of a file's SHA-256; or, where recipes know its tensors from another file, that file's."""
-    found = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(2**20):  # a video or a large network does not fit in memory twice
+            digest.update(chunk)
+    found = digest.hexdigest()[:8]
     return _SAME.get(found, found)
 
 

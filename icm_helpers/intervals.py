@@ -46,8 +46,8 @@ def of_pictures(value: float, replicates: np.ndarray) -> Interval:
 
     AP of resampled pictures lies beside AP of all pictures, so that plain percentiles of it are off. BCa (Efron, 1987) moves them
     by twice the bias, and by an acceleration, a sixth of the skewness, which it is for a mean. Where an end would lie beyond the
-    outermost replicate, the replicates say little of the value: then the interval reaches as far as the plain percentiles and the
-    basic interval, percentiles mirrored at the value, do together.
+    outermost replicate, or they are so skewed that there is no end, the replicates say little of the value: then the interval
+    reaches as far as the plain percentiles and the basic interval, percentiles mirrored at the value, do together.
     """
     finite = replicates[np.isfinite(replicates)]
     defined = len(finite) / max(1, len(replicates))
@@ -58,8 +58,9 @@ def of_pictures(value: float, replicates: np.ndarray) -> Interval:
         bias = special.ndtri((np.mean(finite < value) + np.mean(finite <= value)) / 2)
         ends = bias + _TWO_SIDED * np.array([-1, 1])
         skewness = np.mean(((finite - finite.mean()) / finite.std()) ** 3)
-        below, above = special.ndtr(bias + ends / (1 - skewness / 6 * ends))
-    if min(below, 1 - above) * len(finite) >= 1:  # not where it is NaN
+        room = 1 - skewness / 6 * ends  # above zero, or BCa has no such end
+        below, above = special.ndtr(bias + ends / room)
+    if min(room) > 0 and min(below, 1 - above) * len(finite) >= 1:  # not where it is NaN
         low, high = np.quantile(finite, [below, above])
     else:
         plain = np.quantile(finite, [0.025, 0.975])
@@ -74,9 +75,10 @@ def widened(interval: Interval, spread: float, df: int) -> Interval:
     Two things vary, the pictures and the training. Each has its half-width, that of :func:`of_pictures` and that of a t-interval
     for the mean over `interval.trainings`, and these add as squares (as Zou and Donner, 2008, recover variances from limits). A
     simulation in the tests shows that this covers in 95 to 99 % of the cases for two trainings and for three. To draw trainings
-    anew as pictures are drawn always gives a narrower interval, which covers in as few as 60 %. Without a value nothing is added.
+    anew as pictures are drawn always gives a narrower interval, which covers in as few as 60 %. Without a value or its ends nothing
+    is added.
     """
-    if not np.isfinite(interval.value):
+    if not np.isfinite([interval.value, interval.low, interval.high]).all():
         return interval
     reach = spread / max(1, interval.trainings) ** 0.5
     t, value = special.stdtrit(df, 0.975) * reach, interval.value

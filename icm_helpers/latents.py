@@ -48,14 +48,13 @@ def refine(
         raise TypeError(f"refining needs the latents y and z of a mean-scale hyperprior, not a {type(codec).__name__}")
     device = next(codec.parameters()).device
     height, width = x.shape[1:]
-    generator_state = torch.get_rng_state()
-    torch.manual_seed(seed)
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         y = codec.g_a(pad(x[None].to(device), codec.downsampling_factor))
         z = codec.h_a(y)
     y, z = y.requires_grad_(), z.requires_grad_()
     optimiser = torch.optim.Adam([y, z], lr=lr)
-    try:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
         for step in range(steps):
             out = forward(codec, y, z)
             out["x_hat"] = out["x_hat"][..., :height, :width]
@@ -64,8 +63,6 @@ def refine(
                 raise FloatingPointError(f"the loss is {loss.item()} at step {step}: lower lr (now {lr})")
             y.grad, z.grad = torch.autograd.grad(loss, [y, z])
             optimiser.step()
-    finally:
-        torch.set_rng_state(generator_state)
     return y.detach(), z.detach()
 
 

@@ -20,13 +20,14 @@ from icm_helpers.bd import Curve
 from icm_helpers.codecs import container
 from icm_helpers.data import scenes
 from icm_helpers.data.crops import Crops
+from icm_helpers.data.pictures import tensor
 from icm_helpers.ledger import live, queries
 
 
 def drawn(number: int, size: int) -> tuple[list[scenes.Scene], list[Tensor], int]:
     """Scenes of seeds that no training uses, their pictures (3, size, size) in [0, 1], and the index of that with most objects."""
     some = [scenes.scene(1_000_000 + i, size) for i in range(number)]
-    pictures = [torch.from_numpy(s.image).permute(2, 0, 1).float() / 255 for s in some]
+    pictures = [tensor(s.image) for s in some]
     return some, pictures, max(range(number), key=lambda i: len(some[i].things))
 
 

@@ -241,7 +241,10 @@ def read(folder: Path | str, image_id: int | str) -> MaskSet:
     Raises:
         DataError: there are none, or their file is damaged.
     """
-    path = file(folder, image_id)
+    return _read(file(folder, image_id))
+
+
+def _read(path: Path) -> MaskSet:
     try:
         content = json.loads(gzip.decompress(path.read_bytes()))
         scores = [np.array(content[name], np.float32) for name in _SCORES]
@@ -414,8 +417,8 @@ def info(folder: Path | str, alphas: Iterable[float] = (0.98, 0.93, 0.48)) -> di
         recipe = json.loads((folder / "masks.json").read_text())
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} is not a folder of masks ({error}): correct the path") from error
-    paths = sorted(folder.glob(f"[0-9]*{_SUFFIX}"))
-    sets = [read(folder, int(path.name.removesuffix(_SUFFIX))) for path in paths]
+    paths = sorted(folder.glob(f"*{_SUFFIX}"))
+    sets = [_read(path) for path in paths]
 
     def mean(values: Iterable[float]) -> float:
         return float(np.mean([*values])) if sets else 0.0

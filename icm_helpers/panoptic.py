@@ -41,7 +41,7 @@ class Panoptic:
         """A prediction's things, best first: `boxes` (n, 4) x1 y1 x2 y2, ends exclusive, `scores`, `labels`, `masks` (n, H, W)."""
         things = sorted((s for s in self.segments if s["isthing"]), key=lambda s: -s["score"])
         masks = torch.from_numpy(self.ids[None] == np.array([s["id"] for s in things], np.int32)[:, None, None])
-        boxes = masks_to_boxes(masks) if things else torch.zeros(0, 4)
+        boxes = masks_to_boxes(masks)
         return {
             "boxes": boxes + torch.tensor([0.0, 0, 1, 1]),
             "scores": torch.tensor([s["score"] for s in things], dtype=torch.float32),

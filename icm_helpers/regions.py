@@ -9,23 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from icm_helpers import losses
 from icm_helpers.codecs import container
 from icm_helpers.data.coco import Sample
 from icm_helpers.evaluate import CONFIDENT
 from icm_helpers.tasks import models
-
-
-def boxes_mask(boxes: Tensor, height: int, width: int) -> Tensor:
-    """The union of boxes (n, 4), x1 y1 x2 y2 in pixels, with every pixel that they touch, as (1, H, W) in {0, 1}.
-
-    >>> boxes_mask(torch.tensor([[0.5, 0.0, 2.0, 1.0]]), 2, 3)
-    tensor([[[1., 1., 0.],
-             [0., 0., 0.]]])
-    """
-    x0, y0, x1, y1 = (v[:, None] for v in boxes.cpu().unbind(1))  # (n, 1) each
-    x, y = torch.arange(width), torch.arange(height)
-    columns, rows = (x + 1 > x0) & (x < x1), (y + 1 > y0) & (y < y1)  # (n, W), (n, H)
-    return (rows[:, :, None] & columns[:, None, :]).any(0, keepdim=True).float()
 
 
 def finder(name: str, device: torch.device | None = None) -> Callable[[Tensor], Tensor]:
@@ -34,7 +22,8 @@ def finder(name: str, device: torch.device | None = None) -> Callable[[Tensor], 
 
     def region(image: Tensor) -> Tensor:
         (found,) = detector.detect([image])
-        return boxes_mask(found["boxes"][found["scores"] >= CONFIDENT], *image.shape[1:])
+        boxes, size = found["boxes"][found["scores"] >= CONFIDENT].cpu(), image.shape[1:]
+        return losses.box_weights([boxes], {"picture": size}, size)["picture"][0]
 
     return region
 

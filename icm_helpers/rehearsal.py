@@ -184,7 +184,7 @@ def done(row: Row, named: Mapping[str, str], written: Mapping[str, str]) -> Row:
         )
         _, status, used = os.wait4(process.pid, 0)  # what this one took, and its own children
     process.returncode = os.waitstatus_to_exitcode(status)
-    row = replace(row, seconds=time.monotonic() - begun, memory=used.ru_maxrss / 1e6)
+    row = replace(row, seconds=time.monotonic() - begun, memory=1024 * used.ru_maxrss / 1e9)
     if not process.returncode:
         return replace(row, status="runs")
     last = (log.read_text(errors="replace").strip().splitlines() or ["without a word"])[-1]

@@ -169,10 +169,9 @@ def test_a_truncated_picture_raises_data_error(tmp_path, name):
 
 def test_a_detector_must_know_the_annotated_categories_under_the_same_name(tmp_path):
     data = CocoDataset(*write(tmp_path, [annotation()]))
-    require_categories(data, [44], "a detector")  # category 1 is defined, but never annotated
-    require_categories(data, {44: "Bottle"}, "a detector")
+    require_categories(data, {44: "Bottle"}, "a detector")  # category 1 is defined, but never annotated
     with pytest.raises(DataError, match=r"category 44 \('bottle'\), but YOLOv5 does not know"):
-        require_categories(data, [1], "YOLOv5")
+        require_categories(data, {1: "person"}, "YOLOv5")
     with pytest.raises(DataError, match="calls this category 'circle'"):
         require_categories(data, {1: "person", 44: "circle"}, "a detector")
 
@@ -212,6 +211,12 @@ def test_a_data_set_of_ones_own_opens_by_name_and_is_listed(tmp_path, monkeypatc
 def test_the_registry_needs_neither_torch_nor_opencv():
     told = "import sys, icm_helpers.data.datasets; print(*{'torch', 'cv2', 'numpy', 'pooch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+@pytest.mark.parametrize(("clip", "frames"), [("0", None), ("dog", 3)])
+def test_a_moving_scene_is_a_seed_and_so_many_frames(clip, frames):
+    with pytest.raises(ValueError, match="a moving scene is a seed, such as 0, and has no end"):
+        datasets.clip("scenes-video", clip, frames)
 
 
 def test_scenes_are_drawn_once_and_train_and_val_differ(tmp_path):

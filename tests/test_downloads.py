@@ -149,10 +149,10 @@ def everything(folder: Path) -> set[str]:
 @pytest.mark.parametrize("pack", [zipped, tarred])
 def test_an_archive_is_fetched_unpacked_and_not_fetched_again(server, listed, pack):
     folder = listed(archive(server, pack({**PICTURES, "__MACOSX/pictures/._a.png": b""})))
-    assert fetch("thing", progress=False) == folder == fetch("thing", progress=False)
+    assert fetch("thing") == folder == fetch("thing")
     assert (folder / "pictures" / "b.png").read_bytes() == b"second"
     assert everything(folder) == {*PICTURES, "pictures.zip.sha256"}
-    assert len(server.asked) == 1 and check("thing", progress=False) == []
+    assert len(server.asked) == 1 and check("thing") == []
 
 
 def test_archives_share_a_folder_and_one_inside_another_is_unpacked_where_it_lies(server, listed):
@@ -166,20 +166,20 @@ def test_archives_share_a_folder_and_one_inside_another_is_unpacked_where_it_lie
         nested=["annotations/masks.zip"],
     )
     folder = listed(one, two)
-    fetch("thing", progress=False)
+    fetch("thing")
     assert everything(folder / "annotations") == {"boxes.json", "masks.json", "masks/m.png"}
 
 
 def test_one_file_of_several_can_be_fetched_alone(server, listed):
     folder = listed(weights(server), archive(server, zipped(PICTURES)))
-    assert fetch("thing/w.pt", progress=False) == folder / "w.pt"
+    assert fetch("thing/w.pt") == folder / "w.pt"
     assert everything(folder) == {"w.pt"}
 
 
 def test_a_broken_connection_goes_on_and_asks_only_for_the_rest(server, listed):
     folder = listed(weights(server))
     server.cuts["w.pt"] = [30_000, 20_000]
-    fetch("thing", progress=False)
+    fetch("thing")
     assert (folder / "w.pt").read_bytes() == WEIGHTS
     assert [span for _, span in server.asked] == [None, "bytes=30000-", "bytes=50000-"]
 
@@ -188,10 +188,10 @@ def test_a_later_command_goes_on_too_with_another_mirror_if_need_be(server, list
     folder = listed(weights(server, "a/w.pt", "b/w.pt"))
     server.cuts = {"a/w.pt": [30_000, 0], "b/w.pt": [0]}
     with pytest.raises(DataError, match=r"30\.0kB of it are kept(.|\n)*a/w\.pt(.|\n)*b/w\.pt"):
-        fetch("thing", progress=False)
+        fetch("thing")
     assert not (folder / "w.pt").exists()
     del server.content["a/w.pt"]
-    fetch("thing", progress=False)
+    fetch("thing")
     assert (folder / "w.pt").read_bytes() == WEIGHTS
     assert server.asked[-1] == ("b/w.pt", "bytes=30000-")
 
@@ -200,16 +200,16 @@ def test_a_file_that_changed_meanwhile_is_fetched_from_its_beginning(server, lis
     folder = listed(weights(server, checksum="unknown"))
     server.cuts["w.pt"] = [30_000, 0]
     with pytest.raises(DataError):
-        fetch("thing", progress=False)
+        fetch("thing")
     server.content["w.pt"] = WEIGHTS[::-1]
-    fetch("thing", progress=False)
+    fetch("thing")
     assert (folder / "w.pt").read_bytes() == WEIGHTS[::-1]
 
 
 def test_a_server_that_knows_no_ranges_sends_it_all_again(server, listed):
     folder = listed(weights(server))
     server.knows_ranges, server.cuts["w.pt"] = False, [30_000]
-    fetch("thing", progress=False)
+    fetch("thing")
     assert (folder / "w.pt").read_bytes() == WEIGHTS
 
 
@@ -217,7 +217,7 @@ def test_a_redirect_is_followed_also_to_the_rest(server, listed):
     folder = listed(weights(server))
     server.content["store"], server.cuts["store"] = WEIGHTS, [30_000]
     server.redirects["w.pt"] = server.url("store")
-    fetch("thing", progress=False)
+    fetch("thing")
     assert (folder / "w.pt").read_bytes() == WEIGHTS
     assert server.asked[-1] == ("store", "bytes=30000-")
 
@@ -226,7 +226,7 @@ def test_a_redirect_away_from_encryption_is_refused(server, listed, monkeypatch)
     folder = listed(weights(server, "https", urls=["https://example.org/w.pt"]))
     monkeypatch.setattr(requests, "get", partial(lambda get, url, **how: get(server.url("https"), **how), requests.get))
     with pytest.raises(DataError, match="which is not encrypted"):
-        fetch("thing", progress=False)
+        fetch("thing")
     assert everything(folder) == set()
 
 
@@ -234,7 +234,7 @@ def test_a_truncated_download_is_detected(server, listed):
     folder = listed(weights(server, checksum="unknown"))
     server.content["w.pt"] = WEIGHTS[:-1]
     with pytest.raises(DataError, match=f"stopped after {len(WEIGHTS) - 1} of {len(WEIGHTS)} bytes"):
-        fetch("thing", progress=False)
+        fetch("thing")
     assert not (folder / "w.pt").exists()
 
 
@@ -242,7 +242,7 @@ def test_a_truncated_download_is_detected(server, listed):
 def test_a_wrong_checksum_is_an_error_and_leaves_nothing(server, listed, checksum):
     folder = listed(weights(server, checksum=checksum))
     with pytest.raises(DataError, match=f"instead of {checksum.partition(':')[2]}, as the manifest says"):
-        fetch("thing", progress=False)
+        fetch("thing")
     assert not {"w.pt", ".downloads/w.pt.part"} & everything(folder)
 
 
@@ -251,20 +251,20 @@ def test_the_next_mirror_is_tried_where_one_lacks_the_file_or_has_another(server
     del server.content["gone"]
     server.content["damaged"] = WEIGHTS[::-1]
     server.types["page"] = "text/html; charset=utf-8"
-    fetch("thing", progress=False)
+    fetch("thing")
     assert (folder / "w.pt").read_bytes() == WEIGHTS
     assert [path for path, _ in server.asked] == ["gone", "damaged", "page", "good"]
 
 
 def test_where_no_checksum_is_known_the_first_download_is_recorded_and_binds_later_ones(server, listed, caplog):
     folder = listed(weights(server, checksum="unknown"))
-    fetch("thing", progress=False)
+    fetch("thing")
     assert sha256(WEIGHTS)[7:] in caplog.text and "trusted as it came" in caplog.text
-    assert check("thing", progress=False) == []
+    assert check("thing") == []
     (folder / "w.pt").unlink()
     server.content["w.pt"] = WEIGHTS[::-1]
     with pytest.raises(DataError, match=r"as .*w\.pt\.sha256 says"):
-        fetch("thing", progress=False)
+        fetch("thing")
 
 
 # --- disk ----------------------------------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def test_a_disk_with_too_little_room_is_an_error_before_anything_is_written(serv
     folder = listed(weights(server))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(GB, GB - 1000, 1000))
     with pytest.raises(DataError, match=r"has 1\.00kB free, 102kB are needed"):
-        fetch("thing", progress=False)
+        fetch("thing")
     assert everything(folder) == set()
 
 
@@ -293,8 +293,8 @@ def test_a_disk_that_runs_full_keeps_what_arrived(server, listed, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(downloads, "open", FullDisk, raising=False)
         with pytest.raises(DataError, match="is full"):
-            fetch("thing", progress=False)
-    fetch("thing", progress=False)
+            fetch("thing")
+    fetch("thing")
     assert (folder / "w.pt").read_bytes() == WEIGHTS
     assert server.asked[-1] == ("w.pt", "bytes=30000-")
 
@@ -303,11 +303,11 @@ def test_an_archive_is_kept_when_there_is_no_room_to_unpack_it(server, listed, m
     folder = listed(archive(server, zipped({**PICTURES, "pictures/large.png": bytes(100_000)})))
     with monkeypatch.context() as patched:
         patched.setattr(downloads, "open", lambda path, mode: FullDisk(path, mode.replace("b", "")), raising=False)
-        patched.setattr(downloads, "_download", lambda file, target, progress: downloaded(server, target))
+        patched.setattr(downloads, "_download", lambda file, target: downloaded(server, target))
         with pytest.raises(DataError, match="is full"):
-            fetch("thing", progress=False)
+            fetch("thing")
     assert everything(folder) == {".downloads/pictures.zip"}
-    fetch("thing", progress=False)
+    fetch("thing")
     assert (folder / "pictures" / "large.png").exists() and server.asked == []
 
 
@@ -358,7 +358,7 @@ def tar_with(kind: bytes) -> bytes:
 def test_an_archive_that_reaches_outside_its_folder_is_refused_whole(server, listed, tmp_path, data):
     listed(archive(server, data))
     with pytest.raises(DataError, match="nothing was unpacked"):
-        fetch("thing", progress=False)
+        fetch("thing")
     assert everything(tmp_path) == {"manifest.toml", "data/thing/.downloads/pictures.zip"}
 
 
@@ -366,14 +366,14 @@ def test_a_damaged_archive_is_an_error_even_where_its_checksum_is_not_known(serv
     damaged = zipped(PICTURES).replace(b"second", b"third!")  # the archive's own CRC tells
     folder = listed(archive(server, damaged, checksum="unknown"))
     with pytest.raises(DataError, match="Bad CRC-32"):
-        fetch("thing", progress=False)
+        fetch("thing")
     assert everything(folder) == {".downloads/pictures.zip"}
 
 
 def test_an_archive_of_something_else_is_not_unpacked_into_the_folder(server, listed):
     folder = listed(archive(server, zipped({"pictures/a.png": b"first"})))
     with pytest.raises(DataError, match=r"gives 1 files pictures/\*\.png, not 2"):
-        fetch("thing", progress=False)
+        fetch("thing")
     assert not (folder / "pictures").exists()
 
 
@@ -383,10 +383,10 @@ def test_what_the_user_has_is_neither_overwritten_nor_removed(server, listed):
     (folder / "pictures" / "notes.txt").write_text("mine")
     (folder / "pictures" / "a.png").write_bytes(b"drawn over")
     with pytest.raises(DataError, match=r"a\.png is there and differs"):
-        fetch("thing", progress=False)
+        fetch("thing")
     assert everything(folder / "pictures") == {"notes.txt", "a.png"}
     (folder / "pictures" / "a.png").unlink()
-    fetch("thing", progress=False)
+    fetch("thing")
     assert everything(folder / "pictures") == {"notes.txt", "a.png", "b.png"}
 
 
@@ -395,20 +395,20 @@ def test_what_the_user_has_is_neither_overwritten_nor_removed(server, listed):
 
 def test_check_finds_a_missing_and_a_damaged_file(server, listed):
     folder = listed(weights(server), archive(server, zipped(PICTURES)))
-    assert len(check("thing", progress=False)) == 2
-    fetch("thing", progress=False)
-    assert check("thing", progress=False) == []
+    assert len(check("thing")) == 2
+    fetch("thing")
+    assert check("thing") == []
     (folder / "w.pt").write_bytes(WEIGHTS[:-1] + b"\0")
     (folder / "pictures" / "a.png").write_bytes(b"fIrst")
     (folder / "pictures" / "b.png").unlink()
-    file, missing, damaged = check("thing", progress=False)
+    file, missing, damaged = check("thing")
     assert re.search(r"w\.pt has sha256 .* instead of", file)
     assert re.search(r"1 of 2 files of pictures\.zip are missing .* first pictures/b\.png.*fetch thing", missing)
     assert re.search(r"1 of 2 files of pictures\.zip .* not as they were unpacked, first pictures/a\.png", damaged)
     for name in ("w.pt", "pictures/a.png"):
         (folder / name).unlink()
-    fetch("thing", progress=False)
-    assert check("thing", progress=False) == []
+    fetch("thing")
+    assert check("thing") == []
 
 
 def test_what_only_registration_gives_explains_itself_and_is_then_taken_from_the_folder(server, listed):
@@ -416,23 +416,23 @@ def test_what_only_registration_gives_explains_itself_and_is_then_taken_from_the
     by_hand = archive(server, data, urls=[], size=len(data))
     folder = listed(by_hand, ask="register there.", page="https://example.org/register")
     with pytest.raises(DataError) as told:
-        fetch("thing", progress=False)
+        fetch("thing")
     for part in ("register there.", "https://example.org/register", str(folder), "pictures.zip", "pictures/*.png"):
         assert part in str(told.value)
-    assert "0 of 2 files" in check("thing", progress=False)[0]
+    assert "0 of 2 files" in check("thing")[0]
     folder.mkdir(parents=True)
     (folder / "pictures.zip").write_bytes(data[:-1])
     with pytest.raises(DataError, match="bytes instead of"):
-        fetch("thing", progress=False)
+        fetch("thing")
     (folder / "pictures.zip").write_bytes(data)
-    fetch("thing", progress=False)
+    fetch("thing")
     assert everything(folder) == {*PICTURES, "pictures.zip", "pictures.zip.sha256"} and server.asked == []
 
 
 def test_the_listing_says_what_is_here_and_a_wrong_name_which_may_be_meant(server, listed):
     listed(weights(server), kind="weights")
     assert re.search(r"thing +102kB +absent +a; b \(c\)", downloads.listing())
-    fetch("thing", progress=False)
+    fetch("thing")
     assert re.search(r"thing +102kB +present", downloads.listing())
     with pytest.raises(DataError, match=r"Did you mean 'thing'\?"):
         fetch("think")

@@ -120,6 +120,8 @@ ANCHOR = line([0.1, 0.2, 0.4, 0.8], [0.2, 0.3, 0.38, 0.42])
 
 def test_bd_rates_that_are_known_by_hand():
     assert bd_rate(ANCHOR, ANCHOR).value == pytest.approx(0, abs=1e-9)
+    points = list(zip(ANCHOR.bpp, ANCHOR.metric, strict=True))
+    assert bd_rate(ANCHOR, points).value == pytest.approx(0, abs=1e-9) and np.isnan(bd_rate(ANCHOR, points).low)
     half = bd_rate(ANCHOR, line([0.05, 0.1, 0.2, 0.4], [0.2, 0.3, 0.38, 0.42]))
     assert (half.value, half.low, half.high, half.defined) == pytest.approx((-50, -50, -50, 1))
     assert bd_metric(ANCHOR, line([0.1, 0.2, 0.4, 0.8], [0.25, 0.35, 0.43, 0.47])).value == pytest.approx(0.05)

@@ -104,6 +104,16 @@ def test_holm_multiplies_the_smallest_by_all_and_never_lets_order_change():
     assert list(holm([])) == []
 
 
+def test_one_far_replicate_does_not_close_the_interval():
+    for far in (40.0, -90.0):
+        interval = of_pictures(-8.0, np.array([far, *(-8 + 4 * DRAWS[:199])]))
+        assert interval.low < -14 and interval.high > -2 and interval.p > 0.01
+
+
+def test_a_value_without_ends_is_widened_by_nothing():
+    assert np.isnan(of_trainings(Interval(-5.0, np.nan, np.nan), [-4.0, -6.0]).low)
+
+
 def test_what_was_not_tested_makes_holm_no_stricter():
     for p in np.random.default_rng(0).uniform(size=(100, 5)):
         assert (holm([*p[1:], float("nan")])[:4] <= holm([*p[1:], p[0]])[:4]).all()

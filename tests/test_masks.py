@@ -244,6 +244,8 @@ def test_info_states_what_a_folder_holds(tmp_path):
     told = masks.info(tmp_path, alphas=(0.9, 0.5))
     sizes = [masks.file(tmp_path, i).stat().st_size for i in (100, 101, 102)]
     assert told["recipe"] == RECIPE and told["bytes"] == np.mean(sizes) and told["masks"][0.9] < told["masks"][0.5] < 30
+    masks.write(tmp_path, "berlin/12ab", masks.read(tmp_path, 100))
+    assert masks.info(tmp_path)["pictures"] == 4
     with pytest.raises(DataError, match="is not a folder of masks"):
         masks.info(tmp_path / "elsewhere")
 

@@ -135,7 +135,7 @@ class Exact(PanopticDeepLab):
         )
         return self
 
-    def features(self, images):
+    def maps(self, images):
         return self.told
 
 

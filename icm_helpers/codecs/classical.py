@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from PIL import Image, features
 from torch import Tensor
 
 from icm_helpers.codecs.container import MAX_PIXELS, BitstreamError
-from icm_helpers.data.pictures import pixels
+from icm_helpers.data.pictures import pixels, tensor
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,12 @@ class _Format:
             with Image.open(io.BytesIO(data), formats=[kind]) as file:
                 found = f"{file.mode}, {file.height} x {file.width}"
                 sound = file.mode == "RGB" and file.width * file.height <= MAX_PIXELS
-                pixels = np.array(file) if sound else None  # (H, W, 3)
+                read = np.array(file) if sound else None  # (H, W, 3)
         except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more on broken files
             raise BitstreamError(f"Pillow cannot read the {kind} file ({error}): it is damaged.") from error
-        if pixels is None:
+        if read is None:
             raise BitstreamError(f"{found}: not colour, or above {MAX_PIXELS}.")
-        return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255  # (H, W, 3) -> (3, H, W)
+        return tensor(read)
 
     def _whole(self, data: bytes) -> bool:
         raise NotImplementedError

@@ -21,7 +21,6 @@ from icm_helpers.data import DataError, blamed, pictures
 class Segmented:
     """A photograph (3, H, W) in [0, 1], and each person's map of it, (H, W) of whole numbers from 0."""
 
-    name: str
     image: Tensor
     maps: tuple[np.ndarray, ...]
 
@@ -42,7 +41,7 @@ def photos(folder: Path | str, every: int = 1, first: int = 0) -> Iterator[Segme
         if not drawn or any(found.shape != image.shape[1:] for found in drawn):
             sizes = {found.shape for found in drawn} or "none"
             raise DataError(f"{path} is {tuple(image.shape[1:])}, its maps are {sizes}: unpack the data set again")
-        yield Segmented(path.stem, image, drawn)
+        yield Segmented(image, drawn)
 
 
 def _map(path: Path) -> np.ndarray:

@@ -178,7 +178,7 @@ class CocoDataset(Dataset):
             x, y, w, h = item["bbox"]
             boxes[i] = x, y, x + w, y + h
             masks[i] = schema.decoded(_outline(item), height, width)
-        image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255  # (H, W, 3) -> (3, H, W)
+        image = pictures.tensor(pixels)
         labels = torch.tensor([item["category_id"] for item in objects], dtype=torch.int64)
         crowd = torch.tensor([bool(item["iscrowd"]) for item in objects], dtype=torch.bool)
         shapes = torch.from_numpy(boxes), labels, torch.from_numpy(masks), crowd
@@ -306,13 +306,12 @@ def _outline(item: dict[str, Any]) -> schema.Outline:
     return item["segmentation"] or [[x1, y1, x2, y1, x2, y2, x1, y2]]
 
 
-def require_categories(dataset: CocoDataset, known: Mapping[int, str] | Iterable[int], who: str) -> None:
-    """Make sure that `who` can be judged on a data set: DataError where it does not know a category that is annotated, or, where
-    `known` maps ids to names, calls it otherwise: 1 is a person in COCO and something else elsewhere."""
-    named = known if isinstance(known, Mapping) else dict.fromkeys(known)
+def require_categories(dataset: CocoDataset, known: Mapping[int, str], who: str) -> None:
+    """Make sure that `who` can be judged on a data set: DataError where it does not know a category that is annotated, or calls it
+    otherwise: 1 is a person in COCO and something else elsewhere."""
     for number, name in dataset.used_categories().items():
-        if number in named and (named[number] is None or named[number].casefold() == name.casefold()):
+        if known.get(number, "").casefold() == name.casefold():
             continue
-        what = f"calls this category {named[number]!r}" if number in named else "does not know this category"
+        what = f"calls this category {known[number]!r}" if number in known else "does not know this category"
         cure = "take a detector trained on these categories, or map the category ids of the annotation file"
         raise DataError(f"{dataset.annotations} annotates category {number} ({name!r}), but {who} {what}: {cure}")

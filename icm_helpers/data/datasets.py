@@ -201,7 +201,9 @@ def _opened(images: Path, annotations: Path, suffix: str, maps: Path | None, lim
     return coco.CocoDataset(images, annotations / f"instances{suffix}.json", limit=limit, panoptic=truth)
 
 
-def _scene(clip: str, frames: int, size: int) -> Video:
+def _scene(clip: str, frames: int | None, size: int) -> Video:
+    if not clip.isdecimal() or frames is None:
+        raise ValueError(f"a moving scene is a seed, such as 0, and has no end: not {frames} frames of {clip!r}")
     return _room("video").scene(int(clip), frames, size)
 
 

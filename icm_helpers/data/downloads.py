@@ -116,7 +116,7 @@ def table(rows: list[tuple[str, ...]]) -> str:
     return "\n".join(wrap.fill("".join(map(str.ljust, cells, widths)) + last) for *cells, last in rows)
 
 
-def fetch(name: str, folder: Path | str | None = None, progress: bool = True) -> Path:
+def fetch(name: str, folder: Path | str | None = None) -> Path:
     """Download what is not there yet, verify it, unpack it; return the file, or the folder where there are several.
 
     `name` is of an asset, or of one of its files: "coco2017" or "coco2017/val2017.zip". An interrupted download continues where it
@@ -137,15 +137,15 @@ def fetch(name: str, folder: Path | str | None = None, progress: bool = True) ->
             if problem := _differs(path, file, target):
                 raise DataError(f"{path} {problem}: it is damaged, or another file. Move it away and fetch again")
             if file.layout:
-                _unpack(path, file, target, progress)
+                _unpack(path, file, target)
             else:
                 _log.info("%s: is there already", path)
         elif not file.urls:
             by_hand.append(file)
         else:
-            arrived = _download(file, target, progress)
+            arrived = _download(file, target)
             if file.layout:
-                _unpack(arrived, file, target, progress)
+                _unpack(arrived, file, target)
                 arrived.unlink()
                 continue
             if len(file.checksum) < 64:  # not a whole SHA-256
@@ -159,7 +159,7 @@ def fetch(name: str, folder: Path | str | None = None, progress: bool = True) ->
     return target / files[0].name if len(files) == 1 and not files[0].layout else target
 
 
-def check(name: str, folder: Path | str | None = None, progress: bool = True) -> list[str]:
+def check(name: str, folder: Path | str | None = None) -> list[str]:
     """Everything that is wrong with an asset on disk, one sentence each and what to do; DataError for an unknown name or damaged
     record.
 
@@ -168,7 +168,7 @@ def check(name: str, folder: Path | str | None = None, progress: bool = True) ->
     """
     asset, files = _find(name)
     target = Path(folder or asset.home())
-    return [fault for file in files for fault in _faults(asset, file, target, progress)]
+    return [fault for file in files for fault in _faults(asset, file, target)]
 
 
 def _find(name: str) -> tuple[Asset, tuple[File, ...]]:
@@ -224,14 +224,14 @@ def _differs(path: Path, file: File, target: Path) -> str:
     return ""
 
 
-def _faults(asset: Asset, file: File, target: Path, progress: bool) -> Iterator[str]:
+def _faults(asset: Asset, file: File, target: Path) -> Iterator[str]:
     path, (_, known) = target / file.name, _read_record(file, target)
     cure = f"`icm datasets fetch {asset.name}` gets it" if file.urls else f"get it from {asset.page}"
     missing = _lacks(file, target)
     yield from (f"{what}: {cure}" for what in missing)
     if file.layout:
         here = [name for name in known if (target / name).is_file()]
-        bar = tqdm(here, file.name, unit=" files", disable=not progress or None)
+        bar = tqdm(here, file.name, unit=" files", disable=None)
         if damaged := [name for name in bar if _sha256(target / name) != known[name]]:
             told = f"{len(damaged)} of {len(known)} files of {file.name} in {target} are not as they were unpacked"
             yield f"{told}, first {damaged[0]}: delete them, then {cure}"
@@ -263,7 +263,7 @@ def _write_record(file: File, target: Path, digest: str, contents: Mapping[str, 
     temporary.replace(path)
 
 
-def _download(file: File, target: Path, progress: bool) -> Path:
+def _download(file: File, target: Path) -> Path:
     """The verified file in `.downloads`, from the first mirror that gives it."""
     work = target / ".downloads"
     work.mkdir(parents=True, exist_ok=True)
@@ -273,7 +273,7 @@ def _download(file: File, target: Path, progress: bool) -> Path:
     complaints = []
     for url in file.urls:
         try:
-            _transfer(url, part, file, progress)
+            _transfer(url, part, file)
         except requests.RequestException as error:
             complaints.append(f"{url}: {error}")
             continue
@@ -287,18 +287,18 @@ def _download(file: File, target: Path, progress: bool) -> Path:
     raise DataError("\n  ".join([f"{file.name} could not be fetched.{kept} {cure}. What was tried:", *complaints]))
 
 
-def _transfer(url: str, part: Path, file: File, progress: bool) -> None:
+def _transfer(url: str, part: Path, file: File) -> None:
     """Fetch `url` into `part`, going on at its end; again and again as long as the connection breaks but brings more."""
     while True:
         before = _size(part)
         try:
-            return _request(url, part, file, progress)
+            return _request(url, part, file)
         except requests.RequestException:
             if _size(part) <= before:
                 raise
 
 
-def _request(url: str, part: Path, file: File, progress: bool) -> None:
+def _request(url: str, part: Path, file: File) -> None:
     have, tag = _size(part), part.with_name(f"{part.name}.etag")
     if have and have == file.size:
         return None
@@ -311,7 +311,7 @@ def _request(url: str, part: Path, file: File, progress: bool) -> None:
         goes_on = same and re.fullmatch(rf"bytes {have}-\d+/{total}", answer.headers.get("Content-Range", ""))
         if have and (answer.status_code == 416 or (answer.status_code == 206 and not goes_on)):
             part.unlink()
-            return _request(url, part, file, progress)
+            return _request(url, part, file)
         answer.raise_for_status()
         if url.startswith("https:") and not answer.url.startswith("https:"):
             raise requests.RequestException(f"it leads to {answer.url}, which is not encrypted")
@@ -321,7 +321,7 @@ def _request(url: str, part: Path, file: File, progress: bool) -> None:
         length = int(answer.headers.get("Content-Length", 0))
         _enough_room(part.parent, length or file.size or 0)
         _log.info("%s: from %s%s", file.name, url, f", after the {_bytes(have)} that are here" if have else "")
-        shown = {"desc": file.name, "initial": have, "disable": not progress or None}
+        shown = {"desc": file.name, "initial": have, "disable": None}
         with _clear_if_full(part.parent), open(part, "ab" if have else "wb") as stream:
             tag.write_text(f"{identity}\n{have + length}", "utf-8")
             with tqdm.wrapattr(stream, "write", have + length, **shown) as sink:
@@ -355,17 +355,17 @@ def _clear_if_full(folder: Path) -> Iterator[None]:
         raise DataError(f"the disk of {folder} is full ({error}): make room. {_KEPT}") from error
 
 
-def _unpack(archive: Path, file: File, target: Path, progress: bool) -> None:
+def _unpack(archive: Path, file: File, target: Path) -> None:
     """Unpack into a folder aside, compare with the layout, then move everything to its place and write the record."""
     aside = target / ".downloads" / f"{file.name}.unpacked"
     shutil.rmtree(aside, ignore_errors=True)  # left by an interruption
     aside.mkdir(parents=True)
     try:
         with _clear_if_full(target):
-            contents = _extract(archive, aside, aside, progress)
+            contents = _extract(archive, aside, aside)
             for nested in file.nested:
                 inner = aside / nested
-                contents |= _extract(inner, inner.parent, aside, progress)
+                contents |= _extract(inner, inner.parent, aside)
                 del contents[nested]
                 inner.unlink()
         for pattern, wanted in file.layout.items():
@@ -381,7 +381,7 @@ def _unpack(archive: Path, file: File, target: Path, progress: bool) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _extract(archive: Path, into: Path, root: Path, progress: bool) -> dict[str, str]:
+def _extract(archive: Path, into: Path, root: Path) -> dict[str, str]:
     """Write the files of a zip or tar archive below `into`; return their paths below `root` and their SHA-256."""
     contents = {}
     broken = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, FileExistsError, RuntimeError)
@@ -391,7 +391,7 @@ def _extract(archive: Path, into: Path, root: Path, progress: bool) -> dict[str,
     ):
         members = _members(opened, archive)
         _enough_room(into, sum(size for _, _, size in members))
-        for member, name, _ in tqdm(members, f"unpacking {archive.name}", disable=not progress or None):
+        for member, name, _ in tqdm(members, f"unpacking {archive.name}", disable=None):
             path, digest = into / name, hashlib.sha256()
             path.parent.mkdir(parents=True, exist_ok=True)
             source = opened.open(member) if isinstance(opened, zipfile.ZipFile) else opened.extractfile(member)

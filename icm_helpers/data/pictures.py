@@ -75,7 +75,12 @@ def _rgb(image: Image.Image, path: Path, file: Image.Image) -> np.ndarray:
 
 def load_picture(path: Path | str) -> Tensor:
     """Read a picture file for codecs and detectors, (3, H, W) float32 in [0, 1]; DataError as in :func:`read`."""
-    return torch.from_numpy(read(path)).permute(2, 0, 1).float() / 255  # (H, W, 3) -> (3, H, W)
+    return tensor(read(path))
+
+
+def tensor(pixels: np.ndarray) -> Tensor:
+    """Pixels (H, W, 3) uint8 as a picture, (3, H, W) float32 in [0, 1]: the inverse of :func:`pixels`."""
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
 def pixels(x: Tensor) -> np.ndarray:

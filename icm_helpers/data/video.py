@@ -217,7 +217,7 @@ def davis(folder: Path | str, name: str, category: str, limit: int | None = None
             )
     frames, masks = _tensor(shown), [torch.from_numpy(mask)[None] for mask in outlined]  # (1, H, W)
     masks = [mask[mask.any(dim=(1, 2))] for mask in masks]
-    boxes = [masks_to_boxes(mask) + torch.tensor([0.0, 0, 1, 1]) if len(mask) else torch.zeros(0, 4) for mask in masks]
+    boxes = [masks_to_boxes(mask) + torch.tensor([0.0, 0, 1, 1]) for mask in masks]
     labels = [torch.full((len(mask),), label) for mask in masks]
     return Video(name, frames, boxes, labels, masks, {label: category})
 
