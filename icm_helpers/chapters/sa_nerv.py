@@ -117,8 +117,8 @@ CLAIMS = (
     replace(
         _DETECTION, id="sa-nerv/4", changed=Change(
             "2026-11-28", "six clips and three trainings of each network count, where three clips and one training did; the "
-            "verdict is the same. On 2026-11-30 eight clips of DAVIS and 300 epochs took the place of two and 50, which were "
-            "*not decided*"), where="our own question: what perfect masks of the objects would bring",
+            "verdict is the same. On 2026-11-30 eight clips of DAVIS and 300 epochs took the place of two and 50",
+            studies=(VIDEOS_DAVIS_TRUTH.name,)), where="our own question: what perfect masks of the objects would bring",
         quote="With the outlines of the true objects in the place of Segment Anything's edges, the detector finds more.",
         test="at equal file size, box AP under the true outlines minus NeRV's, mean over the videos: above zero",
         method="sa-nerv-truth"))

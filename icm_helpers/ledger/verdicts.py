@@ -143,8 +143,10 @@ def before(claims: Sequence[Claim], measured: Sequence[tuple[Study | VideoStudy,
             mine = [r for r in old if (r.recipe.pictures.data, _teacher([r])) == whose]
             replaced = {r.recipe.method for r in mine}
             some = [r for r in records if r.recipe.method not in replaced and (not seeds or r.recipe.seed in seeds)]
+            if {claim.anchor, claim.method} <= replaced:
+                some = []  # and perhaps of other clips
             if mine or (seeds and len(some) < len(records)):
-                found += findings([claim], study.data, some + mine)
+                found += [f for f in findings([claim], study.data, some + mine) if f not in found]
     return found
 
 
