@@ -76,6 +76,7 @@ class Jpeg(_Lossy):
     no checksum: a missing end and a broken structure raise `BitstreamError`; a flipped bit inside the coded data may go unnoticed
     and decode to another picture.
 
+    >>> import torch
     >>> image = torch.rand(3, 5, 7)
     >>> Jpeg(90).decode(Jpeg(90).encode(image)).shape
     torch.Size([3, 5, 7])
@@ -124,6 +125,7 @@ class Avif(_Lossy):
 class Png(_Format):
     """PNG by Pillow, lossless for 8-bit pictures: the uncompressed end of every curve, and what losslessness costs.
 
+    >>> import torch
     >>> image = (torch.rand(3, 5, 7) * 255).round() / 255
     >>> torch.equal(Png().decode(Png().encode(image)), image)
     True
