@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,14 @@ def code(asked: Coding, paths: Sequence[Path], out: Path) -> None:
         OSError: a file is missing, or an output cannot be written. All are found before any work, where they can be.
     """
     suffix, coder = zoo.find(asked.codec)[0].suffix, cache(Coding.coder)
-    finder = cache(partial(regions.finder, device=train.fabric(asked.device).device))
+    finder = cache(lambda name: regions.finder(name, train.fabric(asked.device).device))
     writers = {path: _writer(path) for path in paths}
     outputs = {path: _outputs(path, out, suffix, writers[path] is not None) for path in paths}
     _require_apart(outputs, len(paths))
     lost = [path for path in paths if not path.is_file()]
-    for file in (file for files in outputs.values() for file in files if not lost):
-        claim(file)
+    if not lost:  # else an empty folder would stay behind
+        for file in chain.from_iterable(outputs.values()):
+            claim(file)
     if None in writers.values():
         coder(asked)  # what is wrong with it is no picture's fault
         if asked.roi is not None:

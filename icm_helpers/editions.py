@@ -266,8 +266,8 @@ def write(edition: str, folder: Path, root: Path = ROOT) -> Path:
         FileExistsError: the folder holds what no edition writes.
     """
     url, make = address(root), {"student": student, "instructor": instructor}[edition]
-    ours = (".ipynb", ".txt")
-    if strange := next((p for p in folder.rglob("*") if p.is_file() and p.suffix not in ours), None):
+    kept = (p for p in folder.rglob("*") if p.is_file() and p.suffix != ".ipynb" and p.name != "requirements.txt")
+    if strange := next(kept, None):
         raise FileExistsError(f"{folder} holds {strange.name}, which belongs to no edition: name another folder")
     if folder.exists():
         shutil.rmtree(folder)

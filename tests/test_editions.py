@@ -56,8 +56,8 @@ def test_the_editions_come_in_one_zip_and_install_the_package_where_it_is_missin
     (tmp_path / "_config.yml").write_text("repository: {url: ''}\n")
     editions.write("instructor", tmp_path / "out", tmp_path)
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/notes.md").write_text("of a year")
-    with pytest.raises(FileExistsError, match=r"holds notes\.md, which belongs to no edition"):
+    (tmp_path / "mine/notes.txt").write_text("of a year")
+    with pytest.raises(FileExistsError, match=r"holds notes\.txt, which belongs to no edition"):
         editions.write("student", tmp_path / "mine", tmp_path)
     assert "%pip" not in (tmp_path / "out/a.ipynb").read_text()
 

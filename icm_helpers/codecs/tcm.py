@@ -244,8 +244,8 @@ class TCM(CompressionModel):
     r"""LIC-TCM, of 45.2, 59.1 and 76.6 million parameters at N = 64, 96 and 128 (the paper's small, medium, large).
 
     Answers CompressAI's `forward`, `compress`, `decompress` and `update`. Pictures of any size from 1 x 1 are continued to
-    multiples of 128 by their last row and column, and cropped again. Each of a batch is coded by itself, so its bytes, and what is
-    decoded from them, are the same in any batch. ValueError where the numbers do not go together.
+    multiples of 128 by their last row and column, and cropped again by `forward`. Each of a batch is coded by itself, so its bytes,
+    and what is decoded from them, are the same in any batch. ValueError where the numbers do not go together.
 
     Args:
         config: blocks in the three stages of g_a, then of g_s; h_a has as many as the first, h_mean_s and h_scale_s as the fourth.

@@ -153,7 +153,7 @@ class _BF16(nn.Module):
         self.encoder, self.img_size = encoder, encoder.img_size
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with train.autocast(x.device.type):
             return self.encoder(x).float()
 
 
