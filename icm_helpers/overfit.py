@@ -91,7 +91,7 @@ def overfit(
             psnr = -10 * (x_hat.float() - x).square().mean().log10()
         return {"loss": value, "psnr": psnr}
 
-    network.to(target, memory_format=torch.channels_last)  # a tenth faster on a CPU
+    network.to(target)
     hooks = [p.register_hook((p != 0).mul) for p in network.parameters() if bool((p == 0).any())]
     try:
         how = {"describe": "overfitting", "seed": seed, **how}

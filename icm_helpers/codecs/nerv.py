@@ -136,15 +136,13 @@ class NeRV(nn.Module):
         phase = t.float()[:, None] * self._bases * math.pi
         x = self.stem(torch.stack((phase.sin(), phase.cos()), dim=2).flatten(1))
         x = x.view(-1, self.fc_hw_dim[2], *self.fc_hw_dim[:2])
-        # SiLU commutes with the shuffle, and so does the head, a 1 x 1 convolution: the last and largest shuffle then moves 3
-        # channels instead of all.
+        # SiLU commutes with the shuffle, and so does the head, a 1 x 1 convolution, on rows of all places of a cell: the last and
+        # largest shuffle then moves 3 channels instead of all.
         for stride, block in zip((1, *self.strides), self.layers, strict=False):
             x = block["conv"]["conv"](functional.pixel_shuffle(x, stride))
             x = functional.silu(x, inplace=not torch.is_grad_enabled())
-        stride, head = self.strides[-1], self.head_layers[-1]
-        ones = torch.eye(stride**2, dtype=head.weight.dtype, device=x.device)
-        spread = torch.kron(head.weight[:, :, 0, 0], ones)[:, :, None, None]  # (3 s^2, C s^2, 1, 1)
-        x = functional.conv2d(x, spread, head.bias.repeat_interleave(stride**2))
+        stride, (count, channels, height, width) = self.strides[-1], x.shape
+        x = self.head_layers[-1](x.reshape(count, channels // stride**2, -1, width)).reshape(count, -1, height, width)
         return (functional.pixel_shuffle(x, stride).tanh() + 1) * 0.5
 
 
@@ -251,7 +249,7 @@ def decode_video(data: bytes, indices: Sequence[int] | None = None, *, device: s
         network, count, height, width = _parse(body)
     except (struct.error, zlib.error, ValueError, IndexError, RuntimeError, OverflowError) as error:
         raise BitstreamError(f"no network can be read ({error}): the file was forged.") from error
-    network.to(device, memory_format=torch.channels_last)
+    network.to(device)
     chosen = range(count) if indices is None else list(indices)
     if absent := [k for k in chosen if not 0 <= k < count]:
         raise IndexError(f"no frame {absent[0]} in a video of {count} frames, numbered from 0.")
