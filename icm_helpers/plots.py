@@ -5,6 +5,7 @@ Figures have a transparent ground and grey ink of middle lightness, so the same 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -177,18 +178,22 @@ def training_curve(curve: Sequence[Mapping[str, float]], title: str = "") -> Fig
 
 
 def pictures(images: Sequence[Tensor], titles: Sequence[str], *, columns: int = 4, width: float = 2.6) -> Figure:
-    """Images (3, H, W) or (1, H, W) in [0, 1] side by side, each under its title, pixels shown sharp."""
+    """Images (3, H, W) or (1, H, W) in [0, 1] side by side, each `width` inches wide under its title, pixels shown sharp."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     height, breadth = images[0].shape[1:]
-    size = (width * columns, (width * height / breadth + 0.42) * rows)
+    fontsize = 7.5 * max(1.2, width * columns / 6.2)  # pages show a figure 6.2 inches wide at most, and shrink its letters
+    letters = int(width * 72 / (0.55 * fontsize))
+    told = ["\n".join(textwrap.fill(line, letters) for line in title.split("\n")) for title in titles]
+    above = (1 + max(title.count("\n") for title in told)) * 1.3 * fontsize / 72 + 0.15  # inches
+    size = (width * columns, (width * height / breadth + above) * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
-    for ax, image, title in zip(axes.flat, images, titles, strict=False):
+    for ax, image, title in zip(axes.flat, images, told, strict=False):
         pixels = image.detach().cpu().clamp(0, 1).permute(1, 2, 0).squeeze(2).numpy()  # (H, W, 3) or (H, W)
         ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        ax.set_title(title, fontsize=9.5)
+        ax.set_title(title, fontsize=fontsize)
     figure.tight_layout(pad=0.4)
     return figure
 
