@@ -78,8 +78,9 @@ def average_precision(
     these are of the AP at that one threshold.
 
     Returns:
-        `ap` (IoU .50:.95), `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large`, each absent where there is no such object, and
-        the AP of each replicate. The matching of detections to objects is done once; a replicate only accumulates it again.
+        A dictionary of `ap` (IoU .50 to .95), `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large`, each absent where there is no
+        such object, and the AP of each replicate. The matching of detections to objects is done once; a replicate only accumulates
+        it again.
     """
     # Evaluators compare ids as numbers of 53 bits, so images are numbered anew. All entries are copies: `loadRes` writes into the
     # detections, and would give each box a mask of its own shape.
@@ -166,18 +167,20 @@ def evaluate(
         divided: clean detections of one detector, which divide the objects into those that it finds and those that it misses.
 
     Returns:
-        `result`: images, object_share (of all pixels), bpp (all bytes), bpp_likelihood (where the codec's own encoder has
-        likelihoods), psnr, psnr_inside, psnr_outside (over the pooled pixels inside and outside object masks, if any; at most
-        120 dB), per_image bytes and pixels, and by detector box_ap, box_ap50, box_ap_small, ..., mask_ap (where both it and the
-        data set have outlines), agreement (box AP against its own clean detections of score 0.3 or more, where it has any); where
-        `divided`, found_ap and missed_ap, box AP as if only the objects of either kind counted; miou of detectors with `semantic`;
-        of those with `panoptic`, where the data set has panoptic maps, pq, sq, rq, pq_things, pq_stuff; by_cover (of 30 images or
-        more): object_share, bpp and box_ap in each third of the images, from those of which objects cover least to those of which
-        they cover most; where only some pictures lack outlines, all that asks for them is measured on the others, whose rate is
-        bpp_outlined, and AP by size, which is that of outlines, is left out;
-        `bootstrap`: bpp, psnr, psnr_inside, psnr_outside, and box_ap, mask_ap, agreement, found_ap, missed_ap, miou, pq, sq, rq,
-        pq_things, pq_stuff by detector, 200 paired replicates each; by_cover with bpp and box_ap likewise, each third resampled
-        by itself.
+        Two dictionaries, result and bootstrap. The first has images, object_share (of all pixels), bpp (all bytes),
+        bpp_likelihood (where the codec's own encoder has likelihoods), psnr, psnr_inside, psnr_outside (over the pooled pixels
+        inside and outside object masks, if any; at most 120 dB), per_image bytes and pixels, and by detector box_ap, box_ap50,
+        box_ap_small, ..., mask_ap (where both it and the data set have outlines), agreement (box AP against its own clean
+        detections of score 0.3 or more, where it has any); where `divided`, found_ap and missed_ap, box AP as if only the objects
+        of either kind counted; miou of detectors with `semantic`; of those with `panoptic`, where the data set has panoptic maps,
+        pq, sq, rq, pq_things, pq_stuff. Of 30 images or more it has by_cover, with object_share, bpp and box_ap in each third of
+        the images, from those of which objects cover least to those of which they cover most. Where only some pictures lack
+        outlines, all that asks for them is measured on the others, whose rate is bpp_outlined, and AP by size, which is that of
+        outlines, is left out.
+
+        The second has bpp, psnr, psnr_inside, psnr_outside, and box_ap, mask_ap, agreement, found_ap, missed_ap, miou, pq, sq, rq,
+        pq_things, pq_stuff by detector, 200 paired replicates each, and by_cover with bpp and box_ap likewise, each third
+        resampled by itself.
 
     A DataError says which annotated category a detector does not know.
     """

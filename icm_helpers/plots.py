@@ -182,7 +182,8 @@ def pictures(images: Sequence[Tensor], titles: Sequence[str], *, columns: int = 
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     height, breadth = images[0].shape[1:]
-    fontsize = 7.5 * max(1.2, width * columns / 6.2)  # pages show a figure 6.2 inches wide at most, and shrink its letters
+    # Pages show a figure 6.2 inches wide at most, and shrink its letters.
+    fontsize = 7.5 * max(1.2, width * columns / 6.2)
     letters = int(width * 72 / (0.55 * fontsize))
     told = ["\n".join(textwrap.fill(line, letters) for line in title.split("\n")) for title in titles]
     above = (1 + max(title.count("\n") for title in told)) * 1.3 * fontsize / 72 + 0.15  # inches

@@ -122,9 +122,8 @@ _OMNIPOTENT = Claim(
     test="omnipotent features against MSE, by every model and every measure of it as it is: BD-rate below zero",
     sign=-1, measure="bd_rate", metrics=("box_ap", "mask_ap", "pq"), anchor="mse", method="omnipotent")
 _ORDER = Claim(
-    id="compare/5a", where="Shindo et al., ICIP 2024, section 4.2, Figs. 5 to 8",
-    stated="on 2026-11-28, when its records were known",
-    quote="the proposed method has better compression performance than conventional RL-based methods",
+    id="compare/5a", where=_OURS, stated="on 2026-11-28, when its records were known",
+    quote="Edges are worth more than the detector's own loss.",
     test="SA-ICM (alpha .93) against the task loss, by every model that judged both: BD-rate below zero",
     sign=-1, measure="bd_rate", metrics=("box_ap", "mask_ap"), anchor="task", method=sa_icm.NANO.method)
 
@@ -170,7 +169,7 @@ CLAIMS = (
         test="the same, by a detector fine-tuned on what each codec decodes: BD-rate below zero"),
     _ORDER,
     replace(
-        _ORDER, id="compare/5b", where=_OURS, anchor="object-region", method="distill-objectness",
+        _ORDER, id="compare/5b", anchor="object-region", method="distill-objectness",
         quote="Features weighted by objectness are worth more than object masks.",
         test="distillation weighted by objectness against object region, by every model that judged both: BD-rate below zero"),
     replace(

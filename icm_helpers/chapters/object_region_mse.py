@@ -221,7 +221,8 @@ IN_SHORT = Short(
     advice={"for":
         "If you can fine-tune the detector, try that first: it needs no new codec. Even with this loss it changes the bits by "
         "{object-region/1c yolov5n-scenes-finetuned box_ap} on scenes; on photographs it did harm. If the detector must stay as it "
-        "is, and your pictures are as simple as our scenes, train with this loss. On photographs none gains: measure first."})
+        "is, and your pictures are as simple as our scenes, train with this loss. On photographs no detector is seen to gain by "
+        "it: measure first."})
 
 CHAPTER = Chapter(
     NAME, "Object-region MSE", CLAIMS, {

@@ -145,8 +145,8 @@ DISTILL_SMOKE = replace(
 
 _RATE = Change(
     when="2026-11-22, 0f7b03b",
-    why="the codecs learn at the paper's rate of 1e-4 instead of 5e-4, that of the runs beside, since two rungs of the ladder had "
-    "shown that the order of objectness and true boxes depends on it",
+    why="the codecs learn on scenes at the paper's rate of 1e-4 instead of 5e-4, that of object-region MSE, since trainings at two "
+    "lambdas had shown that the order of objectness and true boxes depends on it",
     studies=tuple(study.name for study in (*DISTILL_HIGH_LR, *FASTER_HIGH_LR)))
 
 _IMPROVED = Claim(

@@ -119,8 +119,8 @@ SA_SMOKE = replace(
 _STATED = "on 2026-11-21 (7253a40), before any run"
 SEGMENTER = Change(
     when="2026-11-22, be05604",
-    why="the edges come from a nano SAM that was trained further: the first one found more where scenes were enlarged; the records "
-    "before that are in the history of the repository")
+    why="the edges come from a nano SAM that was trained further, on scenes enlarged to 320 pixels, in which the first one, too, "
+    "found more segments; the records before that are in the history of the repository")
 _SEEDS = Change(
     when="2026-11-22, be05604 and c17eccf",
     why=f"{SEGMENTER.why}; and verdicts take the mean of three trainings instead of the first, since a second had taken away "

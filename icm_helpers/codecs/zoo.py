@@ -121,7 +121,7 @@ def load(
             coded at their default gain, `s=1`; a classical codec; or one of your own. `mbt2018-mean-q5` is `mbt2018-mean` of
             quality 5.
         quality: of a classical codec, for HEVC and VVC its QP; of a CompressAI model 1 to 8 (cheng2020: 6); else None. Or, in its
-            place, a network's file of weights: `load("tcm", "tcm_0.05.pth.tar")`.
+            place, a network's file of weights: `load_codec("tcm", "tcm_0.05.pth.tar")`.
         weights: of a network: "default" for the file shipped in data/checkpoints, or CompressAI's published weights; a
             `.safetensors` file written by `networks.save`; a `.pt`, `.pth` or `.pth.tar` state dict; or None for a random start
             that depends on torch's seed only, and has no CDF tables: call `codec.update(force=True)` after training, and before
@@ -132,7 +132,8 @@ def load(
         ValueError: unknown name, quality or metric, or weights that do not belong to this codec.
         FileNotFoundError, ConnectionError: the weights are missing, or could not be fetched.
 
-    >>> codec = load("mean-scale-small", weights=None)
+    >>> from icm_helpers import load_codec
+    >>> codec = load_codec("mean-scale-small", weights=None)
     >>> sum(p.numel() for p in codec.parameters())
     444875
     """

@@ -74,7 +74,8 @@ def _rgb(image: Image.Image, path: Path, file: Image.Image) -> np.ndarray:
 
 
 def load_picture(path: Path | str) -> Tensor:
-    """Read a picture file for codecs and detectors, (3, H, W) float32 in [0, 1]; DataError as in :func:`read`."""
+    """Read a picture file for codecs and detectors, (3, H, W) float32 in [0, 1]; a DataError names a file that is no
+    picture."""
     return tensor(read(path))
 
 

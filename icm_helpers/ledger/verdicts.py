@@ -270,12 +270,13 @@ def surviving(measured: Sequence[Finding]) -> str:
     """A sentence on how many decided findings stand if all of them are looked at together."""
     words, corrected = ("reproduced", "contradicted"), holm(list(map(_chance, measured)))
     decided = [(f, p) for f, p in zip(measured, corrected, strict=True) if f.verdict in words]
-    stand = [f"claim {f.claim.id.partition('/')[2]} on {f.data}" for f, p in decided if p < 0.05]
-    told = f"{len(decided) or 'None'} of {len(measured)} findings are reproduced or contradicted"
+    told = f"Reproduced or contradicted: {len(decided) or 'none'} of {len(measured)} findings"
     if not decided:
         return f"{told}."
-    told += f"; {len(stand) or 'none'} of these survive Holm's correction for all that were tested"
-    return f"{told}{': ' if stand else ''}{', '.join(dict.fromkeys(stand))}."
+    of, stand = (Counter((f.claim, f.data) for f in some) for some in (measured, [f for f, p in decided if p < 0.05]))
+    named = [f"{n} of {of[c, data]} of claim {c.id.partition('/')[2]} on {data}" for (c, data), n in stand.items()]
+    told += f"; with Holm's correction for all that were tested: {stand.total() or 'none'}"
+    return f"{told} ({', '.join(named)})." if named else f"{told}."
 
 
 def _chance(finding: Finding) -> float:
@@ -343,7 +344,7 @@ def describe(finding: Finding, pictures_alone: bool = False) -> str:
     what = f"{finding.data}, {judge}{NAMES[finding.metric]}" if finding.metric in NAMES else finding.data
     if finding.verdict == "not testable":
         few = f"{100 * finding.interval.defined:.0f} % of the replicates have curves that overlap"
-        why = few if finding.interval.defined < DEFINED else "too few trainings or clips have curves that overlap"
+        why = few if finding.interval.defined < DEFINED else "the curves do not overlap in every training or clip"
         return f"{what}: not testable ({why})"
     rate, word = " of the rate" * (finding.unit == "% rate"), finding.verdict
     rate += ", one training" * (finding.interval.trainings == 1)
