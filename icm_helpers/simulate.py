@@ -192,7 +192,7 @@ def kept(trials: int, seed: int, n: int = 127) -> pd.DataFrame:
         measured["BD-rate"] = -10.0, bd.bd_rate(one, other).value, bd.replicates(one, other)
         for what, (truth, value, drawn) in measured.items():
             found = of_pictures(value, drawn)
-            ends = {"percentiles": np.nanpercentile(drawn, [2.5, 97.5]), "BCa": (found.low, found.high)}
+            ends = {"percentiles": np.nanpercentile(drawn, [2.5, 97.5]), "BCa, or both": (found.low, found.high)}
             for how, (low, high) in ends.items():
                 told = {
                     "holds the truth": low < truth < high,
