@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import cycle
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -42,13 +43,15 @@ def growth() -> Figure:
     rows = read()["growth"]
     units = list(dict.fromkeys(row["unit"] for row in rows))
     figure, axes = plt.subplots(
-        2, len(units), figsize=(2.4 * len(units), 5), sharex="col", sharey="row", layout="constrained"
+        2, len(units), figsize=(2.1 * len(units), 5), sharex="col", sharey="row", layout="constrained"
     )
+    looks = dict(zip(dict.fromkeys(row["what"] for row in rows), cycle(plots.LOOKS), strict=False))
     for column, unit in zip(axes.T, units, strict=True):
         drawn = [row for row in rows if row["unit"] == unit]
-        for (colour, marker), row in zip(plots.LOOKS, drawn, strict=False):
+        for row in drawn:
+            colour, marker = looks[row["what"]]
             for ax, measured in zip(column, ("seconds", "megabytes"), strict=True):
-                values = [max(v, 1e-4 if measured == "seconds" else 1) for v in row[measured]]
+                values = [max(v, 1e-4 if measured == "seconds" else 1e-2) for v in row[measured]]
                 ax.loglog(row["sizes"], values, color=colour, marker=marker, label=row["what"].replace("_", " "))
         for ax in column:
             ax.grid(alpha=0.3)

@@ -38,8 +38,10 @@ def bd_rates() -> dict[str, Interval]:
 def figure() -> Figure:
     """:func:`curves`, drawn."""
     drawn, (shown, ax) = curves(), plt.subplots(figsize=(6.4, 4.2))
-    for (name, curve), marker in zip(drawn.items(), "Dosv", strict=True):
-        ax.plot(curve.bpp, curve.metric, f"{marker}-", label=name)
+    networks = dict(zip((KODAK.codec, KODAK_SMALL.codec), plots.LOOKS, strict=False))
+    for name, curve in drawn.items():
+        colour, marker, label = (*networks[name], name) if name in networks else plots.METHODS[name]
+        ax.plot(curve.bpp, curve.metric, marker=marker, color=colour, label=label)
     plots.rate_axis(ax, "PSNR [dB]")
     ax.legend()
     return shown

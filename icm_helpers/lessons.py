@@ -251,7 +251,7 @@ def squares(values: Tensor, columns: Sequence[str], rows: Sequence[str], xlabel:
     figure, ax = plt.subplots(figsize=(5.6, 3.4))
     ax.imshow(values, cmap="Blues", vmin=0, vmax=1.6 * values.nan_to_num().max().item())
     for i, j in (~values.isnan()).nonzero().tolist():
-        ax.annotate(f"{values[i, j]:+.1f} %", (j, i), ha="center", va="center", color="black", fontsize=9.5)
+        ax.annotate(f"{values[i, j]:+.1f} %", (j, i), ha="center", va="center", color="black", fontsize=8.5)
     ax.set_xticks(range(len(columns)), columns)
     ax.set_yticks(range(len(rows)), rows)
     ax.set(xlabel=xlabel, ylabel=ylabel)

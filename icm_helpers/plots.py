@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
@@ -35,8 +36,8 @@ class _Methods(dict[str, tuple[str, str, str]]):
             colour, marker, label = self[rest]
             return colour, marker, label.removeprefix("distillation, ") + ", latents refined" * (kind == "refined")
         if name.endswith("-truth") and name not in LOSSES:
-            _, marker, label = self[name.removesuffix("-truth")]
-            return INK, marker, f"{label}, true masks"
+            colour, marker, label = self[name.removesuffix("-truth")]
+            return colour, marker, f"{label}, true masks"
         known = [loss for loss in LOSSES.values() if name == loss.name or name.startswith(f"{loss.name}-")]
         if known:
             loss = max(known, key=lambda loss: len(loss.name))
@@ -48,6 +49,19 @@ class _Methods(dict[str, tuple[str, str, str]]):
 
 METHODS = _Methods()
 """Method -> colour, marker, the name a reader sees: of losses, and of the zoo's codecs."""
+
+DASHES = {FINETUNED: "--", "-truth": ":", "-lowpass": "-.", "-roi": "--"}
+"""How a method's line is drawn that is a variant of another, by the end of its name."""
+
+
+def dash(method: str) -> str:
+    """The style of a method's line.
+
+    >>> dash("hevc"), dash("hevc-lowpass")
+    ('-', '-.')
+    """
+    return next((style for end, style in DASHES.items() if method.endswith(end)), "-")
+
 
 LOOKS = tuple(zip(("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"), "osD^vP", strict=True))
 """Colours and markers of curves that have none of their own."""
@@ -87,26 +101,26 @@ def use_style() -> None:
 def rate_accuracy(ax: Axes, curves: Mapping[str, Curve], *, ylabel: str, clean: float | None = None) -> None:
     """Draw rate against a metric: a line and a band of 95 % intervals over pictures for each method (a key of `METHODS`).
 
-    Dashed where it ends in `-finetuned`. Of several trainings the line is their mean, and small white markers are each. `clean` is
-    the metric on uncompressed images, a dotted line.
+    Variants of a method have its colour and a line of their own, :func:`dash`. Of several trainings the line is their mean, and
+    small white markers are each. `clean` is the metric on uncompressed images, a dotted line.
     """
     for method, curve in curves.items():
         plain = method.removesuffix(FINETUNED)
         colour, marker, label = METHODS[plain]
-        tuned = {} if plain == method else {"linestyle": "--", "markerfacecolor": "none"}
+        look = {"linestyle": dash(method), "marker": marker, "color": colour}
+        look |= {"markerfacecolor": "none"} if plain != method or method.endswith("-truth") else {}
         bounds = map(of_pictures, curve.metric, curve.metric_replicates.T)
         low, high = zip(*((bound.low, bound.high) for bound in bounds), strict=True)
         ax.fill_between(curve.bpp, low, high, color=colour, alpha=0.15, linewidth=0)
         for one in curve.trainings.values() if len(curve.trainings) > 1 else ():
             ax.plot(one.bpp, one.metric, ".", color=colour, markerfacecolor="white", markeredgewidth=0.7, zorder=3)
-        label += ", fine-tuned" * bool(tuned)
-        ax.plot(curve.bpp, curve.metric, marker=marker, color=colour, label=label, **tuned)
+        ax.plot(curve.bpp, curve.metric, label=label + ", fine-tuned" * (plain != method), **look)
     if clean is not None:
         ax.axhline(clean, color=INK, linestyle=":", linewidth=1.3)
-        place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
-        ax.annotate("uncompressed", (1, clean), color=INK, fontsize=9, **place)
+        # At the left, where curves are far below.
+        ax.annotate("uncompressed", (0.01, clean), xycoords=("axes fraction", "data"), va="bottom", fontsize=9)
     rate_axis(ax, ylabel)
-    ax.legend(loc="lower right", fontsize=9)
+    ax.legend(loc="best", fontsize=9)
 
 
 def rate_accuracy_panels(panels: Sequence[tuple[str, Mapping[str, Curve], float | None]], title: str) -> Figure:
@@ -127,7 +141,7 @@ def rate_accuracy_panels(panels: Sequence[tuple[str, Mapping[str, Curve], float 
 
 def close_rates(low: float, high: float) -> MaxNLocator | None:
     """What labels an axis of rates that lie so close that there may be no power of two between them; else None."""
-    return MaxNLocator(5) if high < 3 * low else None
+    return MaxNLocator(5) if high < 5 * low else None
 
 
 def rate_axis(
@@ -172,6 +186,9 @@ def training_curve(curve: Sequence[Mapping[str, float]], title: str = "") -> Fig
         ax.set_ylabel(units.get(name, name))
         if name in ("loss", "distortion") and curve[0][name] > 10 * curve[-1][name] > 0:  # the fall would hide the rest
             ax.set_yscale("log")
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_minor_locator(NullLocator())
     figure.suptitle(title, color=INK)
     figure.tight_layout()
     return figure
@@ -202,25 +219,39 @@ def pictures(images: Sequence[Tensor], titles: Sequence[str], *, columns: int = 
 def with_boxes(
     ax: Axes, image: Tensor, boxes: Tensor, names: Sequence[str], scores: Sequence[float] | None = None
 ) -> None:
-    """One image (3, H, W) with boxes (n, 4) in pixels and the names of what they hold."""
+    """One image (3, H, W) with boxes (n, 4) in pixels and the names of what they hold, where they hide no other name."""
     ax.imshow(image.detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy())
     ax.axis("off")
+    breadth = ax.figure.get_figwidth()
+    fontsize = 6.5 * max(1.2, breadth / 6.2)  # as in :func:`pictures`
+    letter = fontsize / 72 * image.shape[2] / (breadth * ax.get_position().width)  # its height in pixels of the image
+    ground, written = {"facecolor": "#e69f00", "pad": 0.5, "edgecolor": "none"}, []
     for i, ((x0, y0, x1, y1), name) in enumerate(zip(boxes.tolist(), names, strict=True)):
         ax.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#e69f00", linewidth=1.4))
         text = name if scores is None else f"{name} {scores[i]:.2f}"
-        ground = {"facecolor": "#e69f00", "pad": 1, "edgecolor": "none"}
-        ax.text(x0, max(y0 - 2, 6), text, fontsize=7, color="black", bbox=ground)
+        width, height = 0.58 * letter * len(text), 1.35 * letter
+        tops = (y0 - height, y1, y0, y1 - height, (y0 + y1) / 2)
+        places = [
+            (max(0, min(x, image.shape[2] - width)), max(0, min(y, image.shape[1] - height)))
+            for x, y in product((x0, x1 - width), tops)
+        ]
+        hidden = [
+            any(x < at + w and at < x + width and abs(y - top) < height for at, top, w in written) for x, y in places
+        ]
+        x, y = places[hidden.index(False) if False in hidden else 0]
+        written.append((x, y, width))
+        ax.text(x, y, text, fontsize=fontsize, color="black", va="top", bbox=ground)
 
 
 def intervals(ax: Axes, groups: Mapping[str, Any], across: str) -> None:
     """Points with error bars: frames of `value`, `low`, `high` by name, against their column `across`."""
     for i, (name, group) in enumerate(groups.items()):
-        colour = plt.get_cmap("cividis")(0.85 * i / max(1, len(groups) - 1))  # detectors: not a colour of any loss
+        colour = plt.get_cmap("Dark2")(i)  # detectors: not a colour of any loss
         error = [group["value"] - group["low"], group["high"] - group["value"]]
         beside = group[across] + 0.7 * i  # so that bars do not hide each other
         ax.errorbar(beside, group["value"], error, color=colour, fmt="oshv^D"[i % 6], capsize=3, label=name)
     ax.axhline(0, color=INK, linewidth=1, linestyle=":")
-    ax.legend(fontsize=9)
+    ax.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
 
 
 def difference(a: Tensor, b: Tensor) -> Tensor:
@@ -280,7 +311,8 @@ def calibration(guessed: np.ndarray, true: np.ndarray, best: np.ndarray, bins: S
         mine, at = true[which == k], guessed[which == k]
         if len(mine) > 1:
             axes[0].errorbar(at.mean(), mine.mean(), mine.std() / len(mine) ** 0.5, fmt="o", color=colour)
-            axes[0].annotate(len(mine), (at.mean(), mine.mean()), (5, -11), textcoords="offset points", fontsize=8)
+            beside = (5, -11) if mine.mean() < at.mean() else (-14, 5)  # off the diagonal
+            axes[0].annotate(len(mine), (at.mean(), mine.mean()), beside, textcoords="offset points", fontsize=8)
     axes[0].plot([min(bins), 1], [min(bins), 1], ":", color=INK)
     axes[0].set(xlabel="predicted IoU", ylabel="true IoU")
     axes[1].hist(best, bins=np.linspace(0, 1, 21), weights=np.full(len(best), 100 / max(1, len(best))), color=colour)

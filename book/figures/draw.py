@@ -56,20 +56,21 @@ def svg(height: float, says: str, *parts: str) -> str:
     )
     style = f"text{{font:15px system-ui,Helvetica,Arial,sans-serif;fill:{INK};text-anchor:middle}}"
     ground = f'<rect width="560" height="{height:g}" rx="10" fill="#fbfbf9"/>'
-    key = legend(height - 22, frozen=any(KINDS["frozen"][0] in part for part in parts))
+    drawn = "".join(parts)
+    key = legend(height - 22, frozen=KINDS["frozen"][0] in drawn, learns=LINES["gradient"][0] in drawn)
     body = "\n".join([f"<title>{escape(says)}</title><defs>{heads}</defs><style>{style}</style>{ground}", *parts, key])
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 560 {height:g}" role="img">\n{body}\n</svg>\n'
 
 
-def legend(y: float, frozen: bool) -> str:
-    """What the colours mean, those of frozen networks where there are some."""
+def legend(y: float, frozen: bool, learns: bool) -> str:
+    """What the colours mean, those of frozen networks and of gradients where there are some."""
     marks = []
     for x, kind in ((16, "trained"), (122, "frozen"))[: 1 + frozen]:
         fill, edge, dash = KINDS[kind]
         mark = f'<rect x="{x}" y="{y - 8:g}" width="22" height="15" rx="3"'
         marks.append(f'{mark} fill="{fill}" stroke="{edge}" stroke-width="1.8" stroke-dasharray="{dash}"/>')
         marks.append(note(x + 30, y + 5, kind, "start"))
-    for x, kind in ((226, "sent"), (328, "gradient")):
+    for x, kind in ((226, "sent"), (328, "gradient"))[: 1 + learns]:
         marks += [arrow((x, y), (x + 34, y), kind=kind), note(x + 44, y + 5, kind, "start")]
     return "\n".join(marks)
 

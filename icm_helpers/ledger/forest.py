@@ -22,7 +22,7 @@ LOOKS = {  # verdict -> marker, colour, whether it is filled: shapes tell verdic
 AXES = {  # unit -> what the axis says
     "% rate": "change of the rate [%]",
     "dB": "difference in PSNR [dB]",
-    "": "difference",
+    "": "difference in what is named at the left",
     "of the videos": "share of the videos, minus one half",
 }
 
@@ -44,7 +44,9 @@ def plot(findings: Sequence[Finding]) -> Figure:
         _panel(ax, group, unit)
     used = [verdict for verdict in LOOKS if any(f.verdict == verdict for f in findings)]
     handles = [plt.Line2D([], [], linestyle="none", label=verdict, **_look(verdict)) for verdict in used]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9)
+    long = len(findings) > 40  # then the legend and the ticks at the bottom are out of sight
+    figure.legend(handles=handles, loc=f"outside {'upper' if long else 'lower'} center", ncols=4, fontsize=9)
+    axes[0, 0].tick_params(axis="x", top=long, labeltop=long)
     return figure
 
 
@@ -84,4 +86,4 @@ def _panel(ax: Axes, findings: Sequence[Finding], unit: str) -> None:
     ax.set(xlim=(-limit, limit), ylim=(len(findings) - 0.5, -0.5), xlabel=AXES[unit])
     ax.set_yticks(range(len(findings)), [_name(f) for f in findings], fontsize=8.5)
     ax.grid(visible=False, axis="y")
-    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="y", length=0, pad=9)

@@ -27,6 +27,9 @@ SYMBOLS = {
 }
 """Matplotlib's markers as plotly calls them; a circle for others."""
 
+DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
+"""Matplotlib's lines as plotly calls them."""
+
 Panels = Sequence[tuple[str, Mapping[str, Curve], float | None]]
 
 
@@ -46,8 +49,8 @@ def chart(panels: Panels, title: str) -> HTML:
         if clean is not None:
             ends = {"x0": 0, "x1": 1, "xref": f"x{k} domain", "y0": clean, "y1": clean, "yref": f"y{k}"}
             layout["shapes"].append({"type": "line", **ends, "line": {"dash": "dot", "color": plots.INK, "width": 1.3}})
-            place = {"x": 1, "xref": f"x{k} domain", "xanchor": "right", "y": clean, "yref": f"y{k}"}
-            told = {"text": "uncompressed", "font": {"size": 11}, "showarrow": False, "yanchor": "bottom", "xshift": -8}
+            place = {"x": 0, "xref": f"x{k} domain", "xanchor": "left", "y": clean, "yref": f"y{k}"}
+            told = {"text": "uncompressed", "font": {"size": 11}, "showarrow": False, "yanchor": "bottom", "xshift": 8}
             layout["annotations"].append(told | place)
         for method, curve in curves.items():
             traces += [trace | axes for trace in _traces(method, curve, label, method not in legend)]
@@ -77,7 +80,7 @@ def _traces(method: str, curve: Curve, label: str, first: bool) -> Iterator[dict
     trained = f", mean of seeds {seeds}" if several else f", seed {seeds}" * bool(seeds)
     spans = [f" [{b.low:.3g}, {b.high:.3g}]" for b in bounds]
     told = [f"{name}{trained}{at}{span}" for at, span in zip(_told(curve, plain, label), spans, strict=True)]
-    line = {"color": colour, "dash": "solid" if plain == method else "dash"}
+    line = {"color": colour, "dash": DASHES[plots.dash(method)]}
     looks = {"mode": "lines+markers", "line": line, "showlegend": first}
     looks["marker"] = {"symbol": SYMBOLS.get(marker, "circle"), "size": 8, "color": colour}
     yield group | looks | {"x": [*curve.bpp], "y": _known(curve.metric), "hovertext": told, "hoverinfo": "text"}
