@@ -224,13 +224,15 @@ def with_boxes(
     ax.axis("off")
     breadth = ax.figure.get_figwidth()
     fontsize = 6.5 * max(1.2, breadth / 6.2)  # as in :func:`pictures`
-    letter = fontsize / 72 * image.shape[2] / (breadth * ax.get_position().width)  # its height in pixels of the image
+    letter = (
+        fontsize / 72 * image.shape[2] / (0.97 * breadth / ax.get_gridspec().ncols)
+    )  # its height in pixels of the image
     ground, written = {"facecolor": "#e69f00", "pad": 0.5, "edgecolor": "none"}, []
     for i, ((x0, y0, x1, y1), name) in enumerate(zip(boxes.tolist(), names, strict=True)):
         ax.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#e69f00", linewidth=1.4))
         text = name if scores is None else f"{name} {scores[i]:.2f}"
         width, height = 0.58 * letter * len(text), 1.35 * letter
-        tops = (y0 - height, y1, y0, y1 - height, (y0 + y1) / 2)
+        tops = (y0 - height, y0 - 2 * height, y1, y1 + height, y0, y1 - height)
         places = [
             (max(0, min(x, image.shape[2] - width)), max(0, min(y, image.shape[1] - height)))
             for x, y in product((x0, x1 - width), tops)
