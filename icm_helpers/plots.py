@@ -224,9 +224,8 @@ def with_boxes(
     ax.axis("off")
     breadth = ax.figure.get_figwidth()
     fontsize = 6.5 * max(1.2, breadth / 6.2)  # as in :func:`pictures`
-    letter = (
-        fontsize / 72 * image.shape[2] / (0.97 * breadth / ax.get_gridspec().ncols)
-    )  # its height in pixels of the image
+    # The height of a letter in pixels of the image.
+    letter = fontsize / 72 * image.shape[2] / (0.97 * breadth / ax.get_gridspec().ncols)
     ground, written = {"facecolor": "#e69f00", "pad": 0.5, "edgecolor": "none"}, []
     for i, ((x0, y0, x1, y1), name) in enumerate(zip(boxes.tolist(), names, strict=True)):
         ax.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#e69f00", linewidth=1.4))
