@@ -104,7 +104,7 @@ def _plain(points: Curve | Sequence[tuple[float, float]]) -> Curve:
 
 def replicates(anchor: Curve, test: Curve, measure: Any = bd_rate) -> np.ndarray:
     """:func:`bd_rate` or :func:`bd_metric` in each of the bootstrap replicates that two curves share; NaN where it is undefined."""
-    return _values(_bd_rate if measure is bd_rate else _bd_metric, anchor, test)[1]
+    return _values({bd_rate: _bd_rate, bd_metric: _bd_metric}[measure], anchor, test)[1]
 
 
 def interpolations(anchor: Curve, test: Curve) -> dict[str, Any]:

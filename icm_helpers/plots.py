@@ -140,7 +140,7 @@ def rate_accuracy_panels(panels: Sequence[tuple[str, Mapping[str, Curve], float 
 
 
 def close_rates(low: float, high: float) -> MaxNLocator | None:
-    """What labels an axis of rates that lie so close that there may be no power of two between them; else None."""
+    """What labels an axis of rates that lie so close that there are few powers of two between them; else None."""
     return MaxNLocator(5) if high < 5 * low else None
 
 
@@ -194,13 +194,17 @@ def training_curve(curve: Sequence[Mapping[str, float]], title: str = "") -> Fig
     return figure
 
 
+def _legible(points: float, breadth: float) -> float:
+    """The size of letters in a figure so many inches wide: pages show 6.2 at most, and shrink what is wider."""
+    return points * max(1.2, breadth / 6.2)
+
+
 def pictures(images: Sequence[Tensor], titles: Sequence[str], *, columns: int = 4, width: float = 2.6) -> Figure:
     """Images (3, H, W) or (1, H, W) in [0, 1] side by side, each `width` inches wide under its title, pixels shown sharp."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     height, breadth = images[0].shape[1:]
-    # Pages show a figure 6.2 inches wide at most, and shrink its letters.
-    fontsize = 7.5 * max(1.2, width * columns / 6.2)
+    fontsize = _legible(7.5, width * columns)
     letters = int(width * 72 / (0.55 * fontsize))
     told = ["\n".join(textwrap.fill(line, letters) for line in title.split("\n")) for title in titles]
     above = (1 + max(title.count("\n") for title in told)) * 1.3 * fontsize / 72 + 0.15  # inches
@@ -223,7 +227,7 @@ def with_boxes(
     ax.imshow(image.detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy())
     ax.axis("off")
     breadth = ax.figure.get_figwidth()
-    fontsize = 6.5 * max(1.2, breadth / 6.2)  # as in :func:`pictures`
+    fontsize = _legible(6.5, breadth)
     # The height of a letter in pixels of the image.
     letter = fontsize / 72 * image.shape[2] / (0.97 * breadth / ax.get_gridspec().ncols)
     ground, written = {"facecolor": "#e69f00", "pad": 0.5, "edgecolor": "none"}, []

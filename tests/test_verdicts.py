@@ -193,7 +193,8 @@ def test_one_training_decides_nothing_unless_others_lend_it_their_spread():
 
 def test_what_is_corrected_for_many_findings_is_counted_and_shown():
     (sure,), (open_one,) = compared(0.2, 0.21, 0.22), compared(0.1, 0.3)
-    assert verdicts.surviving([sure, open_one]).startswith("Reproduced or contradicted: 1 of 2 findings; with Holm")
+    told = "Reproduced or contradicted: 1 of 2 findings; with Holm's correction for all that were tested: 1"
+    assert verdicts.surviving([sure, open_one]) == f"{told} (1 of 2 of claim 1a on scenes)."
     assert "do not overlap in every training" in describe(replace(sure, interval=Interval(0.1, math.nan, math.nan)))
     assert verdicts.surviving([open_one]) == "Reproduced or contradicted: none of 1 findings."
     row, other = verdicts.rows(CLAIMS["object_region_mse"][:1], [sure, open_one])
