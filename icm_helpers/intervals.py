@@ -37,8 +37,13 @@ class Interval:
         return bool(np.isfinite([self.value, self.low, self.high]).all()) and self.defined >= DEFINED
 
     def __str__(self) -> str:
-        told = f"{self.value:+.3g}" + ("" if np.isnan(self.low) else f" [{self.low:+.3g}, {self.high:+.3g}]")
-        return "no overlap" if np.isnan(self.value) else told
+        """The three numbers with as many decimals as show the interval's width to three digits."""
+        if np.isnan(self.value):
+            return "no overlap"
+        if not (width := self.high - self.low) > 0:  # there is no interval
+            return f"{self.value:+.3g}"
+        decimals = max(0, 2 - int(np.floor(np.log10(width))))
+        return f"{self.value:+.{decimals}f} [{self.low:+.{decimals}f}, {self.high:+.{decimals}f}]"
 
 
 def of_pictures(value: float, replicates: np.ndarray) -> Interval:

@@ -292,7 +292,7 @@ class Chapter:
     def verdicts(self, digits: int = 3) -> pd.DataFrame:
         """The table of findings."""
         rows = pd.DataFrame(verdicts.rows(self.claims, self.findings))
-        return rows.set_index(["claim", "data"]).round(digits).fillna("")
+        return rows.set_index(["claim", "data"]).round({c: 4 if c[0] == "p" else digits for c in rows}).fillna("")
 
     def unreproduced(self) -> Markdown:
         """The list of findings that are not *reproduced*."""
@@ -536,10 +536,11 @@ def by_size(parts: Sequence[Part]) -> pd.DataFrame:
     rows = {}
     for part in parts:
         for task, judge in ((t, j) for t in ("box", "mask") for j in part.uncompressed.get(f"{t}_ap", {})):
-            row = rows.setdefault((part.data, judge, task), {"pictures": part.uncompressed["images"]})
+            rows[part.data, judge, task] = row = {"pictures": part.uncompressed["images"]}
             for name in ("ap", "ap50", "ap_small", "ap_medium", "ap_large"):
                 row[name] = part.uncompressed.get(f"{task}_{name}", {}).get(judge)
-    return pd.DataFrame(rows.values(), pd.MultiIndex.from_tuples(rows, names=["data", "judge", "task"])).round(3)
+    index = pd.MultiIndex.from_tuples(rows, names=["data", "judge", "task"])
+    return pd.DataFrame(rows.values(), index).round(3).fillna("")
 
 
 def seed_spread(parts: Sequence[Part], methods: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
