@@ -40,9 +40,9 @@ class Interval:
         """The three numbers with as many decimals as show the interval's width to three digits."""
         if np.isnan(self.value):
             return "no overlap"
-        if not (width := self.high - self.low) > 0:  # there is no interval
+        if not np.isfinite(width := self.high - self.low):  # there is no interval
             return f"{self.value:+.3g}"
-        decimals = max(0, 2 - int(np.floor(np.log10(width))))
+        decimals = max(0, 2 - int(np.floor(np.log10(width or 1.0))))
         return f"{self.value:+.{decimals}f} [{self.low:+.{decimals}f}, {self.high:+.{decimals}f}]"
 
 

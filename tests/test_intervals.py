@@ -117,3 +117,18 @@ def test_a_value_without_ends_is_widened_by_nothing():
 def test_what_was_not_tested_makes_holm_no_stricter():
     for p in np.random.default_rng(0).uniform(size=(100, 5)):
         assert (holm([*p[1:], float("nan")])[:4] <= holm([*p[1:], p[0]])[:4]).all()
+
+
+@pytest.mark.parametrize(
+    "ends, told",
+    [
+        ((-9.236, -18.17, -0.482), "-9.2 [-18.2, -0.5]"),
+        ((0.0181, -0.0413, 0.0772), "+0.018 [-0.041, +0.077]"),
+        ((212.4, 40.0, 380.0), "+212 [+40, +380]"),
+        ((-20.0, -20.0, -20.0), "-20.00 [-20.00, -20.00]"),
+        ((-20.25, np.nan, np.nan), "-20.2"),
+        ((np.nan, np.nan, np.nan), "no overlap"),
+    ],
+)
+def test_value_and_ends_are_written_with_equal_decimals(ends, told):
+    assert str(Interval(*ends)) == told
