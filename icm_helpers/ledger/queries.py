@@ -21,7 +21,7 @@ FINETUNED = "-finetuned"
 """Ends the name, in a record, of a detector that was trained further on what the record's codec decodes."""
 NAMES = {
     **{"box_ap": "box AP", "mask_ap": "mask AP", "agreement": "agreement AP", "missed_to_found": "missed over found"},
-    **{"texture_auc": "texture", "shape_ap": "AP of shapes", "boundary_f": "boundary F-score", "psnr": "PSNR"},
+    **{"texture_auc": "AUC of textures", "shape_ap": "AP of shapes", "boundary_f": "boundary F-score", "psnr": "PSNR"},
     **{"psnr_inside": "PSNR inside objects", "psnr_outside": "PSNR outside objects"},
     **{"box_ap50": "box AP at IoU .5", "pq": "PQ", "pq_things": "PQ of things", "pq_stuff": "PQ of stuff"},
     **{"found_ap": "box AP of found objects", "missed_ap": "box AP of missed objects"},
