@@ -267,9 +267,13 @@ def decoded(recipe: Recipe, data: bytes) -> torch.Tensor:
     return start(recipe).decode_video(data) if zoo.find(recipe.codec.codec)[0].video else clip(recipe).frames
 
 
-def refined_bytes(recipe: Recipe, model: Any, sample: Sample) -> bytes:
-    """One image coded with latents refined under a recipe's loss; a ValueError if that asks for what only training crops bring."""
+def refined_bytes(recipe: Recipe, model: Any, sample: Sample, folder: Path | None = None) -> bytes:
+    """One image coded with latents refined under a recipe's loss, once if there is a `folder` to keep it in; a ValueError if the
+    loss asks for what only training crops bring."""
     codec, device = recipe.codec, next(model.parameters()).device
+    path = folder / f"{sample.image_id}.icm" if folder else None
+    if path and path.exists():
+        return path.read_bytes()
     if not codec.loss.refinable:
         raise ValueError(f"latents cannot be refined under {codec.loss.name}: it asks for more than a picture brings")
     terms, x = objective(recipe, device), sample.image[None].to(device)
@@ -279,7 +283,11 @@ def refined_bytes(recipe: Recipe, model: Any, sample: Sample) -> bytes:
         score = lambda out: terms.terms(out, x, clean)["loss"]  # noqa: E731
         y, z = latents.refine(model, sample.image, score, steps=codec.steps, lr=codec.lr, seed=recipe.seed)
     with latents.latents(model, y, z):
-        return container.encode(model, sample.image)
+        data = container.encode(model, sample.image)
+    if path:
+        with files.atomically(path, hint="what is refined is kept: the same command continues") as temporary:
+            temporary.write_bytes(data)
+    return data
 
 
 # --- what is measured ----------------------------------------------------------------------------------------------------
@@ -295,7 +303,10 @@ def measure(recipe: Recipe, *, ledger: bool = True, **options: Any) -> Record:
     begun = time.monotonic()
     result, bootstrap = measured(recipe, model, **options)
     where = torch.cuda.get_device_name() if How(**options).place.type == "cuda" else "cpu"
-    return results.write(recipe, result, bootstrap, device=where, seconds=time.monotonic() - begun, ledger=ledger)
+    record = results.write(recipe, result, bootstrap, device=where, seconds=time.monotonic() - begun, ledger=ledger)
+    if options["keep"]:
+        shutil.rmtree(RUNS / recipe.run_id, ignore_errors=True)  # pictures refined, of which all is told
+    return record
 
 
 def measured(recipe: Recipe, model: Any, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -318,7 +329,7 @@ def measured(recipe: Recipe, model: Any, **options: Any) -> tuple[dict[str, Any]
     divided = None if wanted.divided == "none" else clean(recipe.pictures, wanted.divided, place)
     encode, finder = None, getattr(recipe.codec, "roi", "none")
     if isinstance(recipe.codec, Refined):
-        encode = partial(refined_bytes, recipe)
+        encode = partial(refined_bytes, recipe, folder=RUNS / recipe.run_id if how.keep else None)
     elif finder != "none":
         encode = regions.Encoder(finder, place)
     told = {"encode": encode, "divided": divided, "progress": progress}

@@ -1,10 +1,13 @@
 """The loss microscope: refined latents cost less in real bytes, and the codec stays as it was."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from compressai.models import JointAutoregressiveHierarchicalPriors
 
 from icm_helpers import losses, run
+from icm_helpers.chapters.objectness_distillation import DISTILL_SMOKE
 from icm_helpers.codecs import container, zoo
 from icm_helpers.codecs.classical import Jpeg
 from icm_helpers.data import datasets
@@ -74,6 +77,30 @@ def test_a_loss_that_needs_more_than_a_picture_is_refused(loss, codec, scene):
 
 def test_no_steps_give_the_bytes_of_the_encoder(codec, scene):
     assert refined_bytes(codec, scene, steps=0) == container.encode(codec, scene.image)
+
+
+def test_a_stopped_run_refines_no_picture_twice_and_leaves_nothing_behind(codec, monkeypatch, tmp_path):
+    recipe = next(r for r in DISTILL_SMOKE.recipes() if r.kind == "refined")
+    recipe, seen = replace(recipe, pictures=replace(recipe.pictures, images=3)), []
+
+    def stopped(codec, x, *args, **told):
+        seen.append(x.mean().item())
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return refine(codec, x, *args, **told)
+
+    monkeypatch.setattr(run, "RUNS", tmp_path)
+    monkeypatch.setattr(run.latents, "refine", stopped)
+    monkeypatch.setattr(run.results, "write", lambda recipe, result, bootstrap, **told: result)
+    with pytest.raises(KeyboardInterrupt):
+        run.measure(recipe, progress=False)
+    kept = sorted((tmp_path / recipe.run_id).iterdir())
+    assert len(kept) == 2
+    continued = run.measure(recipe, progress=False)
+    assert len(seen) == 4 and seen[2] == seen[3]
+    assert not list(tmp_path.iterdir())
+    assert continued["bpp"] == run.measure(recipe, progress=False, keep=False)["bpp"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_refining_leaves_codec_and_random_state_as_they_were(codec, scene):

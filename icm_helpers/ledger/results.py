@@ -97,7 +97,7 @@ def require_pictures(recipe: Recipe, ids: Sequence[int]) -> None:
 def write(recipe: Recipe, result: dict, bootstrap: dict, *, device: str, seconds: float, ledger: bool = True) -> Record:
     """Add a record to the ledger, atomically; with `ledger=False` write nothing, and only give it.
 
-    `seconds` are those of coding and judging, without any training of the codec.
+    `seconds` are those of coding and judging, without any training of the codec, or what a stopped run had refined.
 
     Raises:
         LedgerError: there is one already; delete it first if it is to be measured again. Or a result is not finite, or of other
