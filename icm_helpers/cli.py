@@ -29,6 +29,7 @@ from icm_helpers.ledger.recipe import Accuracy, Clip, Overfitted, Recipe, Traine
 from icm_helpers.ledger.study import Study, VideoStudy
 from icm_helpers.options import (
     TRAINING,
+    Coder,
     Coding,
     Command,
     Lessons,
@@ -77,7 +78,7 @@ class Detector(Pupil):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune(Pupil, Coding):
+class Finetune(Pupil, Coder):
     """Train a detector further on what a codec decodes, and state its AP before and after."""
 
     detector: str = "yolov5n-scenes"  # which detector, or KIND=FILE with weights of your own
@@ -552,13 +553,17 @@ def ready(command: Any) -> Any:
     return command
 
 
+NAMED = ("--codec", "--loss", "--data", "--model", "--detector", "--teacher", "--segmenter", "--roi")
+
+
 def imported(arguments: list[str]) -> list[str]:
     """Arguments in which `--loss module:name` and the like have become names, after importing the modules."""
     sys.path.append(os.getcwd())  # where a console script does not look
+    option = ""
     for k, argument in enumerate(arguments):
+        option = argument.partition("=")[0] if argument.startswith("--") else option  # which may take several values
         own = re.fullmatch(r"(--\w+=)?([A-Za-z_][\w.]*):([\w-]+)", argument)
-        option = own and (own[1] or arguments[max(k - 1, 0)] + "=")
-        if option in ("--codec=", "--loss=", "--data=", "--model=", "--detector=", "--teacher=", "--segmenter="):
+        if own and option in NAMED:
             importlib.import_module(own[2])
             arguments[k] = (own[1] or "") + own[3]
     return arguments
@@ -578,4 +583,4 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit("stopped; everything written is kept, and the same command continues from the last checkpoint or file")
     except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
-        sys.exit(f"error: {error or 'out of memory'}")
+        sys.exit(f"error: {str(error) or type(error).__name__}")

@@ -17,9 +17,9 @@ from icm_helpers.tasks import training
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one run: hours of training its codec, of fine-tuning a detector on it, and of coding and judging; in GB the most memory,
-    of the GPU or else of the process, and what lies on disk while it trains: weights, a checkpoint with Adam's moments, and the
-    decoded pictures that a detector is fine-tuned on."""
+    """Of one run: hours of training its codec, of fine-tuning a detector on it, and of coding and judging; in GB the most memory
+    so far, of the GPU or else of the process, and what lies on disk while it trains: weights, a checkpoint with Adam's moments, and
+    the decoded pictures that a detector is fine-tuned on."""
 
     training: float = 0.0
     tuning: float = 0.0
@@ -37,7 +37,7 @@ def kinds(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
     for recipe in recipes:
         codec, pictures = recipe.codec, recipe.pictures
         if isinstance(codec, Classical):
-            codec = codec.codec
+            codec = codec.codec, codec.roi
         else:
             codec = replace(codec, **{name: value for name, value in _FREE.items() if hasattr(codec, name)})
         if isinstance(pictures, Clip):
@@ -64,6 +64,7 @@ def estimate(
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     codec, pictures, wanted = recipe.codec, recipe.pictures, recipe.measured
+    model, seconds, disk = None, 0.0, 0.0
     if isinstance(codec, Overfitted):
         frames = min(images, pictures.frames)
         few = replace(recipe, pictures=replace(pictures, frames=frames))
@@ -74,19 +75,23 @@ def estimate(
             return run.overfitted(replace(few, codec=fewer), video, None, **how)
 
         model, of_epoch = _slope(train, steps)
-        seconds, disk = of_epoch * (codec.steps + codec.tune_steps) * codec.batch / frames, 4 * len(model) / 1e9
+        seconds = of_epoch * (codec.steps + codec.tune_steps) * codec.batch / frames
+        disk = 4 * _bytes(run.start(few, video))
     elif isinstance(codec, Trained):
         plan = replace(codec.training, train_images=(steps + 1) * codec.training.batch)
-        few = replace(recipe, codec=replace(codec, training=plan))
+        few = replace(
+            recipe, codec=replace(codec, training=plan, scale=codec.scale or 1.0)
+        )  # the search costs next to nothing
 
         def train(count: int) -> Any:
-            fewer = replace(codec, training=replace(plan, steps=count))
+            fewer = replace(few.codec, training=replace(plan, steps=count))
             return run.train_codec(replace(recipe, codec=fewer), None, **how)
 
         model, of_step = _slope(train, steps)
-        seconds, disk = of_step * codec.training.steps, 4 * sum(p.nbytes for p in model.parameters()) / 1e9
+        seconds, disk = of_step * codec.training.steps, 4 * _bytes(model)
     else:
-        few, model, seconds, disk = recipe, run.trained_codec(recipe, **how), 0.0, 0.0
+        few = recipe
+        model = None if isinstance(pictures, Clip) else run.trained_codec(recipe, **how)
 
     def judge(count: int) -> Any:
         plain = replace(wanted, finetuned=()) if isinstance(wanted, Accuracy) else wanted
@@ -114,6 +119,10 @@ def estimate(
     return Cost(seconds / 3600, tuning / 3600, judging / 3600, peak / 1e9, disk)
 
 
+def _bytes(model: torch.nn.Module) -> float:
+    return sum(p.nbytes for p in model.parameters()) / 1e9
+
+
 def _timed(work: Callable[[int], Any], count: int) -> tuple[Any, float]:
     begun = time.monotonic()
     made = work(count)
@@ -135,16 +144,19 @@ def _slope(work: Callable[[int], Any], count: int) -> tuple[Any, float]:
 
 
 def table(recipes: Sequence[Recipe], **how: Any) -> Iterator[str]:
-    """Lines of a table, each when it was measured: kinds of runs with their cost, and all of them."""
-    columns = ("runs", "training", "tuning", "judging", "all", "memory", "disk")
+    """Lines of a table, each when it was measured: kinds of runs with their cost, and all of them; a codec that several runs share
+    is trained once."""
+    columns = ("runs", "codecs", "training", "tuning", "judging", "all", "memory", "disk")
     yield f"{'hours a run, hours of all; GB':60}" + "".join(f"{name:>10}" for name in columns)
-    total, disk = 0.0, 0.0
+    total, disk, trained = 0.0, 0.0, set()
     for same in kinds(recipes):
         one, count = estimate(same[0], **how), len(same)
-        hours = count * (one.training + one.tuning + one.judging)
+        fresh = {r.codec_id for r in same} - trained
+        trained |= fresh
+        hours = len(fresh) * one.training + count * (one.tuning + one.judging)
         total, disk = total + hours, max(disk, one.disk)
         numbers = (one.training, one.tuning, one.judging, hours, one.memory, one.disk)
-        yield f"{_name(same[0]):60}{count:10}" + "".join(f"{number:10.3g}" for number in numbers)
+        yield f"{_name(same[0]):60}{count:10}{len(fresh):10}" + "".join(f"{number:10.3g}" for number in numbers)
     yield f"{len(recipes)} runs: {total:.3g} hours, one after the other; weights and one checkpoint at a time {disk:.3g} GB"
 
 

@@ -174,9 +174,9 @@ def evaluate(
         detections of score 0.3 or more, where it has any); where `divided`, found_ap and missed_ap, box AP as if only the objects
         of either kind counted; miou of detectors with `semantic`; of those with `panoptic`, where the data set has panoptic maps,
         pq, sq, rq, pq_things, pq_stuff. Of 30 images or more it has by_cover, with object_share, bpp and box_ap in each third of
-        the images, from those of which objects cover least to those of which they cover most. Where only some pictures lack
-        outlines, all that asks for them is measured on the others, whose rate is bpp_outlined, and AP by size, which is that of
-        outlines, is left out.
+        the images, from those of which objects cover least to those of which they cover most. Where pictures lack
+        outlines, all that asks for them is measured on the others, if any, whose rate is bpp_outlined, and AP by size, which is
+        that of outlines, is left out.
 
         The second has bpp, psnr, psnr_inside, psnr_outside, and box_ap, mask_ap, agreement, found_ap, missed_ap, miou, pq, sq, rq,
         pq_things, pq_stuff by detector, 200 paired replicates each, and by_cover with bpp and box_ap likewise, each third
@@ -221,12 +221,13 @@ def evaluate(
     samples = resamplings(dataset.ids)
     told = {"id": list(dataset.ids), "bytes": [row[0] for row in rows], "pixels": [row[1] for row in rows]}
     result: dict[str, Any] = {"images": len(dataset), "bpp": 8 * size.sum() / count.sum()}
-    result |= {"object_share": covered.sum() / seen.sum(), "per_image": told}
+    result |= {"object_share": covered.sum() / seen.sum()} if outlined.any() else {}
+    result["per_image"] = told
     if bits and None not in bits:
         result["bpp_likelihood"] = float(np.sum(bits) / count.sum())
     bootstrap: dict[str, Any] = {"bpp": (8 * _pooled(size, count, samples)).tolist()}
     some = [np.cumsum(outlined)[s[outlined[s]]] - 1 for s in samples]  # the same draws, of the outlined pictures alone
-    if not outlined.all():
+    if outlined.any() and not outlined.all():
         result["bpp_outlined"] = 8 * (size * outlined).sum() / seen.sum()
         bootstrap["bpp_outlined"] = (8 * _pooled(size * outlined, seen, samples)).tolist()
     parts = ("psnr", lost, count), ("psnr_inside", inner, covered), ("psnr_outside", outer, seen - covered)
@@ -262,7 +263,7 @@ def evaluate(
                 put(name, {key: summary["ap"]}, {key: replicates})
     for name, counted in tallies.items():
         put(name, *panoptic_scores(dataset.panoptic, counted, samples))
-    for name, counted in maps.items():
+    for name, counted in maps.items() if outlined.any() else ():
         value, replicates = semantic.mean_iou(counted, some)
         put(name, {"miou": value}, {"miou": replicates})
     if len(whole) >= 30:

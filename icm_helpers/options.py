@@ -138,15 +138,12 @@ class Command:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coding(Command):
-    """A codec that is ready to code."""
+class Coder(Command):
+    """A codec that is ready to code whole pictures."""
 
     codec: coder("a codec of the zoo") = "mean-scale-small"
     quality: maybe(int) = None  # a CompressAI model's size, 1 to 8; a classical codec's quality or QP
     weights: maybe(Path) = None  # weights file; default: the shipped one
-    roi: maybe(str) = (
-        None  # which detector finds the region of interest for an encoder that takes one; default: the whole picture
-    )
 
     def coder(self) -> Any:
         """The codec; ValueError where it codes videos alone."""
@@ -154,6 +151,15 @@ class Coding(Command):
             raise ValueError(f"{self.codec} codes videos, not pictures: use `icm video`")
         model = zoo.load(self.codec, self.quality, weights=self.weights or "default")
         return model.to(train.fabric(self.device).device) if isinstance(model, torch.nn.Module) else model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coding(Coder):
+    """A codec that is ready to code."""
+
+    roi: maybe(str) = (
+        None  # which detector finds the region of interest for an encoder that takes one; default: the whole picture
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.utilities import move_data_to_device
 
 from icm_helpers import bit_allocation, evaluate, evaluate_video, files, latents, overfit, probe, regions, train
 from icm_helpers.codecs import container, nerv, networks, zoo
@@ -137,10 +139,9 @@ def scale(recipe: Recipe, crops: int = 200, device: torch.device | None = None) 
 def _scale(recipe: Recipe, crops: int, device: torch.device) -> float:
     model, sums = start(recipe).to(device), torch.zeros(2)
     objectives = Objective(MSE(), 1.0), objective(recipe, device)
-    items = training_crops(recipe, crops)
+    items = training_crops(recipe, crops, device.type)
     for i in range(crops):
-        x, mask, *rest = collate([items[i]])
-        x = x.to(device)
+        x, mask, *rest = move_data_to_device(collate([items[i]]), device)
         out = model(*recipe.loss.shown(x, mask))
         for k, terms in enumerate(objectives):
             sums[k] += terms(lambda *_, out=out: out, (x, mask, *rest))["distortion"].item()
@@ -182,7 +183,7 @@ def trained_codec(recipe: Recipe, **options: Any) -> Any:
 
     That of a video is its file, in bytes. With `keep=False` it is trained once in a process. For `options` see :class:`How`.
     """
-    codec, keep = recipe.codec, How(**options).keep
+    codec = recipe.codec
     if isinstance(recipe.pictures, Clip):
         return coded(recipe, **options)
     if not isinstance(codec, Trained):
@@ -190,14 +191,18 @@ def trained_codec(recipe: Recipe, **options: Any) -> Any:
     for path in places(recipe):
         if path.exists():
             return zoo.load(codec.codec, weights=path)
-    if keep:
-        return train_codec(recipe, places(recipe)[1], **options)
-    if recipe.codec_id not in _FLEETING:
-        _FLEETING[recipe.codec_id] = train_codec(recipe, None, **options)
-    return _FLEETING[recipe.codec_id]
+    return _kept(recipe, lambda out: train_codec(recipe, out, **options), How(**options).keep)
 
 
 _FLEETING: dict[str, Any] = {}  # codecs of a few steps, which demonstrations train and nobody keeps
+
+
+def _kept(recipe: Recipe, make: Callable[[Path | None], Any], keep: bool) -> Any:
+    if keep:
+        return make(places(recipe)[1])
+    if recipe.codec_id not in _FLEETING:
+        _FLEETING[recipe.codec_id] = make(None)
+    return _FLEETING[recipe.codec_id]
 
 
 def train_codec(recipe: Recipe, out: Path | None, **options: Any) -> Any:
@@ -241,7 +246,7 @@ def coded(recipe: Recipe, **options: Any) -> bytes:
     for path in places(recipe):
         if path.exists():
             return path.read_bytes()
-    return overfitted(recipe, clip(recipe), places(recipe)[1] if How(**options).keep else None, **options)
+    return _kept(recipe, lambda out: overfitted(recipe, clip(recipe), out, **options), How(**options).keep)
 
 
 def overfitted(recipe: Recipe, video: Video, out: Path | None, **options: Any) -> bytes:
@@ -299,8 +304,9 @@ def measure(recipe: Recipe, *, ledger: bool = True, **options: Any) -> Record:
     options = {"keep": ledger, **options}
     if ledger and isinstance(recipe.pictures, Pictures):  # before hours of training
         results.require_pictures(recipe, images(recipe, "val", recipe.pictures.images).ids)
+    begun, ready = time.monotonic(), made(recipe)
     model = trained_codec(recipe, **options)
-    begun = time.monotonic()
+    begun = begun if ready else time.monotonic()
     result, bootstrap = measured(recipe, model, **options)
     where = torch.cuda.get_device_name() if How(**options).place.type == "cuda" else "cpu"
     record = results.write(recipe, result, bootstrap, device=where, seconds=time.monotonic() - begun, ledger=ledger)
@@ -329,6 +335,7 @@ def measured(recipe: Recipe, model: Any, **options: Any) -> tuple[dict[str, Any]
     divided = None if wanted.divided == "none" else clean(recipe.pictures, wanted.divided, place)
     encode, finder = None, getattr(recipe.codec, "roi", "none")
     if isinstance(recipe.codec, Refined):
+        train.keep_freed_memory()
         encode = partial(refined_bytes, recipe, folder=RUNS / recipe.run_id if how.keep else None)
     elif finder != "none":
         encode = regions.Encoder(finder, place)

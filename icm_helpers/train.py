@@ -239,7 +239,8 @@ def fit(
         if not torch.isfinite(norm):
             names = ", ".join(str(data.source(i)) for i in items) if hasattr(data, "source") else f"items {list(items)}"
             kept = checkpoint if checkpoint and checkpoint.exists() else "not kept"
-            told = f"the loss is {loss.item()}, the norm of its gradient {norm.item()}, at step {step} on {names}"
+            gradient = f", the norm of its gradient {norm.item()}," if torch.isfinite(loss) else ""
+            told = f"the loss is {loss.item()}{gradient} at step {step} on {names}"
             cure = "lower the learning rate, lengthen the warm-up, or look at that batch"
             raise NonFiniteLossError(f"{told}: {cure}; the last good checkpoint is {kept}")
         optimiser.step()

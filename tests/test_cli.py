@@ -201,6 +201,13 @@ def test_what_a_module_of_ones_own_registers_is_known_to_the_command_line(tmp_pa
     words = cli.imported(["codec", "--out", "a.safetensors", "--loss=mine_icm:mine", "--power", "3"])
     assert words[3] == "--loss=mine"
     assert cli.imported(["codec", "--loss", "mine_icm:mine"]) == ["codec", "--loss", "mine"]
+    assert cli.imported(["judge", "--detector", "yolov5n", "mine_icm:mine"])[3] == "mine"
+    assert cli.imported(["judge", "--roi", "mine_icm:mine", "elsewhere:x.png"]) == [
+        "judge",
+        "--roi",
+        "mine",
+        "elsewhere:x.png",
+    ]
     command = cli.parsed(words)
     assert vars(options.loss_of(command.loss, command.options, command.data)) == {"power": 3.0}
     with pytest.raises(SystemExit, match="error: --loss mine needs --power"):

@@ -18,6 +18,14 @@ def test_runs_that_differ_in_what_costs_nothing_are_told_together():
         assert len({r.method for r in same}) == 1
 
 
+def test_a_codec_that_several_runs_share_is_trained_once(monkeypatch):
+    trained = next(r for r in SMOKE.recipes() if r.method == "mse")
+    judged_again = replace(trained, measured=replace(trained.measured, finetuned=(), finetune_steps=0))
+    monkeypatch.setattr(cost, "estimate", lambda recipe, **how: cost.Cost(training=2.0, judging=1.0))
+    *kinds, last = cost.table([trained, judged_again, replace(trained, codec=replace(trained.codec, seed=7))])
+    assert len(kinds) == 3 and last.startswith("3 runs: 7 hours")
+
+
 def test_the_cost_of_a_run_grows_with_its_steps_and_pictures(monkeypatch):
     recipe = next(r for r in SMOKE.recipes() if r.method == "mse")
     clock, codec = [0.0], zoo.load("mean-scale-small", weights=None)

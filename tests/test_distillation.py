@@ -13,7 +13,7 @@ from icm_helpers.data import datasets
 from icm_helpers.data.crops import Crops
 from icm_helpers.files import CHECKPOINTS
 from icm_helpers.ledger.recipe import Refined
-from icm_helpers.objectives import Distill, DistillBoxes, DistillObjectness, Objective
+from icm_helpers.objectives import Distill, DistillBoxes, DistillObjectness, Objective, ObjectRegion
 from icm_helpers.tasks import models
 from icm_helpers.tasks.mask_rcnn import SmallMaskRCNN
 from icm_helpers.tasks.yolov5 import YOLOv5
@@ -172,6 +172,14 @@ def test_a_scale_makes_the_distortion_that_of_mse_at_the_start(loss, data, reque
     few = replace(recipe.codec.training, train_images=10 if data == "scenes" else 40)  # scenes take time to draw
     few = replace(recipe, codec=replace(recipe.codec, training=few))
     assert run.scale(few, crops=20) == pytest.approx(recipe.codec.scale, rel=0.4)
+
+
+def test_a_scale_is_found_on_the_device_that_trains():
+    recipe = next(r for r in TRAINED if r.pictures.data == "scenes")
+    few = replace(recipe.codec.training, train_images=2)
+    recipe = replace(recipe, codec=replace(recipe.codec, loss=ObjectRegion(), training=few))
+    with pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta"):  # all else can, on that device alone
+        run.scale(recipe, crops=1, device=torch.device("meta"))
 
 
 def test_distillation_trains_a_codec_from_the_command_line(monkeypatch, tmp_path):

@@ -386,3 +386,12 @@ def test_a_judge_that_names_pixels_alone_is_measured_by_the_mean_iou_of_its_clas
     ]
     assert result["miou"]["painter"] == pytest.approx(np.mean(ious)) and "box_ap" not in result
     assert len(bootstrap["miou"]["painter"]) == 200
+
+
+def test_where_every_picture_lacks_some_outline_nothing_that_asks_for_them_is_measured(scenes, monkeypatch):
+    judges = {"painter": Painter(scenes), "judge": Oracle(scenes)}
+    half = {i: [{**objects[0], "segmentation": None}, *objects[1:]] for i, objects in scenes._objects.items()}
+    monkeypatch.setattr(scenes, "_objects", half)
+    result, _ = evaluate(Jpeg(30), scenes, judges, {}, progress=False)
+    assert {scenes.lacks(i) for i in scenes.ids} == {("outlines",)} and result["box_ap"]["judge"] > 0.9
+    assert not {"object_share", "bpp_outlined", "psnr_inside", "psnr_outside", "mask_ap", "miou"} & result.keys()

@@ -70,6 +70,13 @@ def test_pictures_of_ones_own_in_the_place_of_coco_are_refused_before_any_traini
         run.measure(recipe)
 
 
+def test_what_is_wrong_with_another_record_costs_no_measurement():
+    seen = RESULT | {"per_image": {"id": [1, 2, 3, 4]}}
+    RECIPE.path.parent.mkdir(parents=True)
+    (RECIPE.path.parent / "a.json").write_text("<<<<<<< ours")
+    assert results.write(RECIPE, seen, BOOTSTRAP, device="cpu", seconds=1.0).result["per_image"]["id"] == [1, 2, 3, 4]
+
+
 def test_a_copy_without_git_inside_another_repository_has_no_commit(tmp_path, monkeypatch):
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     (tmp_path / "copy").mkdir()

@@ -195,7 +195,9 @@ def test_what_is_corrected_for_many_findings_is_counted_and_shown():
     (sure,), (open_one,) = compared(0.2, 0.21, 0.22), compared(0.1, 0.3)
     told = "Reproduced or contradicted: 1 of 2 findings; with Holm's correction for all that were tested: 1"
     assert verdicts.surviving([sure, open_one]) == f"{told} (1 of 2 of claim 1a on scenes)."
-    assert "do not overlap in every training" in describe(replace(sure, interval=Interval(0.1, math.nan, math.nan)))
+    assert "do not overlap in every training" in describe(
+        replace(sure, interval=Interval(0.1, math.nan, math.nan, trainings=3))
+    )
     assert verdicts.surviving([open_one]) == "Reproduced or contradicted: none of 1 findings."
     row, other = verdicts.rows(CLAIMS["object_region_mse"][:1], [sure, open_one])
     assert row["p, Holm"] == pytest.approx(2 * sure.interval.p) and other["p, Holm"] == open_one.interval.p
@@ -224,7 +226,7 @@ def test_a_card_says_when_its_test_was_written_and_what_it_said_before_it_was_ch
         "on 2026-01-01",
         "2026-01-02, abcdef0",
         "the mean of all",
-        "as before: scenes, judge box AP: -50 % [",
+        "- before: scenes, judge box AP: -50 % [",
     ):
         assert words in card
 

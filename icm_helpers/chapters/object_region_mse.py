@@ -196,7 +196,7 @@ CLAIMS = (
         _CLEAN, id="object-region/2b", sign=-1, metrics=("psnr_outside",),
         test="at equal rate, PSNR outside objects below that of MSE"),
     Claim(
-        id="object-region/3", stated=_LATER, where="section III",
+        id="object-region/3", stated=_LATER, changed=replace(_SEEDS, when="2026-11-28, f08994b"), where="section III",
         quote="The problem with the task-loss-based approach is that the NIC model is difficult to train.",
         test="object-region against the task loss (eq. 2), trained for as many steps: BD-rate below zero",
         sign=-1, measure="bd_rate", metrics=("box_ap",), anchor="task", method="object-region"),

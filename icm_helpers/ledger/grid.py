@@ -1,8 +1,8 @@
 """Many independent runs: one after another here, side by side in processes of their own, or as jobs of a cluster.
 
-While a run is going, whatever process does it, here or on a cluster, holds locks on its names, so that several grids on one ledger
-share the work instead of doing it twice. The operating system gives a lock back when its process has ended, however it ended: none
-grows stale.
+While a run of a grid is going, whatever process does it, here or on a cluster, holds locks on its names, so that several grids on
+one ledger share the work instead of doing it twice. The operating system gives a lock back when its process has ended, however it
+ended: none grows stale.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Processes:
         # First like Ctrl-C, which leaves time to remove temporary files.
         for number in (signal.SIGINT, signal.SIGKILL):
             deadline = time.monotonic() + 10
-            for task in tasks:
+            for task in (t for t in tasks if t.is_alive()):  # the number of one that is gone may be another's
                 with suppress(ProcessLookupError):
                     os.kill(task.pid, number)
             for task in tasks:

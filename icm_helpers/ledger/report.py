@@ -332,8 +332,8 @@ class Chapter:
 
     def start(self) -> nn.Module:
         """The network that all trainings begin with; where they begin from nothing, the first trained one."""
-        first, fresh = self.study.recipes()[0], self.study.training.start == "none"
-        return (run.trained_codec(first, device=self.device) if fresh else run.start(first)).to(self.place).eval()
+        first = self.study.recipes()[0]
+        return self.codec(first) if self.study.training.start == "none" else run.start(first).to(self.place).eval()
 
     def teacher(self) -> Any:
         """The frozen detector that takes part in the training."""
@@ -454,9 +454,9 @@ def table(
     return wide.rename_axis(None) if isinstance(rows, str) else wide
 
 
-def tested(delta: Interval, otherwise: str = "-") -> str:
-    """An interval, or another word where curves overlap in too few replicates, or not in every training, for a verdict."""
-    return str(delta) if delta.testable else otherwise
+def tested(delta: Interval) -> str:
+    """An interval, or a dash where curves overlap in too few replicates, or not in every training, for a verdict."""
+    return str(delta) if delta.testable else "-"
 
 
 def gains(part: Part, pairs: Mapping[str, Pair]) -> pd.DataFrame:
@@ -545,11 +545,12 @@ def by_size(parts: Sequence[Part]) -> pd.DataFrame:
 
 def seed_spread(parts: Sequence[Part], methods: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
     """The largest range over the seeds of one lambda, of rate and of metrics by the teacher, or where there is none by the first
-    detector, a row for each method that has several seeds, by data and judge."""
+    detector, a row for each method that has several seeds, by data and judge; of what was trained again, the first as in curves."""
     spread = {}
     for part in parts:
         judge = part.teacher if part.teacher in part.detectors else part.detectors[0]
         listed = runs(part.select(method=tuple(methods)), metrics, judge)
+        listed = listed.groupby(["method", "lmbda", "seed"], as_index=False).first()
         rungs = listed.groupby(["method", "lmbda"])[[c for c in ("bpp", *map(measure, metrics)) if c in listed]]
         ranges = rungs.agg(lambda v: v.max() - v.min() if len(v) > 1 else np.nan).groupby("method").max()
         ranges.insert(0, "seeds", listed.groupby("method")["seed"].nunique())
@@ -579,12 +580,12 @@ def gaps(part: Part, method: str, anchors: Sequence[str], metrics: Sequence[str]
     for metric in (m for m in metrics if judge in part.judges(m)):
         drawn = part.curves(metric, judge)
         own = drawn[method]
-        for other in (drawn[anchor] for anchor in anchors):
+        for other in (drawn[anchor] for anchor in anchors if anchor in drawn):
             there = (own.bpp >= other.bpp[0]) & (own.bpp <= other.bpp[-1])
             gap = 100 * (own.metric - np.interp(np.log(own.bpp), np.log(other.bpp), other.metric))
-            told = [f"{g:+.1f}" if inside else "" for g, inside in zip(gap, there, strict=True)]
-            rows[f"{measure(metric)}, minus {short(other.name)}"] = told
-    return pd.DataFrame.from_dict(rows, orient="index", columns=[f"{bpp:.3f} bpp" for bpp in own.bpp])
+            row = {f"{b:.3f} bpp": f"{g:+.1f}" if ok else "" for b, g, ok in zip(own.bpp, gap, there, strict=True)}
+            rows[f"{measure(metric)}, minus {short(other.name)}"] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def tried(parts: Sequence[Part], by: Sequence[str] | None = None) -> pd.DataFrame:

@@ -86,7 +86,10 @@ def require_pictures(recipe: Recipe, ids: Sequence[int]) -> None:
     if len(ids) != wanted.images:
         raise LedgerError(f"{wanted.data} has {len(ids)} pictures here, the recipe asks for {wanted.images}: {cure}")
     for path in sorted(recipe.path.parent.glob("*.json")):
-        record = load(path)
+        try:
+            record = load(path)
+        except (LedgerError, FileNotFoundError):
+            continue  # others' damage must not cost this run what it has measured; whoever reads them is told
         if record.recipe.pictures == wanted and "per_image" in record.result:
             if record.result["per_image"]["id"] != list(ids):
                 told = f"{wanted.data} has other pictures here than {path.name} was measured on"
@@ -172,10 +175,11 @@ def _commit() -> str:
     git = ["git", "-C", str(files.ROOT)]
     try:
         found = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
-        clean = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "icm_helpers", "constraints.txt"], timeout=10)
+        changed = [*git, "status", "--porcelain", "--", "icm_helpers", "constraints.txt"]
+        dirty = subprocess.run(changed, capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return "unknown" if found.returncode else found.stdout.strip() + "-dirty" * bool(clean.returncode)
+    return "unknown" if found.returncode else found.stdout.strip() + "-dirty" * bool(dirty)
 
 
 def rounded(value: Any) -> Any:

@@ -246,7 +246,7 @@ def cards(claims: Sequence[Claim], measured: Sequence[Finding], before: Sequence
         ]
         if claim.changed:
             lines += [">", f"> *Changed after results were seen* ({claim.changed.when}): {claim.changed.why}."]
-            lines += [f"> - as before: {describe(finding, pictures_alone=True)}" for finding in as_first[claim]]
+            lines += [f"> - before: {describe(finding, pictures_alone=True)}" for finding in as_first[claim]]
         lines.append("")
     lines.append(surviving(measured))
     return "\n".join(line + ("  " if line.startswith("> *") else "") for line in lines)
@@ -343,8 +343,10 @@ def describe(finding: Finding, pictures_alone: bool = False) -> str:
     judge = "" if finding.judge == "none" else f"{finding.judge} "
     what = f"{finding.data}, {judge}{NAMES[finding.metric]}" if finding.metric in NAMES else finding.data
     if finding.verdict == "not testable":
-        few = f"{100 * finding.interval.defined:.0f} % of the replicates have curves that overlap"
-        why = few if finding.interval.defined < DEFINED else "the curves do not overlap in every training or clip"
+        interval = finding.interval
+        why = "the curves do not overlap in every training or clip" if interval.trainings > 1 else "there is one video"
+        if interval.defined < DEFINED:
+            why = f"{100 * interval.defined:.0f} % of the replicates have curves that overlap"
         return f"{what}: not testable ({why})"
     rate, word = " of the rate" * (finding.unit == "% rate"), finding.verdict
     rate += ", one training" * (finding.interval.trainings == 1)
