@@ -265,6 +265,9 @@ def _network(name: str, device: torch.device) -> Any:
     return models.load(name).to(device)
 
 
+forget_teachers = _network.cache_clear
+
+
 @dataclass(frozen=True)
 class Taught(Loss):
     """A loss that asks a frozen detector, the teacher: its name with the fingerprint of its weights."""

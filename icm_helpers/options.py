@@ -192,7 +192,7 @@ class Lessons(Command):
         for checkpoint in (folder / "training.ckpt", *folder.glob("[0-9]-*/training.ckpt")):
             checkpoint.unlink(missing_ok=True)
         print(f"wrote {self.out} (fingerprint {files.fingerprint(self.out)})")
-        return model
+        return model.to(train.fabric(self.device).device)
 
 
 @dataclass(frozen=True, kw_only=True)

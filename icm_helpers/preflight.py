@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from icm_helpers import cost, files, run
+from icm_helpers import cost, files, objectives, run
 from icm_helpers.codecs import zoo
 from icm_helpers.data import datasets
 from icm_helpers.ledger.recipe import Accuracy, Clip, Recipe, Trained
@@ -130,3 +131,7 @@ def _memory(recipes: Sequence[Recipe], device: str) -> Iterator[str]:
         except torch.OutOfMemoryError as error:
             cure = "use a GPU with more memory, or a smaller batch in the chapter's study, which is then no longer the paper's"
             yield f"GPU: {recipe.codec.codec} by {recipe.method}, or a detector fine-tuned on it, does not fit ({error}): {cure}"
+    objectives.forget_teachers()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # for the runs, which are other processes

@@ -24,6 +24,7 @@ import torch
 from compressai.entropy_models import EntropyBottleneck, EntropyModel
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -109,9 +110,12 @@ def fabric(device: str = "auto", precision: str = "32-true") -> Fabric:
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("device='cuda', but this machine shows no CUDA device: use device='auto' or 'cpu'")
     kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.allow_tf32 = False  # its 19 bits are not float32, which 32-true says and coders count on
     plugins = [_Autocast("bf16-mixed", kind)] if precision == "bf16-mixed" else []
     here = int(os.environ["LOCAL_WORLD_SIZE"]) if distributed.is_torchelastic_launched() else 1
-    return Fabric(accelerator=kind, devices=here, num_nodes=world() // here, plugins=plugins)
+    # Not every parameter of a detector, or of Segment Anything's prompts, takes part in its training.
+    strategy = DDPStrategy(find_unused_parameters=True) if world() > 1 else "auto"
+    return Fabric(accelerator=kind, strategy=strategy, devices=here, num_nodes=world() // here, plugins=plugins)
 
 
 def world() -> int:
@@ -224,7 +228,11 @@ def fit(
     batches = [range(first, first + share) for first in firsts]
     if workers is None:
         workers = 0 if run.device.type == "cpu" else 4
-    loader = DataLoader(data, batch_sampler=batches, num_workers=workers, collate_fn=collate)
+    # Fork, which is not what a run of a grid inherits, shares what data sets hold, and sends no mask's function to anybody.
+    context = "fork" if workers and sys.platform == "linux" else None
+    loader = DataLoader(
+        data, batch_sampler=batches, num_workers=workers, collate_fn=collate, multiprocessing_context=context
+    )
     for step, (items, batch) in enumerate(zip(batches, loader, strict=True), start=start):
         # Far apart for neighbouring seeds and steps: no two steps of two runs share their noise.
         torch.manual_seed((seed * 1_000_003 + step * world() + rank()) * 2_654_435_761 % 2**63)

@@ -91,6 +91,13 @@ def test_any_size_comes_back_as_forward_says(tiny, size):
     torch.testing.assert_close(decode(tiny, encode(tiny, x[0])), expected[0].clamp(0, 1), atol=1e-4, rtol=0)
 
 
+def test_encoder_and_decoder_see_the_hyperlatent_in_one_memory_format(tiny, monkeypatch):
+    seen, hyper = [], tiny._hyper
+    monkeypatch.setattr(tiny, "_hyper", lambda z_hat: [seen.append(z_hat.is_contiguous()), hyper(z_hat)][1])
+    tiny.decompress(**tiny.compress(torch.rand(1, 3, 512, 512)))  # large enough for g_a to compute in channels_last
+    assert seen == [True, True]
+
+
 def test_a_batch_codes_and_decodes_each_picture_as_if_alone(tiny):
     x = torch.rand(3, 3, 100, 140)
     coded = tiny.compress(x)

@@ -1,6 +1,7 @@
 """The training loop: bit-exact resuming, stopping at a bad loss, checkpoints that survive."""
 
 import copy
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -94,6 +95,16 @@ def test_a_sigkilled_process_leaves_a_checkpoint_that_resumes_to_the_same_bits(t
     assert killed.exitcode == -signal.SIGKILL
     fit(resumed, 6, tmp_path)
     assert equal(whole, resumed)
+
+
+def test_in_a_run_of_a_grid_workers_need_not_be_sent_the_data():
+    noise, usual = Noise(4), multiprocessing.get_start_method()
+    noise.region = lambda sample: None  # a function that draws masks, which cannot be pickled
+    multiprocessing.set_start_method("spawn", force=True)  # as it is where a grid has started the process
+    try:
+        assert len(fit(codec(), 2, data=noise, workers=1)) == 2
+    finally:
+        multiprocessing.set_start_method(usual, force=True)
 
 
 def test_a_nan_loss_stops_with_the_batch_named(tmp_path):

@@ -169,7 +169,8 @@ class Cluster:
 
         asked = {"slurm_partition": partition} if partition else {}
         self.executor = AutoExecutor(LOGS / "submitit", cluster=cluster)
-        self.executor.update_parameters(name="icm", timeout_min=timeout_min, gpus_per_node=gpus, **asked)
+        asked |= {"gpus_per_node": gpus, "cpus_per_task": 5}  # one trains, and four load what it sees
+        self.executor.update_parameters(name="icm", timeout_min=timeout_min, **asked)
 
     def start(self, job: Job, recipe: Recipe) -> Any:
         return self.executor.submit(job.apart, recipe)

@@ -30,7 +30,8 @@ class Watched:
 
     def note(self, model: nn.Module) -> None:
         """Add a point to the curve."""
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        device = next(model.parameters()).device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
             torch.manual_seed(0)
             terms = [self.objective(model, batch) for batch in self.held]
         self.curve.append({"step": self.calls} | {name: [float(t[name]) for t in terms] for name in terms[0]})
