@@ -91,7 +91,7 @@ class Finetune(Pupil, Coder):
         if self.detector.partition("=")[0] not in models.names("train"):
             raise ValueError(f"{self.detector} cannot be trained here; {', '.join(models.names('train'))} can")
         told, held_out = self.told(), datasets.load(self.data, "val", size=self.size)
-        codec, base = self.coder(), models.load(self.detector).to(train.fabric(self.device).device)
+        codec, base = self.coder(), models.load(self.detector).to(self.place)
         dataset = datasets.load(self.data, "train", size=self.size, limit=self.images)
         plan = replace(training.FINETUNE, steps=self.steps, batch=self.batch, lr=self.lr)
         # Other pictures, or those of another codec, belong into another folder.

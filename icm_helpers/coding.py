@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from icm_helpers import evaluate, overfit, regions, train
+from icm_helpers import evaluate, overfit, regions
 from icm_helpers.codecs import container, zoo
 from icm_helpers.data import pictures, video
 from icm_helpers.files import atomically, claim
@@ -32,7 +32,7 @@ def code(asked: Coding, paths: Sequence[Path], out: Path) -> None:
         OSError: a file is missing, or an output cannot be written. All are found before any work, where they can be.
     """
     suffix, coder = zoo.find(asked.codec)[0].suffix, cache(Coding.coder)
-    finder = cache(lambda name: regions.finder(name, train.fabric(asked.device).device))
+    finder = cache(lambda name: regions.finder(name, asked.place))
     writers = {path: _writer(path) for path in paths}
     outputs = {path: _outputs(path, out, suffix, writers[path] is not None) for path in paths}
     _require_apart(outputs, len(paths))

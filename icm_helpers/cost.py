@@ -79,9 +79,8 @@ def estimate(
         disk = 4 * _bytes(run.start(few, video))
     elif isinstance(codec, Trained):
         plan = replace(codec.training, train_images=(steps + 1) * codec.training.batch)
-        few = replace(
-            recipe, codec=replace(codec, training=plan, scale=codec.scale or 1.0)
-        )  # the search costs next to nothing
+        known = codec.scale or 1.0  # to look for it costs next to nothing
+        few = replace(recipe, codec=replace(codec, training=plan, scale=known))
 
         def train(count: int) -> Any:
             fewer = replace(few.codec, training=replace(plan, steps=count))

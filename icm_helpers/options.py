@@ -136,6 +136,11 @@ class Command:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where to compute
 
+    @property
+    def place(self) -> torch.device:
+        """The device itself."""
+        return train.fabric(self.device).device
+
 
 @dataclass(frozen=True, kw_only=True)
 class Coder(Command):
@@ -150,7 +155,7 @@ class Coder(Command):
         if zoo.find(self.codec)[0].video:
             raise ValueError(f"{self.codec} codes videos, not pictures: use `icm video`")
         model = zoo.load(self.codec, self.quality, weights=self.weights or "default")
-        return model.to(train.fabric(self.device).device) if isinstance(model, torch.nn.Module) else model
+        return model.to(self.place) if isinstance(model, torch.nn.Module) else model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +197,7 @@ class Lessons(Command):
         for checkpoint in (folder / "training.ckpt", *folder.glob("[0-9]-*/training.ckpt")):
             checkpoint.unlink(missing_ok=True)
         print(f"wrote {self.out} (fingerprint {files.fingerprint(self.out)})")
-        return model.to(train.fabric(self.device).device)
+        return model.to(self.place)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -408,9 +408,8 @@ class TCM(CompressionModel):
             large = x.shape[2] * x.shape[3] >= 4096 and not (x.shape[1] == 3 and torch.is_grad_enabled())
             x = x.contiguous(memory_format=torch.channels_last if large else torch.contiguous_format)
             x = block(x)
-        return (
-            x.contiguous()
-        )  # or the encoder's entropy models would see another format than the decoder's, and sum otherwise
+        # Or the encoder's entropy models would see another format than the decoder's, and sum in another order.
+        return x.contiguous()
 
     def _medians(self, z: Tensor) -> Tensor:
         """(channels, 1, 1) -> (1, channels, 1, 1), as the type of z."""
