@@ -109,9 +109,11 @@ MICROSCOPE = replace(
     microscope=Microscope(
         lmbdas=(0.002, 0.005, 0.01, 0.02), steps=15, losses=_MICROSCOPE_LOSSES, precision="bf16-mixed", judges=2))
 
-# On all photographs, at the ends of a range of lambda.
+# On all photographs, each loss at two lambdas, between which its rates meet those of the others: equal weights and true boxes,
+# which take most at .005, at a lower one beside it. Their rates there decided that, before any run at the lower ones.
 PHOTO_MICROSCOPE = replace(
     MICROSCOPE, name="photos, microscope", pictures=base.PHOTOS.pictures, beside=beside(replace(base.PHOTOS, losses=())),
+    ladders=(("distill", (0.001, 0.005)), ("distill-boxes", (0.002, 0.005))),
     microscope=replace(MICROSCOPE.microscope, lmbdas=(0.005, 0.02)))
 
 # The paper's codec in this pipeline: from random weights, as the published ones ask for a network, and so far too short to judge.

@@ -127,8 +127,8 @@ class Study(_Runs):
         m, some = self.microscope, self.microscope and Accuracy(detectors[: self.microscope.judges])
         refined = [
             recipe(Refined(self.codec, loss, lmbda, self.training.start, m.steps, m.lr, scale, m.precision), some)
-            for lmbda in (m.lmbdas if m else ())
-            for loss, scale in m.losses or self.losses
+            for loss, scale in ((m.losses or self.losses) if m else ())
+            for lmbda in dict(self.ladders).get(loss.name, m.lmbdas)
             if loss.refinable
         ]
         return (*trained, *spent, *probed, *refined, *anchors, *self.beside)
