@@ -97,9 +97,10 @@ class Study(_Runs):
         def recipe(codec: Any, measured: Any) -> Recipe:
             return Recipe(self.chapter, self.pictures, codec, measured)
 
-        def rungs(loss: Loss, seed: int) -> tuple[float, ...]:
-            usual = self.lmbdas if seed == first else self.seed_lmbdas or self.lmbdas
-            return dict(self.ladders).get(loss.name, usual)
+        def rungs(losses: Scaled, usual: tuple[float, ...]) -> list[tuple[Loss, float, float]]:
+            own = {loss: dict(self.ladders).get(loss.name, usual) for loss, _ in losses}
+            lmbdas = dict.fromkeys(lmbda for some in own.values() for lmbda in some)
+            return [(loss, scale, lmbda) for lmbda in lmbdas for loss, scale in losses if lmbda in own[loss]]
 
         trained = [
             recipe(
@@ -107,9 +108,8 @@ class Study(_Runs):
                 judged if seed == first or self.all_judge else alone,
             )
             for seed in self.seeds
-            for lmbda in dict.fromkeys(rung for loss, _ in self.losses for rung in rungs(loss, seed))
-            for loss, scale in self.losses
-            if lmbda in rungs(loss, seed) and (seed == first or not loss.costly)
+            for loss, scale, lmbda in rungs(self.losses, (self.seed_lmbdas if seed != first else ()) or self.lmbdas)
+            if seed == first or not loss.costly
         ]
         spent = [
             replace(r, measured=BitAllocation((r.loss.teacher,)))
@@ -127,8 +127,7 @@ class Study(_Runs):
         m, some = self.microscope, self.microscope and Accuracy(detectors[: self.microscope.judges])
         refined = [
             recipe(Refined(self.codec, loss, lmbda, self.training.start, m.steps, m.lr, scale, m.precision), some)
-            for loss, scale in ((m.losses or self.losses) if m else ())
-            for lmbda in dict(self.ladders).get(loss.name, m.lmbdas)
+            for loss, scale, lmbda in (rungs(m.losses or self.losses, m.lmbdas) if m else ())
             if loss.refinable
         ]
         return (*trained, *spent, *probed, *refined, *anchors, *self.beside)
