@@ -32,6 +32,7 @@ def test_box_ap_on_coco_mini_is_the_known_one(model, val):
     require_categories(val, model.categories, "YOLOX-nano")
     found = evaluate.clean_detections(val, model, progress=False)
     summary, _ = evaluate.average_precision(val.ground_truth(), found)
+    # SOURCES.md beside the weights says .309 and .507, with thresholds that it does not state.
     assert summary["ap"] == pytest.approx(0.316, abs=0.003)
     assert summary["ap50"] == pytest.approx(0.498, abs=0.005)
 
