@@ -300,13 +300,12 @@ class Chapter:
 
     def provenance(self, role: str = "") -> pd.DataFrame:
         """On which data, with what and when the records were measured: all, or those of a role."""
-        names = "device", "date", "commit"
-        rows = {  # a record that two studies share counts once
-            r.recipe: {"data": part.data, **{k: r.provenance[k] for k in names}, "torch": r.provenance["packages"]["torch"]}
-            for part in (self.role(role) if role else self.parts)
-            for r in part.records * (part.role != "replaced")
-        }
-        return pd.DataFrame(rows.values()).value_counts().rename("records").reset_index()
+        # A record that two studies share counts once.
+        parts = [part for part in (self.role(role) if role else self.parts) if part.role != "replaced"]
+        once = {r.recipe: r.provenance | {"data": part.data} for part in parts for r in part.records}
+        names = "data", "device", "date", "commit"
+        rows = [{k: p[k] for k in names} | {"torch": p["packages"]["torch"]} for p in once.values()]
+        return pd.DataFrame(rows).value_counts().rename("records").reset_index()
 
     def at_paper_scale(self) -> Markdown:
         """Whether preset `paper` was ever run, and on what: a sentence from the ledger."""
