@@ -23,9 +23,9 @@ from icm_helpers.ledger.recipe import (
 )
 from icm_helpers.objectives import Distill, Loss
 
-ROLES = ("main", "replaced", "ablation", "slower", "longer", "reseeded", "microscope", "codec", "demonstration")
+ROLES = ("main", "replaced", "ablation", "slower", "longer", "microscope", "codec", "demonstration")
 """What a study is for: the chapter's comparison on a data set; the same before a claim's test was changed; one thing changed; only
-the learning rate, the steps or the seed; latents refined, nothing trained; the codec itself, beside others; too short to judge."""
+the learning rate or the steps; latents refined, nothing trained; the codec itself, beside others; too short to judge."""
 Anchors = tuple[tuple[str, tuple[int, ...]], ...]
 Scaled = tuple[tuple[Loss, float], ...]
 
