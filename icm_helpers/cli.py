@@ -158,7 +158,7 @@ class Sam(Lessons):
             segments = {"sam": partial(sam.every_mask, model)}
             # Scenes all have outlines, so only those that are judged need be drawn.
             held_out = datasets.load(self.data, "val", limit=self.judged if self.data == "scenes" else None)
-            iou = edges.best_masks(held_out, self.judged, segments)["sam"]
+            iou = edges.best_masks(held_out, self.judged, segments)["sam"]["iou"]
             print(f"{self.out.stem}, {self.judged} held-out {self.data}: mean IoU {iou:.3f} of an object's best mask")
 
 
