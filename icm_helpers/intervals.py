@@ -43,7 +43,12 @@ class Interval:
         if not np.isfinite(width := self.high - self.low):  # there is no interval
             return f"{self.value:+.3g}"
         decimals = max(0, 2 - int(np.floor(np.log10(width or 1.0))))
-        return f"{self.value:+.{decimals}f} [{self.low:+.{decimals}f}, {self.high:+.{decimals}f}]"
+        return self.told(decimals)
+
+    def told(self, decimals: int, scale: float = 1.0) -> str:
+        """The three numbers, multiplied by another, with so many decimals: `-18 [-30, +2]`."""
+        value, low, high = (f"{scale * v:+.{decimals}f}" for v in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]"
 
 
 def of_pictures(value: float, replicates: np.ndarray) -> Interval:

@@ -37,7 +37,7 @@ def marked(delta: Interval) -> str:
     """A change of the rate with the symbol of its verdict, for a claim that it lies below zero."""
     word = verdicts.earned(delta, -1, "% rate")
     told = verdicts.symbol(word).partition(" ")[0]
-    return told if word == "not testable" else f"{told} {delta.value:+.0f} [{delta.low:+.0f}, {delta.high:+.0f}]"
+    return told if word == "not testable" else f"{told} {delta.told(0)}"
 
 
 def strangers(part: report.Part, metric: str = "box_ap") -> pd.DataFrame:

@@ -478,8 +478,7 @@ def _nearest(groups: Sequence[Sequence[Record]]) -> list[Record]:
 
 def decimal(delta: Interval, scale: float = 1.0) -> str:
     """The same to one decimal, multiplied by a number."""
-    value, low, high = (scale * v for v in (delta.value, delta.low, delta.high))
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]" if delta.testable else "overlap too little"
+    return delta.told(1, scale) if delta.testable else "overlap too little"
 
 
 def points(delta: Interval) -> str:
