@@ -79,8 +79,8 @@ PHOTO_TASK = tuple(
         PHOTOS, name=f"photos, task loss, seed {seed}", losses=PHOTOS.losses[2:], measured=GENTLY, lmbdas=REPEATED, seeds=(seed,),
         anchors=())
     for seed in (0, 1, 2))
-# To come: the first training at the lambdas between and below, as the losses beside have them. Written before any of these runs:
-# each finding is then that of both curves, seed 0 with four points and the others with two, whatever comes out.
+# To come: the first training at the other two lambdas, as MSE and object region have them. The rule, written before any of these
+# runs: when all are in, every finding is that of the whole curves, four points of seed 0 and two of the others, whatever comes out.
 PHOTO_TASK_MORE = replace(PHOTO_TASK[0], name="photos, task loss, more lambdas", lmbdas=(0.002, 0.01))
 PHOTOS_MAIN = replace(PHOTOS_FIRST, beside=runs_of(PHOTOS_TUNED, *PHOTO_SEEDS, *PHOTO_TASK))
 PHOTOS_BOTH = runs_of(PHOTOS_FIRST, PHOTOS_TUNED, *PHOTO_SEEDS)  # what other chapters show beside theirs

@@ -96,8 +96,7 @@ DISTILL_PHOTOS = replace(
     lmbdas=base.REPEATED, seeds=(0, 1, 2), measured=base.GENTLY, all_judge=True, anchors=(), bit_allocation=True,
     beside=base.PHOTOS_BOTH)
 
-# To come: the first training at the lambdas between and below, as the losses beside have them. Written before any of these runs:
-# each finding is then that of both curves, seed 0 with four points and the others with two, whatever comes out.
+# To come, for the reason and by the rule that stand beside the task loss's.
 DISTILL_PHOTOS_MORE = replace(
     DISTILL_PHOTOS, name="photos, more lambdas", lmbdas=base.PHOTO_TASK_MORE.lmbdas, seeds=(0,), beside=())
 
