@@ -90,19 +90,16 @@ ABLATIONS += tuple(
 
 # Photographs: YOLOv5n teaches, and everybody judges. Its features in crops of photographs give a noisy gradient: at the learning
 # rate of the runs beside the loss grows. Of equal weights and objectness it falls at a fifth and at a tenth of that rate, by as
-# much; the larger was chosen before anything was judged. Two lambdas, since trainings tell more than further ones.
+# much; the larger was chosen before anything was judged.
 DISTILL_PHOTOS = replace(
     base.PHOTOS, chapter=NAME, training=replace(base.PHOTOS.training, lr=2e-5), losses=taught_by("yolov5n", 0.0, 0.0, 0.0),
-    lmbdas=base.REPEATED, seeds=(0, 1, 2), measured=base.GENTLY, all_judge=True, anchors=(), bit_allocation=True,
+    seeds=(0, 1, 2), seed_lmbdas=base.REPEATED, measured=base.GENTLY, all_judge=True, anchors=(), bit_allocation=True,
     beside=base.PHOTOS_BOTH)
-
-# To come, for the reason and by the rule that stand beside the task loss's.
-DISTILL_PHOTOS_MORE = replace(
-    DISTILL_PHOTOS, name="photos, more lambdas", lmbdas=base.PHOTO_TASK_MORE.lmbdas, seeds=(0,), beside=())
 
 # MSE at that learning rate, or nobody could tell the loss from its pace.
 PHOTOS_MSE_LOW_LR = replace(
-    DISTILL_PHOTOS, name="photos, MSE, slower", role="slower", losses=((MSE(), 1.0),), seeds=(0,), bit_allocation=False, beside=())
+    DISTILL_PHOTOS, name="photos, MSE, slower", role="slower", losses=((MSE(), 1.0),), lmbdas=base.REPEATED, seeds=(0,),
+    seed_lmbdas=(), bit_allocation=False, beside=())
 
 # The loss microscope: latents of a common start, refined picture by picture, judged by the teacher and by a stranger. It looks
 # through the small codec, whose latents it can refine.
@@ -208,5 +205,4 @@ CHAPTER = Chapter(
         "book": (
             DISTILL_MAIN, FASTER_MAIN, DISTILL_PHOTOS, MICROSCOPE, PHOTO_MICROSCOPE, *DISTILL_HIGH_LR, *FASTER_HIGH_LR,
             PHOTOS_MSE_LOW_LR, *ABLATIONS, DISTILL_CHENG),
-        "pending": (DISTILL_PHOTOS_MORE,),
         "paper": DISTILL_PAPER}, IN_SHORT, GAPS)
